@@ -1,0 +1,392 @@
+"""Profiles (sizes), runs (the paths of one run) and the parameters of a notebook."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from covid3d.errors import ConfigError, MissingResult, nearest
+from covid3d.io import write_text
+
+PROFILES = Path(__file__).parent / "profiles"
+DATA = Path(__file__).parent / "data"
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A model that refuses unknown keys and silent type changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Cohort(Strict):
+    """How much of the order form is delivered; None takes all of it."""
+
+    development_per_class: int | None = Field(ge=4)
+    external_per_class: int | None = Field(ge=2)
+    followup_patients: int | None = Field(ge=4)
+    rescans: int = Field(ge=0, description="same-day rescans of patients, outside the 397")
+    control_patients: int = Field(ge=0, description="COVID- patients with simulated follow-ups, outside the 397")
+
+
+class Phantom(Strict):
+    """Size of a simulated scan."""
+
+    matrix: int = Field(ge=32, le=1024, description="pixels in each row and column")
+    slices: int | None = Field(ge=16, description="slices of a scan; None takes n_slices of the order form")
+    keep_dicom: bool = Field(description="False deletes each scan's DICOM once it is in the store")
+    phase_visible: float = Field(ge=0, le=1, description="how much one scan tells of the phase of disease")
+
+
+class Model(Strict):
+    """Network and its input grid."""
+
+    grid: tuple[int, int, int] = Field(strict=False, description="(z, y, x) voxels")
+    width: float = Field(gt=0, le=1, description="scales the number of channels of I3D")
+
+
+class Training(Strict):
+    """One fold of Task 1."""
+
+    folds: int = Field(ge=2)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    flip: bool
+    shift_voxels: int = Field(ge=0)
+    rotation_degrees: float = Field(ge=0)
+    window_jitter_hu: float = Field(ge=0)
+    threads_per_fold: int = Field(ge=1)
+
+
+class Slices(Strict):
+    """The 2D baseline."""
+
+    backbone: Literal["resnet10t", "resnet18", "resnet50"]
+    size: int = Field(ge=32, description="pixels in each row and column of a slice")
+    slices_per_scan: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    pretrained: bool
+
+
+class Windows(Strict):
+    """The lung window, and the sample of windows around it at test time."""
+
+    level: float
+    width: float = Field(gt=0)
+    count: int = Field(ge=2)
+    level_sd: float = Field(gt=0)
+    width_sd: float = Field(gt=0)
+    reason: str
+    internal_count: int = Field(ge=2, description="the first of them, used on the internal validation folds")
+    curve_multiples: tuple[float, ...] = Field(strict=False, description="SDs of the degradation curve")
+    curve_count: int = Field(ge=2)
+
+
+class Explain(Strict):
+    """The activation map."""
+
+    layer: str
+    method: Literal["gradcam", "hirescam"]
+
+
+class Prognosis(Strict):
+    """Fine-tuning for the remaining stay."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    high_risk_days: float = Field(gt=0)
+    permutations: int = Field(ge=19)
+
+
+class Statistics(Strict):
+    """Resampling sizes and the equivalence margin."""
+
+    bootstrap: int = Field(ge=99)
+    permutations: int = Field(ge=99)
+    equivalence_margin_points: float = Field(gt=0)
+
+
+class Profile(Strict):
+    """Every size of a run, read from one YAML file."""
+
+    name: str
+    purpose: str
+    minutes: float = Field(gt=0, description="wall time on the reference machine")
+    disk_gb: float = Field(gt=0)
+    memory_gb: float = Field(gt=0)
+    reference_machine: str
+    cohort: Cohort
+    phantom: Phantom
+    model: Model
+    training: Training
+    slices: Slices
+    windows: Windows
+    explain: Explain
+    prognosis: Prognosis
+    statistics: Statistics
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles that come with the package."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load_profile(name: str) -> Profile:
+    """Read a profile by name, or from a YAML file; unknown keys and wrong types are refused by name."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"there is no profile '{name}'", cure=nearest(name, profile_names()))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML ({str(error).splitlines()[0]})", where=path.name, cure="Mend the file") from None
+    if not isinstance(content, dict):
+        raise ConfigError("a profile is a table of keys", where=path.name, cure="Start from a profile in covid3d/profiles")
+    return validate(Profile, content, where=path.name)
+
+
+def validate(model: type[Checked], content: Mapping[str, Any], *, where: str) -> Checked:
+    """Check `content` against a model; the ConfigError names the key, the value and the nearest known key."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        key = ".".join(path)
+        if first["type"] == "extra_forbidden":
+            known = _fields(model, path[:-1])
+            raise ConfigError(f"unknown key '{key}'", where=where, cure=nearest(path[-1], known)) from None
+        if first["type"] == "missing":
+            raise ConfigError(f"key '{key}' is missing", where=where, cure="Add it") from None
+        raise ConfigError(
+            f"key '{key}' is {first['input']!r}", where=where, cure=first["msg"].replace("Input should", "It should")
+        ) from None
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Return the field names of the model that lies under `path`."""
+    for name in path:
+        model = model.model_fields[name].annotation  # type: ignore[assignment]
+    return list(model.model_fields)
+
+
+def repository_root() -> Path:
+    """Return COVID3D_ROOT, else the nearest folder upward that holds data_manifest.csv, else the working directory."""
+    if os.environ.get("COVID3D_ROOT"):
+        return Path(os.environ["COVID3D_ROOT"]).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "data_manifest.csv").is_file():
+            return folder
+    return here
+
+
+class RunConfig(Strict):
+    """What config.yaml of a run holds: a run is profile x manifest x world x seed."""
+
+    profile: str
+    manifest: str | None = None
+    world: Literal["effect", "null"] = "effect"
+    seed: int = Field(default=1, ge=0)
+    weights: str | None = Field(default=None, description="site mode: given weights, chapters 01, 02 and 04 only")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its profile, its cohort and the paths of everything it makes. Only a Run knows paths."""
+
+    name: str
+    root: Path
+    config: RunConfig
+    profile: Profile
+    compute: bool = True
+    device: str = "auto"
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def world(self) -> str:
+        return self.config.world
+
+    @property
+    def is_site(self) -> bool:
+        """True when the run scores a hospital's scans with given weights instead of training."""
+        return self.config.weights is not None
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "runs" / self.name
+
+    def path(self, *parts: str) -> Path:
+        """Return a path inside the run's folder."""
+        return self.folder.joinpath(*parts)
+
+    @property
+    def order_form(self) -> Path:
+        """The manifest that was asked for: the embedded one, or the user's."""
+        if self.config.manifest is None:
+            return DATA / "data_manifest.csv"
+        path = Path(self.config.manifest)
+        return path if path.is_absolute() else self.root / path
+
+    @property
+    def manifest(self) -> Path:
+        return self.path("manifest.csv")
+
+    @property
+    def intake(self) -> Path:
+        return self.path("intake.csv")
+
+    @property
+    def splits(self) -> Path:
+        return self.path("splits.csv")
+
+    @property
+    def volumes(self) -> Path:
+        return self.path("volumes")
+
+    def model(self, task: str, model: str, fold: int) -> Path:
+        """Return the folder of one fold of one model, e.g. models/task1/covid3d/fold_03."""
+        return self.path("models", task, model, f"fold_{fold:02d}")
+
+    def chapter(self, number: str) -> Path:
+        return self.path("chapters", number)
+
+    @cached_property
+    def is_phantom(self) -> bool:
+        """True when the delivered manifest holds simulated scans."""
+        form = self.order_form
+        if self.is_site or not form.is_file():
+            return False
+        with form.open(encoding="utf-8-sig") as stream:
+            return any(",phantom:" in line for line in stream)
+
+    def with_options(self, *, compute: bool | None = None, device: str | None = None) -> "Run":
+        """Return the same run with other options for this process."""
+        return replace(self, compute=self.compute if compute is None else compute, device=device or self.device)
+
+
+def open_run(name: str, **options: Any) -> Run:
+    """Open a run by name, creating it when it is new.
+
+    A new run takes `profile`, `manifest`, `world`, `seed` and `weights` from the options; without a profile the
+    run's name must be a profile's name. An existing run refuses options that differ from its own.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigError(f"'{name}' is no name for a run", cure="Use letters, digits, '.', '_' and '-', at most 64")
+    root = repository_root()
+    path = root / "runs" / name / "config.yaml"
+    given = {key: value for key, value in options.items() if value is not None and value != ""}
+    for key in given.keys() - RunConfig.model_fields.keys():
+        raise ConfigError(f"unknown option '{key}' of a run", cure=nearest(key, RunConfig.model_fields))
+    if path.is_file():
+        config = validate(RunConfig, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, where=f"runs/{name}/config.yaml")
+        for key, value in given.items():
+            if getattr(config, key) != value:
+                raise ConfigError(
+                    f"run '{name}' exists with {key} = {getattr(config, key)!r}, not {value!r}",
+                    where=f"runs/{name}/config.yaml",
+                    cure=f"Choose another RUN=name, or remove this one with `make clean-run RUN={name}`",
+                )
+    else:
+        if "profile" not in given and name not in profile_names():
+            raise ConfigError(
+                f"there is no run '{name}'",
+                where="runs/",
+                cure=f"Create it with `make run PROFILE=smoke RUN={name}`, or use a profile's name: {', '.join(profile_names())}",
+            )
+        config = validate(RunConfig, {"profile": name, **given}, where=f"options of run '{name}'")
+    run = Run(name=name, root=root, config=config, profile=load_profile(config.profile))
+    if not run.order_form.is_file():
+        raise ConfigError("the manifest does not exist", where=str(config.manifest), cure="Give MANIFEST=path of a CSV file")
+    if not path.is_file():
+        write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
+    return run
+
+
+class Parameters(Strict):
+    """Parameters of every notebook."""
+
+    run: str
+    compute: bool
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class ModelParameters(Parameters):
+    scan_id: str = Field(description="the scan shown; '' takes the first of hospital B")
+
+
+class CaseParameters(Parameters):
+    seed_of_examples: int = Field(ge=0, description="draws the example cases")
+
+
+class ReaderParameters(Parameters):
+    margin_points: float | None = Field(gt=0, description="equivalence margin; None takes the profile's")
+
+
+class TrajectoryParameters(Parameters):
+    late_days: int = Field(ge=0, description="a last scan further than this from discharge is 'no late scan'")
+
+
+CHAPTERS: dict[str, type[Parameters]] = {
+    "01_data": Parameters,
+    "02_model": ModelParameters,
+    "03_cross_validation": Parameters,
+    "04_external_tests": CaseParameters,
+    "05_reader_comparison": ReaderParameters,
+    "06_trajectories": TrajectoryParameters,
+    "07_prognosis": Parameters,
+    "08_claims": Parameters,
+}
+SITE_CHAPTERS = ("01_data", "02_model", "04_external_tests")
+
+
+def chapter_title(chapter: str) -> str:
+    """Return a chapter's name for a reader: '03_cross_validation' -> '3 Cross-validation'."""
+    number, _, words = chapter.partition("_")
+    return f"{int(number)} {words.replace('_', ' ').capitalize()}"
+
+
+def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
+    """Check a notebook's parameters and open its run.
+
+    Call it as `run = covid3d.config.start("03_cross_validation", globals())` right after the cell of parameters.
+    A misspelt or ill-typed parameter is a ConfigError that gives the nearest name.
+    """
+    if chapter not in CHAPTERS:
+        raise ConfigError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
+    ignored = {"In", "Out"}
+    found = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and name not in ignored
+        and not callable(value)
+        and not isinstance(value, (ModuleType, Run))
+    }
+    if isinstance(namespace.get("run"), Run):  # the cell is run again, step by step: the reader's own variables are there too
+        found = {name: found[name] for name in found.keys() & CHAPTERS[chapter].model_fields.keys()}
+        found["run"] = namespace["run"].name
+    parameters = validate(CHAPTERS[chapter], found, where=f"parameters of {chapter}")
+    run = open_run(parameters.run).with_options(compute=parameters.compute, device=parameters.device)
+    if run.is_site and chapter not in SITE_CHAPTERS:
+        raise MissingResult(
+            f"chapter {chapter} is not part of a run with given weights",
+            where=f"run '{run.name}'",
+            cure=f"Site mode has {', '.join(SITE_CHAPTERS)}",
+        )
+    return run
