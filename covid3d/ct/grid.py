@@ -1,0 +1,86 @@
+"""Resampling of a whole scan to the model's grid and of maps back to the scan, with exact affines.
+
+Both are separable products with banded matrices. Shrinking uses a triangle as wide as two output voxels (the usual
+anti-aliased linear filter), so that noise is averaged and not picked; growing is plain linear interpolation.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+from covid3d.ct.volume import CTVolume
+
+
+def axis_weights(size_in: int, size_out: int) -> sparse.csr_matrix:
+    """Return the (size_out, size_in) float32 weights of one axis; each row sums to 1.
+
+    Voxels are cells: output cell i covers input cells i*scale … (i+1)*scale, scale = size_in / size_out.
+    """
+    scale = size_in / size_out
+    support = max(scale, 1.0)
+    centres = (np.arange(size_out) + 0.5) * scale - 0.5
+    reach = int(np.ceil(support)) + 1
+    columns = np.floor(centres)[:, None].astype(int) + np.arange(-reach, reach + 1)
+    weights = np.clip(1 - np.abs(columns - centres[:, None]) / support, 0, None)
+    if scale < 1:  # the edge voxel is repeated outwards
+        columns = np.clip(columns, 0, size_in - 1)
+    else:
+        weights[(columns < 0) | (columns >= size_in)] = 0
+        columns = np.clip(columns, 0, size_in - 1)
+    weights /= weights.sum(axis=1, keepdims=True)
+    rows = np.repeat(np.arange(size_out), columns.shape[1])
+    matrix = sparse.csr_matrix((weights.ravel(), (rows, columns.ravel())), shape=(size_out, size_in), dtype=np.float32)
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def resample(volume: CTVolume, shape: Sequence[int]) -> np.ndarray:
+    """Return the whole scan on a grid of `shape` (z, y, x), int16 HU, anti-aliased.
+
+    The field of view is kept and each axis stretched on its own, as the paper does.
+    """
+    return np.rint(resize(volume.hu, shape)).astype(np.int16)
+
+
+def resize(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return an array (z, y, x) resized to `shape`, float32; slices are taken one by one to spare memory."""
+    if array.ndim != 3 or len(shape) != 3 or min(*shape, *array.shape) < 1:
+        raise ValueError(f"resize takes (z, y, x) arrays and shapes, not {array.shape} and {tuple(shape)}")
+    along_z, along_y, along_x = (axis_weights(old, new) for old, new in zip(array.shape, shape, strict=True))
+    along_z_columns = along_z.tocsc()
+    out = np.zeros(tuple(shape), dtype=np.float32)
+    for index in range(array.shape[0]):
+        first, last = along_z_columns.indptr[index : index + 2]
+        if first == last:
+            continue
+        plane = _plane(array[index], along_y, along_x)
+        for row, weight in zip(along_z_columns.indices[first:last], along_z_columns.data[first:last], strict=True):
+            out[row] += weight * plane
+    return out
+
+
+def _plane(image: np.ndarray, along_y: sparse.csr_matrix, along_x: sparse.csr_matrix) -> np.ndarray:
+    """Return one slice (y, x) resized in its plane, float32."""
+    rows = along_y @ image.astype(np.float32, copy=False)
+    return np.ascontiguousarray((along_x @ np.ascontiguousarray(rows.T)).T)
+
+
+def grid_spacing(volume: CTVolume, shape: Sequence[int]) -> tuple[float, float, float]:
+    """Return the voxel size (z, y, x) in mm of the scan resampled to `shape`."""
+    z, y, x = (step * old / new for step, old, new in zip(volume.spacing_mm, volume.shape, shape, strict=True))
+    return (z, y, x)
+
+
+def grid_affine(volume: CTVolume, shape: Sequence[int]) -> np.ndarray:
+    """Return the affine of the resampled grid, voxel (x, y, z, 1) -> LPS mm: the outer borders of both grids agree."""
+    scale = np.array([old / new for old, new in zip(volume.shape[::-1], list(shape)[::-1], strict=True)])
+    to_voxel = np.diag([*scale, 1.0])
+    to_voxel[:3, 3] = (scale - 1) / 2
+    return volume.affine @ to_voxel
+
+
+def to_volume_space(array_on_grid: np.ndarray, volume: CTVolume) -> np.ndarray:
+    """Return a map on the grid (z, y, x) interpolated to the scan's own voxels, float32 shaped like `volume.hu`."""
+    return resize(array_on_grid, volume.shape)

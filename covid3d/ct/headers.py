@@ -1,0 +1,209 @@
+"""DICOM files of a folder and what their headers say, one entry a slice; pixel data stay on disk."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from covid3d.errors import SeriesError
+
+TAGS = [
+    "ImageType", "SOPClassUID", "Modality", "Manufacturer", "SeriesDescription", "KVP", "SliceThickness",
+    "ConvolutionKernel", "GantryDetectorTilt", "SeriesInstanceUID", "SeriesNumber", "ImagePositionPatient",
+    "ImageOrientationPatient", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
+    "PlanarConfiguration", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "PixelData",
+]  # fmt: skip
+PIXEL_DATA = 0x7FE00010
+DEFER_BYTES = 4096
+TRUNCATED = "Copy or export this scan again; the file's size tells"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice: where its pixels are and what its header says; positions in LPS mm, None where it is silent."""
+
+    path: Path
+    frame: int | None
+    dataset: Dataset
+    syntax: UID
+    modality: str
+    series: str
+    series_number: str
+    description: str
+    image_type: tuple[str, ...]
+    rows: int
+    columns: int
+    position: np.ndarray | None
+    orientation: np.ndarray | None
+    pixel_spacing: tuple[float, float] | None
+    slope: float | None
+    intercept: float | None
+    rescale_type: str
+    pixels_at: int | None
+
+    @property
+    def localizer(self) -> bool:
+        """True for a scout view."""
+        return "LOCALIZER" in self.image_type
+
+    @property
+    def group(self) -> str:
+        """Return what series this slice belongs to, also when UIDs were blanked."""
+        return self.series or f"{self.series_number}|{self.description}"
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """Return every image slice of a DICOM file or of a folder (nested, any file names), in the order of file names.
+
+    Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early.
+    """
+    files = [path] if path.is_file() else list(_files(path))
+    with warnings.catch_warnings():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
+        warnings.simplefilter("ignore")
+        datasets = [(file, dataset) for file in files if (dataset := _header(file)) is not None]
+        if not datasets:
+            raise SeriesError(
+                "there is no DICOM file here",
+                where=path.name,
+                cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
+                code="no_dicom",
+            )
+        return [entry for file, dataset in datasets for entry in _slices(file, dataset)]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder tree in a fixed order; hidden ones and DICOMDIR are left out."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.name.upper() != "DICOMDIR" and path.is_file():
+            yield path
+
+
+def _header(file: Path) -> Dataset | None:
+    """Return a file's header with its pixel data left on disk, or None when it is no DICOM file."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(132)
+    except OSError as error:
+        cure = "Make the file readable, or move it away"
+        raise SeriesError("a file cannot be opened", where=file.name, cure=cure, code="unreadable") from error
+    if not start and file.suffix.lower() in (".dcm", ".ima"):
+        raise _truncated(file)
+    marked = start[128:] == b"DICM"
+    if not marked and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        return None
+    try:
+        dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=TAGS, force=not marked)
+        if _syntax(dataset) == DeflatedExplicitVRLittleEndian:
+            return dcmread(file, specific_tags=TAGS)  # inflated as a whole: nothing can be left on disk
+    except (EOFError, OSError) as error:
+        raise _truncated(file) from error
+    except InvalidDicomError:
+        return None
+    except Exception as error:  # the parser's own errors on broken bytes are of any kind
+        raise _truncated(file) from error
+    if "Modality" not in dataset and "SOPClassUID" not in dataset:
+        if marked:
+            raise _truncated(file)
+        return None
+    return dataset
+
+
+def _syntax(dataset: Dataset) -> UID:
+    """Return the transfer syntax; without file meta information the DICOM default, Implicit VR Little Endian."""
+    return UID(str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+
+
+def _truncated(file: Path) -> SeriesError:
+    return SeriesError("a file is truncated", where=file.name, cure=TRUNCATED, code="truncated")
+
+
+def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
+    """Yield the slices of one file: itself, or each frame of an enhanced multi-frame file."""
+    if PIXEL_DATA not in dataset:
+        if str(dataset.get("Modality", "")) == "CT":
+            raise _truncated(file)
+        return
+    start = _pixels_at(file, dataset)
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        yield from (_slice(file, dataset, None if frames == 1 else index, start, [dataset]) for index in range(frames))
+        return
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])
+    for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        places = [*_macros(groups), *(macro for item in shared for macro in _macros(item)), dataset]
+        yield _slice(file, dataset, index, start, places)
+
+
+def _pixels_at(file: Path, dataset: Dataset) -> int | None:
+    """Return where uncompressed pixel data begin in the file, or None; refuse a file that ends before they do."""
+    element: Any = dataset.get_item(PIXEL_DATA)
+    start = getattr(element, "value_tell", None)
+    if start is None or element.length == 0xFFFFFFFF or _syntax(dataset) == DeflatedExplicitVRLittleEndian:
+        return None
+    if start + element.length > file.stat().st_size:
+        raise _truncated(file)
+    return int(start)
+
+
+def _macros(groups: Dataset) -> list[Dataset]:
+    """Return the items of all functional group macros of a frame."""
+    return [item for element in groups if element.VR == "SQ" and element.value for item in element.value[:1]]
+
+
+def _slice(file: Path, dataset: Dataset, frame: int | None, start: int | None, places: list[Dataset]) -> Slice:
+    """Return one slice whose values are looked up in `places`, the first that has them."""
+    image_type = _first(places, "FrameType") or _first(places, "ImageType") or ()
+    spacing = _numbers(_first(places, "PixelSpacing"), 2)
+    return Slice(
+        path=file,
+        frame=frame,
+        dataset=dataset,
+        syntax=_syntax(dataset),
+        modality=str(dataset.get("Modality", "")),
+        series=str(dataset.get("SeriesInstanceUID") or ""),
+        series_number=str(dataset.get("SeriesNumber") or "").lstrip("0"),
+        description=str(dataset.get("SeriesDescription") or "").strip(),
+        image_type=tuple(str(value).strip() for value in ([image_type] if isinstance(image_type, str) else image_type)),
+        rows=int(dataset.get("Rows") or 0),
+        columns=int(dataset.get("Columns") or 0),
+        position=_numbers(_first(places, "ImagePositionPatient"), 3),
+        orientation=_numbers(_first(places, "ImageOrientationPatient"), 6),
+        pixel_spacing=None if spacing is None or spacing.min() <= 0 else (float(spacing[0]), float(spacing[1])),
+        slope=_number(_first(places, "RescaleSlope")),
+        intercept=_number(_first(places, "RescaleIntercept")),
+        rescale_type=str(_first(places, "RescaleType") or "").strip().upper(),
+        pixels_at=start,
+    )
+
+
+def _first(places: list[Dataset], keyword: str) -> Any:
+    """Return the value of a keyword in the first dataset that has one."""
+    for place in places:
+        value = place.get(keyword)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def _numbers(value: Any, count: int) -> np.ndarray | None:
+    """Return a header's list of numbers, or None unless it holds `count` finite ones."""
+    try:
+        numbers = np.array([float(item) for item in value])
+    except (TypeError, ValueError):
+        return None
+    return numbers if numbers.shape == (count,) and np.isfinite(numbers).all() else None
+
+
+def _number(value: Any) -> float | None:
+    numbers = _numbers([value], 1)
+    return None if numbers is None else float(numbers[0])

@@ -1,0 +1,235 @@
+"""Intake: every scan is decoded once, checked, hashed, resampled and stored; a bad scan is a row, not a crash."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from covid3d.config import Run
+from covid3d.ct.cohort import ensure_cohort, source_of
+from covid3d.ct.scan import read_scan, safe_message
+from covid3d.ct.series import CURES
+from covid3d.ct.store import Store
+from covid3d.errors import MissingResult, SeriesError, StorageError
+from covid3d.io import cpu_count, parallel_map, sha256_tree, write_csv, write_json
+from covid3d.manifest import Source, locate, read_controls, read_manifest
+from covid3d.steps import code_fingerprint, ensure_in_place
+
+IDS = ("scan_id", "patient_id", "hospital", "role", "label", "scan_index")
+FACTS = (
+    "n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "kernel", "kvp", "manufacturer",
+    "transfer_syntax", "hu_mean", "hu_sd", "lung_volume_ml", "pixel_sha256", "volume",
+)  # fmt: skip
+COLUMNS = (*IDS, "ok", "code", "message", *FACTS)
+WHOLE = ("label", "scan_index", "ok", "n_slices", "rows", "columns")
+
+
+def ensure_intake(run: Run) -> pd.DataFrame:
+    """Return intake.csv, one row a scan (manifest, then controls); what is missing is read in parallel processes.
+
+    Also writes flow.json. Goes on after a kill: scans that this code has stored from the same files are not read again.
+    """
+    ensure_cohort(run)
+    inputs: dict[str, Any] = {"manifest": run.manifest}
+    if run.path("controls.csv").is_file():
+        inputs["controls"] = run.path("controls.csv")
+    if run.compute and not _store_is_whole(run):
+        run.path("done", "intake.json").unlink(missing_ok=True)
+    ensure_in_place(run, "intake", ["intake.csv", "flow.json"], inputs, lambda: _intake(run))
+    return read_intake(run)
+
+
+def read_intake(run: Run) -> pd.DataFrame:
+    """Return intake.csv as it stands; a MissingResult when there is none."""
+    if not run.intake.is_file():
+        cure = f"Run `make run RUN={run.name}`"
+        raise MissingResult("the scans have not been read", where=f"run '{run.name}'", cure=cure)
+    table = pd.read_csv(run.intake, dtype=str, keep_default_na=False)
+    for column in table.columns:
+        if column in WHOLE:
+            table[column] = pd.to_numeric(table[column]).astype("Int64")
+        elif column.startswith(("spacing_", "hu_")) or column in ("kvp", "lung_volume_ml"):
+            table[column] = pd.to_numeric(table[column])
+    return table
+
+
+def accepted(run: Run) -> pd.DataFrame:
+    """Return the manifest's and the controls' rows whose scan was accepted, in the order of intake.csv."""
+    intake = read_intake(run)
+    good = set(intake.loc[intake["ok"] == 1, "scan_id"])
+    table = _ordered(run)
+    return table[table["scan_id"].isin(good)].reset_index(drop=True)
+
+
+def take_in(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Read, check and store one delivered scan; return its row of intake.csv. A bad scan gives ok = 0 and a code.
+
+    Safe to repeat: a scan that this code has stored from the same files is not read again.
+    """
+    ids = {name: row[name] for name in IDS}
+    store = Store.of(run)
+    place = source_of(run, str(row["source"]))
+    given = str(row.get("sha256") or "").lower()
+    known = _known(run, row)
+    if known is not None:
+        return known
+    try:
+        if not place.path.exists():
+            raise SeriesError("there is no such file or folder", code="no_such_path")
+        found = sha256_tree(place.path)
+        if given and found != given:
+            raise SeriesError("the scan's files have another checksum than the manifest says", code="checksum")
+        grid, facts = read_scan(place.path, place.series, store.shape)
+        name = store.name(ids["scan_id"], _source_hash(found, place))
+        noted = {**facts, "volume": name, "code": code_fingerprint("covid3d.ct.scan")}
+        store.put(ids["scan_id"], _source_hash(found, place), grid, noted)
+    except SeriesError as error:
+        return _refused(ids, error.code, safe_message(error))
+    except StorageError:
+        raise
+    except Exception as error:  # one scan's fault, whatever kind, must not stop the others
+        return _refused(ids, "unreadable", f"reading failed ({type(error).__name__}). {CURES['unreadable']}")
+    return _row(ids, noted)
+
+
+def _known(run: Run, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the row of a scan that this code has stored from the same files, or None.
+
+    Where the files are gone (simulated DICOM that is not kept) what is stored counts as current.
+    """
+    if not row.get("sha256"):
+        return None
+    place = source_of(run, str(row["source"]))
+    found = Store.of(run).facts(str(row["scan_id"]), _source_hash(str(row["sha256"]).lower(), place))
+    if found is None or (found["code"] != code_fingerprint("covid3d.ct.scan") and place.path.exists()):
+        return None
+    return _row({name: row[name] for name in IDS}, found)
+
+
+def _source_hash(sha256: str, place: Source) -> str:
+    """Return the content key of a source: the hash of its files and the series taken from them."""
+    return sha256 if place.series is None else f"{sha256}#{place.series}"
+
+
+def _row(ids: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {**ids, "ok": 1, "code": "", "message": "", **{name: facts[name] for name in FACTS}}
+
+
+def _refused(ids: dict[str, Any], code: str, message: str) -> dict[str, Any]:
+    return {**ids, "ok": 0, "code": code, "message": message}
+
+
+def _let_go(run: Run, record: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    """Delete the DICOM of a stored simulated scan when the profile does not keep it."""
+    if row["ok"] and run.is_phantom and not run.profile.phantom.keep_dicom:
+        folder = source_of(run, str(record["source"])).path.resolve()
+        if folder.is_relative_to(run.path("dicom").resolve()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ordered(run: Run) -> pd.DataFrame:
+    """Return the rows of the manifest, then of the controls."""
+    parts = [table for table in (read_manifest(run.manifest), read_controls(run)) if len(table)]
+    return pd.concat(parts, ignore_index=True) if parts else read_manifest(run.manifest)
+
+
+def _store_is_whole(run: Run) -> bool:
+    """True unless intake.csv names a volume that is no longer there."""
+    if not run.intake.is_file():
+        return True
+    names = read_intake(run)["volume"]
+    return all((run.volumes / name).is_file() for name in names if name)
+
+
+def _intake(run: Run) -> None:
+    """Read what is not stored, in parallel; write flow.json, then intake.csv."""
+    table = _ordered(run)
+    records: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
+    known = [_known(run, record) for record in records]
+    new = [record for record, row in zip(records, known, strict=True) if row is None]
+    read = parallel_map(partial(take_in, run), new, workers=cpu_count(), description="reading scans")
+    rows = []
+    for record, row in zip(records, known, strict=True):
+        rows.append(next(read) if row is None else row)
+        _let_go(run, record, rows[-1])
+    intake = _table(rows)
+    refused = intake[intake["ok"] == 0]
+    if len(refused):
+        print(f"intake: {len(refused)} of {len(intake)} scans refused: {_counts(refused['code'])}", flush=True)
+    write_json(run.path("flow.json"), flow(read_manifest(run.order_form), intake))
+    write_csv(run.intake, intake)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    return table.astype(dict.fromkeys(WHOLE, "Int64"))
+
+
+def _counts(values: pd.Series) -> dict[str, int]:
+    return {str(value): int(count) for value, count in values.value_counts().sort_index().items()}
+
+
+def flow(order: pd.DataFrame, intake: pd.DataFrame) -> dict[str, Any]:
+    """Return the counts of a flow diagram: ordered, delivered, read, refused by code, and the same for each group."""
+    listed = intake[~intake["role"].isin(["rescan", "control"])]
+    groups = []
+    for names, part in intake.groupby(["hospital", "role", "label"], sort=True):
+        hospital, role, label = (str(name) for name in names)
+        read = part["ok"] == 1
+        groups.append(
+            {
+                "hospital": hospital,
+                "role": role,
+                "label": int(label),
+                "delivered": len(part),
+                "patients": int(part["patient_id"].nunique()),
+                "read": int(read.sum()),
+                "refused": int((~read).sum()),
+            }
+        )
+    return {
+        "ordered": len(order),
+        "delivered": len(listed),
+        "controls": len(intake) - len(listed),
+        "read": int((listed["ok"] == 1).sum()),
+        "refused": int((listed["ok"] == 0).sum()),
+        "refused_by_code": _counts(intake.loc[intake["ok"] == 0, "code"]),
+        "groups": groups,
+    }
+
+
+# --- a manifest that belongs to no run yet ---------------------------------------------------------------------------
+
+
+def check_manifest(path: str | Path, out: str | Path | None = None) -> pd.DataFrame:
+    """Read every scan of a manifest once; return the rows of intake.csv, without storing volumes.
+
+    With `out`, writes check.csv (scan_id, ok, code, message) and qc.csv (what was measured) there. Raises ManifestError
+    for a faulty manifest; a source that does not exist is a row with code no_such_path.
+    """
+    path = Path(path)
+    table = read_manifest(path)
+    rows = list(
+        parallel_map(partial(_check, path), table.to_dict("records"), workers=cpu_count(), description="checking scans")
+    )
+    intake = _table(rows)
+    if out is not None:
+        write_csv(Path(out) / "check.csv", intake[["scan_id", "ok", "code", "message"]])
+        write_csv(Path(out) / "qc.csv", intake[["scan_id", "ok", *FACTS[:-1]]])
+    return intake
+
+
+def _check(manifest: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one scan's row of a check."""
+    ids = {name: row[name] for name in IDS}
+    place = locate(manifest, str(row["source"]))
+    try:
+        _, facts = read_scan(place.path, place.series, (16, 16, 16))
+        return {**ids, "ok": 1, "code": "", "message": "", **facts}
+    except SeriesError as error:
+        return _refused(ids, error.code, safe_message(error))
+    except Exception as error:  # one scan's fault, whatever kind, must not stop the others
+        return _refused(ids, "unreadable", f"reading failed ({type(error).__name__}). {CURES['unreadable']}")

@@ -1,0 +1,157 @@
+"""Pixel data of one slice -> stored values -> Hounsfield units, with the decoder that is fastest for each syntax."""
+
+from typing import Final
+
+import gdcm
+import numpy as np
+from pydicom import dcmread
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.uid import UID
+
+from covid3d.ct.headers import PIXEL_DATA, TRUNCATED, Slice
+from covid3d.ct.volume import HU_MAX, HU_MIN
+from covid3d.errors import SeriesError
+
+NATIVE: Final = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
+DECODERS: Final = {
+    "1.2.840.10008.1.2": "",  # Implicit VR Little Endian
+    "1.2.840.10008.1.2.1": "",  # Explicit VR Little Endian
+    "1.2.840.10008.1.2.1.99": "",  # Deflated Explicit VR Little Endian
+    "1.2.840.10008.1.2.2": "",  # Explicit VR Big Endian
+    "1.2.840.10008.1.2.4.50": "gdcm",  # JPEG Baseline, lossy
+    "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG Extended, lossy
+    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG Lossless
+    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG Lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS Lossless
+    "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS Near-lossless
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.201": "pylibjpeg",  # High-Throughput JPEG 2000 Lossless
+    "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE Lossless
+}
+JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
+LOWEST_HU, HIGHEST_HU = -3024, 4000
+
+
+def syntax_name(syntax: UID) -> str:
+    """Return a transfer syntax in words and its UID."""
+    words = "private syntax" if syntax.is_private else syntax.name
+    return f"{words} ({syntax})"
+
+
+def stored_values(entry: Slice) -> np.ndarray:
+    """Return the stored values of a slice (rows, columns) as the file holds them.
+
+    Raises SeriesError: unsupported_syntax, or truncated when the pixel data are incomplete or cannot be decoded.
+    """
+    if entry.syntax not in DECODERS:
+        raise SeriesError(
+            f"the transfer syntax {syntax_name(entry.syntax)} cannot be decoded",
+            where=entry.path.name,
+            cure="Export the series again as Explicit VR Little Endian, or convert it with `gdcmconv --raw`",
+            code="unsupported_syntax",
+        )
+    try:
+        values = _native(entry) if _is_plain(entry) else _decoded(entry)
+    except Exception as error:  # each decoder raises errors of its own kind
+        raise SeriesError(
+            "the pixel data are incomplete or damaged", where=entry.path.name, cure=TRUNCATED, code="truncated"
+        ) from error
+    if values.shape != (entry.rows, entry.columns):
+        raise SeriesError(
+            f"a slice has {values.shape} pixels instead of {(entry.rows, entry.columns)}",
+            where=entry.path.name,
+            cure=TRUNCATED,
+            code="truncated",
+        )
+    return values
+
+
+def _is_plain(entry: Slice) -> bool:
+    """True for 16-bit little-endian words whose upper bits mean nothing else."""
+    dataset = entry.dataset
+    whole = dataset.get("BitsStored") == 16 or dataset.get("PixelRepresentation") == 0
+    words = dataset.get("BitsAllocated") == 16 and whole
+    return entry.syntax in NATIVE and words and entry.pixels_at is not None
+
+
+def _native(entry: Slice) -> np.ndarray:
+    """Return uncompressed 16-bit values, read straight from their place in the file."""
+    assert entry.pixels_at is not None
+    count = entry.rows * entry.columns
+    kind = "<i2" if entry.dataset.PixelRepresentation == 1 else "<u2"
+    with entry.path.open("rb") as stream:
+        stream.seek(entry.pixels_at + 2 * count * (entry.frame or 0))
+        content = stream.read(2 * count)
+    return np.frombuffer(content, dtype=kind, count=count).reshape(entry.rows, entry.columns)
+
+
+def _decoded(entry: Slice) -> np.ndarray:
+    """Return the values through pydicom and a decoder."""
+    dataset = entry.dataset
+    if entry.frame is None and dataset.get_item(PIXEL_DATA).value is None:
+        dataset = dcmread(entry.path, force=True)  # this copy goes when the slice is decoded
+    if entry.syntax == JPEG_EXTENDED and entry.frame is None:
+        return _through_gdcm(entry)
+    preferred = DECODERS[entry.syntax]
+    plugin = preferred if preferred in get_decoder(entry.syntax).available_plugins else ""
+    return pixel_array(dataset, index=entry.frame, raw=True, decoding_plugin=plugin)
+
+
+def _through_gdcm(entry: Slice) -> np.ndarray:
+    """Return the values of a 12-bit JPEG file by GDCM itself: pydicom knows no free decoder for it."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(entry.path))
+    if not reader.Read():
+        raise ValueError("GDCM cannot read the file")
+    content = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
+    kind = "<u2" if entry.dataset.BitsAllocated == 16 else "u1"
+    return np.frombuffer(content, dtype=kind).reshape(entry.rows, entry.columns)
+
+
+def padding_range(entry: Slice) -> tuple[int, int] | None:
+    """Return the stored values that mean "no image here", lowest and highest, or None."""
+    low = _word(entry, "PixelPaddingValue")
+    if low is None:
+        return None
+    high = _word(entry, "PixelPaddingRangeLimit")
+    return (low, low) if high is None else (min(low, high), max(low, high))
+
+
+def _word(entry: Slice, keyword: str) -> int | None:
+    """Return a 16-bit header value with the sign of the pixels (some writers give -2000 as 63536)."""
+    value = entry.dataset.get(keyword)
+    if not isinstance(value, int):
+        return None
+    signed = entry.dataset.get("PixelRepresentation") == 1
+    return (value + 0x8000) % 0x10000 - 0x8000 if signed else value % 0x10000
+
+
+def hounsfield(entry: Slice) -> tuple[np.ndarray, float, bool]:
+    """Return a slice's HU int16 (rows, columns), the share of pixels above any CT number, and if its sign was mended.
+
+    slope * stored + intercept, rounded; padding and everything below air becomes -1024, metal above 3071 becomes 3071.
+    A slice whose header says unsigned while its values are signed is read as signed when that gives CT numbers.
+    """
+    stored = stored_values(entry)
+    padding = padding_range(entry)
+    values, above = _scaled(stored, entry, padding)
+    mended = False
+    if above > 0.001 and stored.dtype == np.uint16 and (stored >= 0x8000).any():
+        other, other_above = _scaled(stored.astype(np.uint16).view(np.int16), entry, padding)
+        if other_above == 0 and other.min() >= LOWEST_HU:
+            values, above, mended = other, other_above, True
+    return np.clip(values, HU_MIN, HU_MAX).astype(np.int16), above, mended
+
+
+def _scaled(stored: np.ndarray, entry: Slice, padding: tuple[int, int] | None) -> tuple[np.ndarray, float]:
+    """Return rounded HU with padding set to air, not clipped, and the share of pixels above any CT number."""
+    assert entry.slope is not None
+    assert entry.intercept is not None
+    if entry.slope == 1 and entry.intercept == int(entry.intercept):
+        values = stored.astype(np.int32) + int(entry.intercept)
+    else:
+        values = np.rint(stored * entry.slope + entry.intercept).astype(np.int32)
+    if padding is not None:
+        values[(stored >= padding[0]) & (stored <= padding[1])] = HU_MIN
+    return values, float((values > HIGHEST_HU).mean())

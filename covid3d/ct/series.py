@@ -1,0 +1,294 @@
+"""One scan, whatever its files look like -> CTVolume, or a SeriesError whose code says why not.
+
+DICOM folders (any file names, nested, several series), one enhanced multi-frame file, NIfTI, NRRD and MHA. Slices are
+ordered by their position along the normal of the slices, never by name or number.
+"""
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from covid3d.ct.headers import Slice, read_slices
+from covid3d.ct.images import is_image, read_image
+from covid3d.ct.pixels import DECODERS, hounsfield, syntax_name
+from covid3d.ct.volume import PHANTOM_MANUFACTURER, CTVolume, SeriesInfo, axial_volume
+from covid3d.errors import SeriesError
+from covid3d.io import cpu_count
+
+FEWEST_SLICES = 16
+SPACING_TOLERANCE = 0.1
+TILT_DEGREES = 0.5
+OBLIQUE_DEGREES = 15.0
+NOT_HU_SHARE = 0.01
+SERIES_NAMED = 12
+
+CURES = {
+    "missing_slice": "Export the series again, complete",
+    "duplicate_position": "Leave one slice at each position: remove copies, or split phases into series",
+    "variable_spacing": "Choose a reconstruction with one slice spacing",
+    "gantry_tilt": "Choose a series without gantry tilt, or correct the tilt on the scanner's console",
+    "mixed_image_type": "Move localizers and derived images out of the series",
+    "mixed_orientation": "Choose one reconstruction: all slices must have one direction",
+    "mixed_matrix": "Choose one reconstruction: all slices must have one matrix and pixel size",
+    "missing_geometry": "Export the series with image position, orientation and pixel spacing",
+    "oblique": "Choose an axial reconstruction",
+    "too_few_slices": f"Give the whole series: at least {FEWEST_SLICES} slices",
+    "not_ct": "Give a CT series",
+    "not_hu": "Give the CT images themselves, not a map computed from them",
+    "no_ct_volume": "Give the folder of a CT series; localizers and reports are no volume",
+    "missing_rescale": "Export the series with RescaleSlope and RescaleIntercept",
+    "hu_out_of_range": "Check how the file was made: its values are no Hounsfield units",
+    "unsupported_syntax": "Export the series again as Explicit VR Little Endian, or convert it with `gdcmconv --raw`",
+    "several_series": "Choose one series by its number",
+    "no_such_series": "Choose one of the series that are there",
+    "no_such_path": "Check the path",
+    "truncated": "Copy or export this scan again",
+    "no_dicom": "Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
+    "checksum": "Copy the scan again, or correct sha256 in the manifest",
+    "unreadable": "Open the scan in a viewer; export it again as Explicit VR Little Endian",
+}
+"""What to do about each code. No cure, and no `what` of a SeriesError, repeats text from headers or paths."""
+
+
+def read_ct(path: str | Path, series: int | None = None, *, threads: int | None = None) -> CTVolume:
+    """Read one scan as int16 HU (z, y, x), axial, head up; `series` picks one of several by its number (`list_series`).
+
+    HU are clipped to -1024 … 3071; padding is -1024. `threads` decode slices (None: one a core).
+    Raises SeriesError with a stable code and a cure (see CURES).
+    """
+    path = Path(path)
+    if not path.exists():
+        raise _refusal("no_such_path", "there is no such file or folder", path)
+    if is_image(path):
+        return checked_range(read_image(path), path)
+    chosen = _choose(group_by_number(read_slices(path)), series, path)
+    _check_headers(chosen, path)
+    ordered, affine, spacing = _geometry(chosen, path)
+    return _decode(ordered, affine, spacing, path, threads or cpu_count())
+
+
+def list_series(path: str | Path) -> pd.DataFrame:
+    """Return the series of a file or folder: number (for `--series`), description, modality, slices, rows, columns.
+
+    The number is DICOM's SeriesNumber where every series has its own, else 1, 2, … in the order of the table.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise _refusal("no_such_path", "there is no such file or folder", path)
+    rows = [
+        {
+            "number": number,
+            "description": group[0].description,
+            "modality": group[0].modality,
+            "slices": len(group),
+            "rows": group[0].rows,
+            "columns": group[0].columns,
+            "localizer": all(entry.localizer for entry in group),
+        }
+        for number, group in group_by_number(read_slices(path)).items()
+    ]
+    return pd.DataFrame(rows, columns=["number", "description", "modality", "slices", "rows", "columns", "localizer"])
+
+
+def _refusal(code: str, what: str, path: Path, cure: str | None = None) -> SeriesError:
+    return SeriesError(what, where=path.name, cure=cure or CURES[code], code=code)
+
+
+def group_by_number(slices: list[Slice]) -> dict[int, list[Slice]]:
+    """Return the slices of each series by its number."""
+    found: dict[str, list[Slice]] = {}
+    for entry in slices:
+        found.setdefault(entry.group, []).append(entry)
+
+    def order(group: list[Slice]) -> tuple[int, str]:
+        number = group[0].series_number
+        return (int(number) if number.isdecimal() else 1 << 31, group[0].group)
+
+    groups = sorted(found.values(), key=order)
+    numbers = [group[0].series_number for group in groups]
+    own = len(set(numbers)) == len(numbers) and all(number.isdecimal() for number in numbers)
+    return {int(numbers[index]) if own else index + 1: group for index, group in enumerate(groups)}
+
+
+def _choose(groups: dict[int, list[Slice]], series: int | None, path: Path) -> list[Slice]:
+    """Return the slices of the one CT series meant; other modalities and localizer series are passed over."""
+    ct = {number: group for number, group in groups.items() if group[0].modality == "CT"}
+    if not ct:
+        seen = sorted({group[0].modality for group in groups.values()} - {""})
+        raise _refusal("not_ct" if seen else "no_ct_volume", "there is no CT image here", path)
+    names = [
+        f"{number} ({(group[0].description + ', ') if group[0].description else ''}{len(group)} slices)"
+        for number, group in ct.items()
+    ]
+    listing = "; ".join(names[:SERIES_NAMED]) + (
+        f"; and {len(names) - SERIES_NAMED} more" if len(names) > SERIES_NAMED else ""
+    )
+    if series is not None:
+        if series not in ct:
+            raise _refusal("no_such_series", f"there is no CT series {series}", path, f"Choose one: {listing}")
+        return ct[series]
+    volumes = {number: group for number, group in ct.items() if not all(entry.localizer for entry in group)}
+    if not volumes:
+        raise _refusal("no_ct_volume", "there are only localizers here", path)
+    if len(volumes) > 1:
+        cure = f"Choose one with --series N: {listing}"
+        raise _refusal("several_series", f"there are {len(volumes)} CT series here", path, cure)
+    return next(iter(volumes.values()))
+
+
+def _check_headers(slices: list[Slice], path: Path) -> None:
+    """Refuse a series that is not one set of CT images in Hounsfield units with a known decoder."""
+    for entry in slices:
+        if entry.syntax not in DECODERS:
+            what = f"the transfer syntax {syntax_name(entry.syntax)} cannot be decoded"
+            raise _refusal("unsupported_syntax", what, path)
+    kinds = {entry.image_type[:3] for entry in slices}
+    if len(kinds) > 1:
+        raise _refusal("mixed_image_type", f"the series mixes {len(kinds)} types of image", path)
+    first = slices[0]
+    if int(first.dataset.get("SamplesPerPixel") or 1) != 1:
+        raise _refusal("not_ct", "the images are in colour", path)
+    enhanced = first.frame is not None
+    if (
+        first.rescale_type not in ("", "HU", "US")
+        or "PERFUSION" in first.image_type
+        or (enhanced and first.rescale_type == "US")
+    ):
+        raise _refusal("not_hu", "the values are not in Hounsfield units", path)
+    if any(entry.slope is None or entry.intercept is None or entry.slope == 0 for entry in slices):
+        raise _refusal("missing_rescale", "the slope or intercept to Hounsfield units is missing", path)
+    if any(entry.position is None or entry.orientation is None or entry.pixel_spacing is None for entry in slices):
+        raise _refusal("missing_geometry", "a slice has no position, orientation or pixel spacing", path)
+    if (
+        len({(entry.rows, entry.columns) for entry in slices}) > 1
+        or np.ptp([entry.pixel_spacing for entry in slices if entry.pixel_spacing], axis=0).max() > 1e-3
+    ):
+        raise _refusal("mixed_matrix", "slices differ in matrix or pixel size", path)
+
+
+def _geometry(slices: list[Slice], path: Path) -> tuple[list[Slice], np.ndarray, float]:
+    """Return the slices in order along their normal, the affine (i, j, k, 1) -> LPS mm, and the slice spacing in mm.
+
+    All faults of the stack are named in one message; its code is the first one's.
+    """
+    orientations = np.array([entry.orientation for entry in slices])
+    if np.abs(orientations - orientations[0]).max() > 1e-3:
+        raise _refusal("mixed_orientation", "slices differ in direction", path)
+    row, column = orientations[0][:3], orientations[0][3:]
+    if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
+        raise _refusal("missing_geometry", "the direction of the slices is no pair of right angles", path)
+    normal = np.cross(row, column)
+    positions = np.array([entry.position for entry in slices])
+    along = positions @ normal
+    order = np.argsort(along, kind="stable")
+    steps = np.diff(along[order])
+    faults = _stack_faults(slices, positions[order], normal, steps)
+    if faults:
+        (code, _), *more = faults
+        cure = CURES[code] + "".join(f"; {CURES[other][0].lower()}{CURES[other][1:]}" for other, _ in more)
+        raise _refusal(code, "; ".join(text for _, text in faults), path, cure)
+    spacing = float((along[order[-1]] - along[order[0]]) / (len(slices) - 1))
+    first = slices[order[0]]
+    assert first.pixel_spacing is not None
+    affine = np.eye(4)
+    affine[:3, 0] = row * first.pixel_spacing[1]
+    affine[:3, 1] = column * first.pixel_spacing[0]
+    affine[:3, 2] = normal * spacing
+    affine[:3, 3] = positions[order[0]]
+    cosines = np.abs(np.stack([row, column, normal])).max(axis=1)
+    if np.degrees(np.arccos(np.clip(cosines.min(), 0, 1))) > OBLIQUE_DEGREES:
+        raise _refusal("oblique", "the slices lie oblique to the body", path)
+    return [slices[index] for index in order], affine, spacing
+
+
+def _stack_faults(
+    slices: list[Slice], positions: np.ndarray, normal: np.ndarray, steps: np.ndarray
+) -> list[tuple[str, str]]:
+    """Return (code, text) of every fault of a stack: positions (N, 3) in order, steps (N - 1) along the normal, mm."""
+    faults = []
+    copies = int((steps < 0.01).sum())
+    if copies:
+        faults.append(("duplicate_position", f"{copies} slices lie where another one is"))
+    tilt = _tilt(slices, positions, normal)
+    if tilt > TILT_DEGREES:
+        faults.append(("gantry_tilt", f"the gantry was tilted by {tilt:.1f} degrees"))
+    steps = steps[steps >= 0.01]
+    if len(steps):
+        usual = float(np.median(steps))
+        if np.abs(steps - usual).max() > max(SPACING_TOLERANCE * usual, 0.02):
+            ratio = steps / usual
+            whole = np.abs(ratio - np.rint(ratio)).max() < SPACING_TOLERANCE and ratio.min() > 0.5
+            if whole and not copies:
+                missing = int((np.rint(ratio) - 1).sum())
+                faults.append(("missing_slice", f"{missing} of {len(slices) + missing} slices are missing"))
+            else:
+                found = f"{steps.min():.2f} to {steps.max():.2f} mm"
+                faults.append(("variable_spacing", f"the slice spacing varies from {found}"))
+    if len(slices) < FEWEST_SLICES:
+        faults.append(("too_few_slices", f"the series has {len(slices)} slices, at least {FEWEST_SLICES} are needed"))
+    return faults
+
+
+def _tilt(slices: list[Slice], positions: np.ndarray, normal: np.ndarray) -> float:
+    """Return the angle in degrees between the table's way and the slices' normal, or the tilt the header states."""
+    way = positions[-1] - positions[0]
+    length = float(np.linalg.norm(way))
+    sheared = float(np.degrees(np.arccos(np.clip(abs(way @ normal) / length, 0, 1)))) if length > 0.01 else 0.0
+    try:
+        stated = abs(float(slices[0].dataset.get("GantryDetectorTilt") or 0))
+    except (TypeError, ValueError):
+        stated = 0.0
+    return max(sheared, stated)
+
+
+def _decode(slices: list[Slice], affine: np.ndarray, spacing: float, path: Path, threads: int) -> CTVolume:
+    """Return the volume; slices are decoded by threads straight into it."""
+    first = slices[0]
+    hu = np.empty((len(slices), first.rows, first.columns), dtype=np.int16)
+    above = np.zeros(len(slices))
+    mended = np.zeros(len(slices), dtype=bool)
+
+    def decode(index: int) -> None:
+        hu[index], above[index], mended[index] = hounsfield(slices[index])
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, threads)) as pool:
+        warnings.simplefilter("ignore")  # decoders' remarks on odd headers
+        list(pool.map(decode, range(len(slices))))
+    if above.mean() > NOT_HU_SHARE:
+        raise _refusal("hu_out_of_range", f"{above.mean():.0%} of the pixels lie above any CT number", path)
+    history: tuple[str, ...] = (f"{len(slices)} slices of DICOM, {spacing:.3g} mm apart, ordered by position",)
+    if mended.any():
+        history = (*history, f"sign mended on {int(mended.sum())} slices")
+    return checked_range(axial_volume(hu, affine, history=history, series=_info(first)), path)
+
+
+def checked_range(volume: CTVolume, path: Path) -> CTVolume:
+    """Return the volume, or refuse one without air: a chest scan has some, other units have none."""
+    if not (volume.hu < -500).any() or volume.hu.max() <= -500:
+        raise _refusal("hu_out_of_range", "the values are no Hounsfield units of a body: no air, or only air", path)
+    return volume
+
+
+def _info(first: Slice) -> SeriesInfo:
+    """Return what is kept of the header."""
+    dataset = first.dataset
+
+    def number(keyword: str) -> float | None:
+        try:
+            return float(dataset.get(keyword))
+        except (TypeError, ValueError):
+            return None
+
+    kernel = dataset.get("ConvolutionKernel") or ""
+    manufacturer = str(dataset.get("Manufacturer") or "").strip()
+    return SeriesInfo(
+        kernel=str(kernel if isinstance(kernel, str) else kernel[0]).strip(),
+        kvp=number("KVP"),
+        manufacturer=manufacturer,
+        transfer_syntax=str(first.syntax),
+        slice_thickness_mm=number("SliceThickness"),
+        simulated=manufacturer.startswith(PHANTOM_MANUFACTURER),
+    )

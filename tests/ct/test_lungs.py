@@ -1,0 +1,29 @@
+"""The simple lung mask."""
+
+import numpy as np
+import pytest
+from dicom_series import SPACING, body
+
+from covid3d.ct.lungs import lung_mask, lung_volume_ml
+
+
+def test_both_lungs_are_found_and_the_air_outside_is_not():
+    hu = body()
+    mask = lung_mask(hu, SPACING)
+    lungs = hu < -700
+    lungs[:, :, :2] = lungs[:, :, -2:] = False
+    _, y, x = np.meshgrid(*(np.linspace(-1, 1, size) for size in hu.shape), indexing="ij")
+    truth = lungs & ((x / 0.9) ** 2 + (y / 0.7) ** 2 < 1)
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.95
+    assert lung_volume_ml(hu, SPACING) == pytest.approx(truth.sum() * np.prod(SPACING) / 1000, rel=0.08)
+
+
+def test_a_dense_spot_inside_a_lung_belongs_to_it():
+    hu = body()
+    hu[9:11, 23:25, 33:35] = 30
+    assert lung_mask(hu, SPACING)[9:11, 23:25, 33:35].all()
+
+
+def test_air_alone_and_a_body_alone_have_no_lungs():
+    assert not lung_mask(np.full((8, 8, 8), -1000, np.int16), SPACING).any()
+    assert not lung_mask(np.full((8, 8, 8), 40, np.int16), SPACING).any()
