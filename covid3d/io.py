@@ -113,6 +113,15 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_tree(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, or of a folder: the names (relative, sorted) and hashes of all its files."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    return sha256_json([[name, sha256_file(file)] for name, file in files])
+
+
 def sha256_json(content: Any) -> str:
     """Return the SHA-256 of a JSON-able value; equal values give equal hashes."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -39,14 +39,14 @@ STEPS = {
     "fold": Step("covid3d.cross_validation", ("model", "training", "windows.level", "windows.width"), "train one fold of COVID3D"),
     "selection": Step("covid3d.cross_validation", ("training.folds",), "choose the fold that is deployed"),
     "slices": Step(
-        "covid3d.cross_validation", ("slices", "model.grid", "training.threads_per_fold", "windows.level", "windows.width"), "train the 2D baseline"
+        "covid3d.cross_validation", ("slices", "model.grid", "training", "windows.level", "windows.width"), "train the 2D baseline"
     ),
     "external": Step("covid3d.external", ("model", "slices", "windows.level", "windows.width", "statistics"), "score hospitals B and C"),
     "windows": Step("covid3d.robustness", ("model", "slices", "windows"), "score every window"),
     "explain": Step("covid3d.explain", ("model", "explain", "windows.level", "windows.width"), "compute activation maps"),
-    "trajectories": Step("covid3d.trajectories", ("model", "windows.level", "windows.width"), "score every follow-up scan"),
+    "trajectories": Step("covid3d.trajectories", ("model", "windows"), "score every follow-up scan"),
     "prognosis": Step(
-        "covid3d.prognosis", ("model", "prognosis", "windows.level", "windows.width", "training.threads_per_fold"), "fine-tune one fold for prognosis"
+        "covid3d.prognosis", ("model", "prognosis", "windows.level", "windows.width", "training"), "fine-tune one fold for prognosis"
     ),
 }
 

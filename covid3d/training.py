@@ -1,0 +1,326 @@
+"""Training of one fold of any registered model, on one page; it resumes after a kill with identical results.
+
+Everything random is drawn from (seed, purpose, epoch), so a checkpoint after each epoch holds all that a restart needs:
+the tensors of the model and of Adam, and the history so far.
+"""
+
+import hashlib
+import json
+import math
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from covid3d.config import Run, Training
+from covid3d.ct.volume import HU_MAX, HU_MIN
+from covid3d.ct.windows import Window, apply_window
+from covid3d.errors import Covid3DError, WeightsError
+from covid3d.inference import place, prediction_rows, score
+from covid3d.io import progress, random_seed, sha256_file, sha256_json, write_csv
+from covid3d.metrics import auc
+from covid3d.models.registry import build
+from covid3d.models.weights import grid_text, load_weights, read_tensors, save_weights, write_tensors
+from covid3d.steps import code_fingerprint
+
+
+class TrainingError(Covid3DError):
+    """Training cannot go on."""
+
+    code = "training"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled scans: grids int16 HU (N, S, z, y, x), S scans of one patient an example; the rest has N entries."""
+
+    grids: np.ndarray
+    labels: np.ndarray
+    scan_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    hospitals: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, grids: np.ndarray) -> "Examples":
+        """Pair rows (scan_id, patient_id, hospital, label) with their grids (N, z, y, x) or (N, S, z, y, x)."""
+        if len(table) != len(grids):
+            raise ValueError(f"{len(table)} rows, {len(grids)} grids")
+        grids = grids if grids.ndim == 5 else grids[:, None]
+        ids = (tuple(table[name].astype(str)) for name in ("scan_id", "patient_id", "hospital"))
+        return cls(grids, table["label"].to_numpy(np.int64), *ids)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Return scan_id, patient_id, hospital, label, one row an example."""
+        columns = zip(self.scan_ids, self.patient_ids, self.hospitals, self.labels.tolist(), strict=True)
+        return pd.DataFrame(list(columns), columns=["scan_id", "patient_id", "hospital", "label"])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train: sizes, rates, augmentation, the nominal window, and the number of CPU threads."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    flip: bool
+    shift_voxels: int
+    rotation_degrees: float
+    window_jitter_hu: float
+    threads: int
+    window: Window
+
+    @classmethod
+    def of(cls, training: Training, window: Window, **changes: float) -> "Plan":
+        """Return the plan of a profile's `training`; `changes` (epochs, learning_rate …) replace its values."""
+        values = training.model_dump(exclude={"folds", "threads_per_fold"}) | changes
+        return cls(**values, threads=training.threads_per_fold, window=Window(*window))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """history: one row an epoch; epoch_logits: float32 (epochs, validation scans); logits: those of the last epoch."""
+
+    history: pd.DataFrame
+    epoch_logits: np.ndarray
+
+    @property
+    def logits(self) -> np.ndarray:
+        return self.epoch_logits[-1]
+
+
+def fit(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples,
+    plan: Plan,
+    *,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    seed: int,
+) -> Fit:
+    """Train a model in place for a fixed number of epochs: Adam, binary cross-entropy on logits, one-cycle rate.
+
+    With `checkpoint` (a file), each epoch is kept there and a restart goes on from it to byte-identical results; it is
+    removed at the end. Raises TrainingError when the loss is not finite, StorageError when the disk is full.
+    """
+    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(plan.threads)
+    torch.use_deterministic_algorithms(True, warn_only=device == "cuda")  # pools of volumes have no exact form there
+    try:
+        return _fit(model, train, validation, plan, checkpoint, device, seed)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(exact)
+
+
+def _fit(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples,
+    plan: Plan,
+    checkpoint: Path | None,
+    device: str,
+    seed: int,
+) -> Fit:
+    identity = _identity(model, train, validation, plan, seed) if checkpoint else ""
+    place(model, device)
+    optimiser = torch.optim.Adam(model.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
+    rows, logits = _resume(checkpoint, identity, model, optimiser)
+    for epoch in progress(range(len(rows) + 1, plan.epochs + 1), "epochs"):
+        train_loss = _train_epoch(model, optimiser, train, plan, device, seed, epoch)
+        scores = score(model, validation.grids, [plan.window], batch_size=plan.batch_size, device=device)[:, 0]
+        rows.append({"epoch": epoch, "train_loss": train_loss, **_validation(validation.labels, scores)})
+        logits.append(scores)
+        if checkpoint:
+            _save_checkpoint(checkpoint, identity, model, optimiser, rows, logits)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    return Fit(pd.DataFrame(rows), np.stack(logits))
+
+
+def _train_epoch(
+    model: nn.Module, optimiser: torch.optim.Adam, train: Examples, plan: Plan, device: str, seed: int, epoch: int
+) -> float:
+    """Train one epoch in the order that (seed, epoch) draws; return the mean loss over the examples."""
+    rng = np.random.default_rng(random_seed(seed, "training", epoch))
+    batches = np.array_split(rng.permutation(len(train)), math.ceil(len(train) / plan.batch_size))
+    labels = torch.from_numpy(train.labels).to(device, torch.float32)
+    total = 0.0
+    model.train()
+    for number, batch in enumerate(batches):
+        x = augment(np.asarray(train.grids[batch]), plan, rng, device)
+        step, steps = (epoch - 1) * len(batches) + number, plan.epochs * len(batches)
+        optimiser.param_groups[0]["lr"] = one_cycle(step, steps, plan.learning_rate)
+        optimiser.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            logits = model(x)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), labels[torch.from_numpy(batch).to(device)])
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                "the training loss is not finite",
+                where=f"epoch {epoch}, batch {number + 1} of {len(batches)}",
+                cure=f"Lower the learning rate ({plan.learning_rate:g}) in the profile; see broken HU in intake.csv",
+            )
+        loss.backward()
+        optimiser.step()
+        total += loss.item() * len(batch)
+    return total / len(train)
+
+
+def one_cycle(step: int, steps: int, peak: float, warm: float = 0.25) -> float:
+    """Return a step's rate: cosine from peak/25 up to peak, then down to peak/10000 (Smith, arXiv:1708.07120)."""
+    turn = warm * steps
+    if step < turn:
+        low, share = peak / 25, step / turn
+    else:
+        low, share = peak / 1e4, (steps - 1 - step) / max(steps - 1 - turn, 1)
+    return low + (peak - low) * (1 - math.cos(math.pi * min(share, 1.0))) / 2
+
+
+def augment(grids: np.ndarray, plan: Plan, rng: np.random.Generator, device: str = "cpu") -> Tensor:
+    """Return HU grids (N, S, z, y, x) as network input, each windowed, flipped left-right, shifted, turned at random.
+
+    Never up-down or front-back: that would destroy the lower-posterior signal. All scans of an example move alike.
+    """
+    count, scans, depth, height, width = grids.shape
+    jitter = rng.uniform(-plan.window_jitter_hu, plan.window_jitter_hu, (count, 2))
+    level, span = plan.window
+    windowed = [apply_window(grid, Window(level + a, span + 2 * b)) for grid, (a, b) in zip(grids, jitter, strict=True)]
+    x = torch.from_numpy(np.stack(windowed)).to(device)
+    mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0) if plan.flip else np.ones(count)
+    shift = rng.integers(-plan.shift_voxels, plan.shift_voxels, (count, 3), endpoint=True)
+    angle = np.radians(rng.uniform(-plan.rotation_degrees, plan.rotation_degrees, count))
+    for number, dz in enumerate(shift[:, 0].tolist()):
+        x[number] = _shifted(x[number], dz)
+    # Rows of the matrix give where each output pixel (x, y, 1) is read, in units of half the image.
+    cos, sin, aspect = np.cos(angle), np.sin(angle), height / width
+    matrix = np.empty((count, 2, 3), np.float32)
+    matrix[:, 0] = np.stack([mirror * cos, -mirror * sin * aspect, 2 * shift[:, 2] / width], 1)
+    matrix[:, 1] = np.stack([sin / aspect, cos, 2 * shift[:, 1] / height], 1)
+    where = F.affine_grid(torch.from_numpy(matrix).to(device), [count, 1, height, width], align_corners=False)
+    planes = x.reshape(count, scans * depth, height, width)
+    moved = F.grid_sample(planes, where, "bilinear", "border", align_corners=False)
+    return moved.reshape(x.shape).contiguous(memory_format=torch.channels_last_3d)
+
+
+def _shifted(x: Tensor, dz: int) -> Tensor:
+    """Return (S, z, y, x) moved by dz slices, the end slice repeated."""
+    source = torch.arange(x.shape[1], device=x.device) + dz
+    return x[:, source.clamp(0, x.shape[1] - 1)]
+
+
+def _validation(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Return validation loss and AUC; the AUC of a single class is NaN."""
+    loss = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float())
+    both = 0 < labels.sum() < len(labels)
+    return {"validation_loss": loss.item(), "validation_auc": float(auc(labels, logits)) if both else math.nan}
+
+
+def _identity(model: nn.Module, train: Examples, validation: Examples, plan: Plan, seed: int) -> str:
+    """Return a hash of everything that decides the result, so that a checkpoint of another fit is never taken up."""
+    start = [_digest(tensor.cpu().numpy()) for tensor in model.state_dict().values()]
+    data = [[part.scan_ids, part.labels.tolist(), _digest(part.grids)] for part in (train, validation)]
+    return sha256_json([start, data, asdict(plan), seed, code_fingerprint("covid3d.training")])
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _save_checkpoint(
+    path: Path, identity: str, model: nn.Module, optimiser: torch.optim.Adam, rows: list[dict], logits: list[np.ndarray]
+) -> None:
+    """Keep the state after an epoch in one safetensors file; its metadata are JSON."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
+    tensors["logits"] = torch.from_numpy(np.stack(logits))
+    write_tensors(path, tensors, {"identity": identity, "history": json.dumps(rows)})
+
+
+def _resume(
+    path: Path | None, identity: str, model: nn.Module, optimiser: torch.optim.Adam
+) -> tuple[list[dict], list[np.ndarray]]:
+    """Load a checkpoint of this very fit, if there is one, and return its history and logits."""
+    if path is None or not path.is_file():
+        return [], []
+    try:
+        tensors, metadata = read_tensors(path)
+    except WeightsError:  # not ours, or an older format: start again
+        return [], []
+    if metadata.get("identity") != identity:
+        return [], []
+    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    for number, parameter in enumerate(model.parameters()):
+        state = optimiser.state[parameter]
+        state["step"] = tensors[f"adam.{number}.step"]
+        for name in ("exp_avg", "exp_avg_sq"):  # in the parameter's own layout, or rounding would differ
+            state[name] = torch.empty_like(parameter, requires_grad=False).copy_(tensors[f"adam.{number}.{name}"])
+    return json.loads(metadata["history"]), list(tensors["logits"].numpy())
+
+
+def write_fold(
+    folder: Path, run: Run, task: str, name: str, fold: int, model: nn.Module, result: Fit, validation: Examples
+) -> None:
+    """Write weights.safetensors, history.csv and predictions.csv (the validation logits of every epoch) of one fold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / "weights.safetensors", model, weights_metadata(run, name))
+    write_csv(folder / "history.csv", result.history)
+    rows = [
+        prediction_rows(task, name, fold, epoch, validation.table, "validation", "nominal", logits)
+        for epoch, logits in enumerate(result.epoch_logits, start=1)
+    ]
+    write_csv(folder / "predictions.csv", pd.concat(rows, ignore_index=True))
+
+
+def load_fold(run: Run, task: str, name: str, fold: int) -> nn.Module:
+    """Return the trained model of a fold, in evaluation mode; WeightsError when its file is missing or does not fit."""
+    model = build(name, run.profile)
+    load_weights(run.model(task, name, fold) / "weights.safetensors", model, expect=expected_metadata(run, name))
+    return place(model, "cpu").eval()
+
+
+def expected_metadata(run: Run, name: str) -> dict[str, str]:
+    """Return the metadata that weights for this run's model must have."""
+    profile = run.profile
+    return {"model": name, "width": f"{profile.model.width:g}", "grid": grid_text(profile.model.grid)}
+
+
+def weights_metadata(run: Run, name: str) -> dict[str, str]:
+    """Return the metadata of weights that this run trains."""
+    windows = run.profile.windows
+    return expected_metadata(run, name) | {
+        "hu_clip": f"{HU_MIN},{HU_MAX}",
+        "window": Window(windows.level, windows.width).text,
+        "trained_on": _trained_on(run),
+        "profile": run.profile.name,
+        "manifest_sha256": sha256_file(run.manifest),
+        "commit": _commit(),
+        "licence": "MIT",
+    }
+
+
+def _trained_on(run: Run) -> str:
+    if run.is_phantom:
+        return "phantom"
+    return "public" if ",idc:" in run.order_form.read_text(encoding="utf-8-sig") else "site"
+
+
+def _commit() -> str:
+    """Return the commit of the code, or 'unknown' outside a checkout."""
+    command, here = ["git", "rev-parse", "HEAD"], Path(__file__).parent
+    try:
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()
