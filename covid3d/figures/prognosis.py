@@ -1,0 +1,88 @@
+"""Figures of 07_prognosis: Figure 3 and what lies behind it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from covid3d.figures.style import BLUE, GREY, ORANGE, canvas, empty, tidy
+
+GROUPS = {"high": ("high risk", ORANGE), "low": ("low risk", BLUE)}
+
+
+def kaplan_meier(
+    panels: Mapping[str, pd.DataFrame], notes: Mapping[str, str], times: Sequence[float] = (0, 3, 6, 9, 12, 15, 20)
+) -> Figure:
+    """Draw Kaplan-Meier curves, one panel a predictor: the share still in hospital for high and low risk.
+
+    panels: name -> table (group high | low, day, still_in_hospital, low, high, at_risk); notes: text in each panel.
+    """
+    panels = {name: table for name, table in panels.items() if len(table)}
+    if not panels:
+        return empty("no patient has two scans")
+    figure, axes = canvas(len(panels), 1, width=6.6, height=3.6 * len(panels))
+    for row, (name, table) in enumerate(panels.items()):
+        plot, lines = axes[row, 0], ["days since the index scan"]
+        for group, part in table.groupby("group"):
+            label, colour = GROUPS[str(group)]
+            plot.step(part["day"], part["still_in_hospital"], where="post", color=colour, label=label)
+            plot.fill_between(
+                part["day"], part["low"], part["high"], step="post", color=colour, alpha=0.12, linewidth=0
+            )
+            counts = "  ".join(f"{day:.0f} d: {_at_risk(part, day)}" for day in times)
+            lines.append(f"{label}, still in hospital   {counts}")
+        plot.text(0.98, 0.95, notes.get(name, ""), transform=plot.transAxes, ha="right", va="top", fontsize=8)
+        plot.set_ylim(-0.02, 1.05)
+        plot.legend(frameon=False, fontsize=8, loc="lower left")
+        tidy(plot, "\n".join(lines), "still in hospital", name)
+        plot.xaxis.label.set_fontsize(8)
+    return figure
+
+
+def _at_risk(part: pd.DataFrame, day: float) -> int:
+    """Return how many patients of a group are at risk just before a day."""
+    later = part[part["day"] >= day]
+    return int(later["at_risk"].iloc[0]) if len(later) else 0
+
+
+def score_against_stay(table: pd.DataFrame, columns: Sequence[str]) -> Figure:
+    """Draw the remaining stay over each score; columns remaining_stay_days and those named."""
+    if table.empty:
+        return empty("no patient has two scans")
+    figure, axes = canvas(1, len(columns), width=3.4 * len(columns), height=3.0, sharey=True)
+    for column, name in enumerate(columns):
+        axes[0, column].scatter(table[name], table["remaining_stay_days"], s=14, color=BLUE)
+        axes[0, column].axhline(7, color=GREY, linestyle=":", linewidth=1)
+        tidy(axes[0, column], name, "remaining stay, days" if column == 0 else "")
+    return figure
+
+
+def incidence(table: pd.DataFrame, causes: Mapping[str, str]) -> Figure:
+    """Draw cumulative incidences under competing events; columns day and those in `causes` (column -> name)."""
+    if table.empty:
+        return empty("no patient has two scans")
+    figure, axes = canvas(height=2.8)
+    for (column, name), colour in zip(causes.items(), (BLUE, ORANGE, GREY), strict=False):
+        if column in table:
+            axes[0, 0].step(table["day"], table[column], where="post", color=colour, label=name)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, 0].set_ylim(-0.02, 1.05)
+    tidy(axes[0, 0], "days since the index scan", "cumulative incidence")
+    return figure
+
+
+def forest(table: pd.DataFrame, label: str) -> Figure:
+    """Draw estimates with intervals on a common axis; columns name, value, low, high."""
+    table = table.dropna(subset=["value", "low", "high"])
+    if table.empty:
+        return empty("no estimate")
+    figure, axes = canvas(height=0.8 + 0.34 * len(table))
+    rows = np.arange(len(table))
+    error = [(table["value"] - table["low"]).clip(lower=0), (table["high"] - table["value"]).clip(lower=0)]
+    axes[0, 0].errorbar(table["value"], rows, xerr=error, fmt="o", color=BLUE)
+    axes[0, 0].set_yticks(rows, table["name"])
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].axvline(0.5, color=GREY, linewidth=1, linestyle=":")
+    tidy(axes[0, 0], label)
+    return figure

@@ -1,0 +1,108 @@
+"""Figures of 06_trajectories: Figure 2 and Figure 4."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from covid3d.figures.style import (
+    BLUE,
+    GREY,
+    HOSPITALS,
+    ORANGE,
+    canvas,
+    empty,
+    overlay,
+    peak_position,
+    plane,
+    tidy,
+    windowed,
+)
+
+
+def figure_2(
+    course: pd.DataFrame,
+    curve: pd.DataFrame,
+    half_width: float,
+    time: str = "day",
+    label: str = "days since the first scan",
+) -> Figure:
+    """Draw s(t) of every followed patient, the pooled curve with its band, and the noise band around 0.
+
+    course: patient_id, hospital, logit and the time column; curve: day, s, low, high.
+    """
+    course = course.dropna(subset=[time])
+    if course.empty:
+        return empty("no patient has a follow-up scan")
+    figure, axes = canvas(width=7.5, height=4.4)
+    plot, named = axes[0, 0], set()
+    for _, part in course.sort_values(time).groupby("patient_id"):
+        hospital = str(part["hospital"].iloc[0])
+        name = None if hospital in named else f"hospital {hospital}"
+        named.add(hospital)
+        plot.plot(
+            part[time].astype(float),
+            part["logit"],
+            color=HOSPITALS.get(hospital, GREY),
+            alpha=0.45,
+            linewidth=0.9,
+            marker=".",
+            markersize=4,
+            label=name,
+        )
+    if len(curve):
+        plot.plot(curve["day"], curve["s"], color="black", linewidth=2.2, label="pooled curve")
+        plot.fill_between(
+            curve["day"].astype(float), curve["low"], curve["high"], color="black", alpha=0.15, linewidth=0
+        )
+    if np.isfinite(half_width):
+        plot.axhspan(
+            -half_width, half_width, color=ORANGE, alpha=0.12, linewidth=0, label="change without cause (95 %)"
+        )
+    plot.axhline(0, color=GREY, linewidth=1)
+    plot.legend(frameon=False, fontsize=8)
+    tidy(plot, label, "s(t), logit")
+    return figure
+
+
+def peaks(days: pd.DataFrame) -> Figure:
+    """Draw how many patients have their highest scan on each span of days; columns days, patients."""
+    if days.empty:
+        return empty("no patient has a follow-up scan")
+    figure, axes = canvas(height=2.8)
+    axes[0, 0].bar(days["days"].astype(str), days["patients"], color=BLUE)
+    tidy(axes[0, 0], "days since the first scan", "patients whose highest s is there")
+    return figure
+
+
+def figure_4(
+    grids: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    scores: Sequence[float],
+    days: Sequence[float],
+    spacing: Sequence[float],
+    level: float,
+    width: float,
+) -> Figure:
+    """Draw the case study, one column a scan: the scan, its unscaled signed map, and the map times max(s, 0).
+
+    All maps of a row share one colour scale and one coronal and axial position.
+    """
+    if not grids:
+        return empty("no patient has a follow-up scan")
+    scaled = [heat * max(score, 0.0) for heat, score in zip(maps, scores, strict=True)]
+    z = peak_position(maps[int(np.argmax(scores))])[0]
+    figure, axes = canvas(3, len(grids), width=1.9 * len(grids) + 1.0, height=6.0)
+    for row, series in ((1, maps), (2, scaled)):
+        limit = max(float(np.abs(heat).max()) for heat in series)
+        for column, heat in enumerate(series):
+            grey = windowed(grids[column], level, width)
+            image = overlay(axes[row, column], grey, heat, z, "axial", spacing, limit)
+        figure.colorbar(image, ax=axes[row, :], shrink=0.8)
+    for column, grid in enumerate(grids):
+        plane(axes[0, column], windowed(grid, level, width), z, "axial", spacing, cmap="gray", vmin=0, vmax=1)
+        axes[0, column].set_title(f"day {days[column]:.0f}\ns = {scores[column]:.2f}", fontsize=9)
+    for row, name in enumerate(("scan", "map H", "H · max(s, 0)")):
+        axes[row, 0].set_ylabel(name)
+    return figure

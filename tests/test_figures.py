@@ -1,0 +1,131 @@
+"""Every figure draws from small tables and arrays, also from empty ones."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from covid3d.chapter import render
+from covid3d.figures import cross_validation, data, external, model, prognosis, readers, style, trajectories
+
+rng = np.random.default_rng(0)
+GRID = rng.integers(-1000, 400, (8, 12, 12)).astype(np.int16)
+HEAT = rng.normal(size=(8, 12, 12)).astype(np.float32)
+SPACING = (5.0, 2.0, 2.0)
+COURSE = pd.DataFrame(
+    {
+        "patient_id": ["a", "a", "b"],
+        "hospital": ["A", "A", "C"],
+        "day": [0, 7, 0],
+        "logit": [1.0, 2.0, -1.0],
+        "days_to_discharge": [9, 2, 4],
+    }
+)
+CURVE = pd.DataFrame({"day": [0, 5], "s": [0.0, 1.0], "low": [-1.0, 0.0], "high": [1.0, 2.0]})
+KM = pd.DataFrame(
+    {
+        "group": ["high", "high", "low"],
+        "day": [0, 9, 0],
+        "still_in_hospital": [1, 0.5, 1],
+        "low": 0.2,
+        "high": 1.0,
+        "at_risk": [4, 2, 3],
+    }
+)
+FIGURES = {
+    "cohort": lambda: data.cohort(pd.DataFrame({"hospital": ["A", "A"], "label": [0, 1], "patients": [3, 4]})),
+    "scan_times": lambda: data.scan_times(COURSE),
+    "no_scan_times": lambda: data.scan_times(COURSE.head(0)),
+    "planes": lambda: data.planes({"A": GRID, "B": GRID}, SPACING, -600, 1500),
+    "windows": lambda: model.windows(GRID, SPACING, [(-600, 1500), (-500, 1200)]),
+    "parameters": lambda: model.parameters(pd.DataFrame({"block": ["a"], "parameters": [3]})),
+    "learning_curves": lambda: cross_validation.learning_curves(
+        pd.DataFrame(
+            {
+                "fold": [0, 0],
+                "epoch": [1, 2],
+                "train_loss": [1, 0.5],
+                "validation_loss": [1, 0.9],
+                "validation_auc": [0.5, np.nan],
+            }
+        )
+    ),
+    "fold_aucs": lambda: cross_validation.fold_aucs(
+        pd.DataFrame({"fold": [0, 1], "auc": [0.5, 0.6], "auc_best": [0.7, 0.8], "deployed": [0, 1]}), 0.55, None
+    ),
+    "figure_1": lambda: external.figure_1(GRID, HEAT, SPACING, -600, 1500, (HEAT > 1).astype(np.float32)),
+    "flat_map": lambda: external.figure_1(GRID, np.zeros_like(HEAT), SPACING, -600, 1500),
+    "roc": lambda: external.roc(
+        pd.DataFrame({"model": "covid3d", "hospital": "B", "false_positive": [0, 1.0], "true_positive": [0, 1.0]}),
+        ["B"],
+        pd.DataFrame({"reader": ["R1"], "hospital": ["B"], "sensitivity": [0.8], "specificity": [0.7]}),
+    ),
+    "window_curve": lambda: external.window_curve(
+        pd.DataFrame({"hospital": ["B"], "multiple": [1.0], "mean": [0.7], "sd": [np.nan], "lowest": [0.6]})
+    ),
+    "examples": lambda: external.examples([("TP", GRID, HEAT)], SPACING, -600, 1500),
+    "no_examples": lambda: external.examples([], SPACING, -600, 1500),
+    "operating_points": lambda: readers.operating_points(
+        pd.DataFrame(
+            {
+                "reader": ["R1"],
+                "hospital": ["B"],
+                "measure": ["sensitivity"],
+                "value": [0.5],
+                "low": [0.3],
+                "high": [0.7],
+            }
+        )
+    ),
+    "equivalence": lambda: readers.equivalence(
+        pd.DataFrame({"comparison": ["x"], "difference": [3.0], "low": [-9.0], "high": [12.0]}), 10
+    ),
+    "figure_2": lambda: trajectories.figure_2(COURSE, CURVE, 0.3),
+    "peaks": lambda: trajectories.peaks(pd.DataFrame({"days": ["0 to 2"], "patients": [3]})),
+    "figure_4": lambda: trajectories.figure_4([GRID, GRID], [HEAT, HEAT], [1.0, -1.0], [1, 7], SPACING, -600, 1500),
+    "kaplan_meier": lambda: prognosis.kaplan_meier({"two scans": KM}, {"two scans": "p = 0.1"}),
+    "no_groups": lambda: prognosis.kaplan_meier({"two scans": KM.head(0)}, {}),
+    "incidence": lambda: prognosis.incidence(
+        pd.DataFrame({"day": [0, 3], "cause_1": [0, 0.5]}), {"cause_1": "x", "cause_2": "y"}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_draws(name):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    assert render(figure, "png").startswith(b"\x89PNG")
+
+
+def test_the_patients_right_is_on_the_left_and_the_head_is_up():
+    grid = np.zeros((4, 4, 4))
+    grid[3, 0, 0] = 1  # head, front, right
+    _, axes = style.canvas(1, 2)
+    axial = style.plane(axes[0, 0], grid, 3, "axial", SPACING)
+    coronal = style.plane(axes[0, 1], grid, 0, "coronal", SPACING)
+    assert axial.get_array()[0, 0] == 1
+    assert axial.origin == "upper"
+    assert coronal.get_array()[3, 0] == 1
+    assert coronal.origin == "lower"
+
+
+def test_a_window_maps_its_ends_to_black_and_white():
+    assert style.windowed(np.array([-1350, -600, 150]), -600, 1500).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_planes_keep_the_bodys_proportions():
+    _, axes = style.canvas()
+    style.plane(axes[0, 0], GRID, 3, "coronal", SPACING)
+    assert axes[0, 0].get_aspect() == pytest.approx(5.0 / 2.0)
+
+
+def test_grid_spacing_is_the_field_of_view_over_the_cells():
+    scan = {"n_slices": 40, "rows": 96, "columns": 96, "spacing_z_mm": 6.0, "spacing_y_mm": 4.0, "spacing_x_mm": 3.0}
+    assert style.grid_spacing(scan, (24, 64, 64)) == (10.0, 6.0, 4.5)
+
+
+def test_the_scaled_map_of_figure_4_never_flips_its_colours():
+    figure = trajectories.figure_4([GRID], [np.abs(HEAT)], [-2.0], [1], SPACING, -600, 1500)
+    scaled = figure.axes[2].images[-1].get_array()
+    assert float(np.abs(scaled).max()) == 0.0

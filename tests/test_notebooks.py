@@ -1,0 +1,100 @@
+"""House rules of the notebooks: empty in git, one cell of parameters, short cells, no result typed by hand."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from covid3d.config import CHAPTERS
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+LONGEST_CELL = 18
+
+
+@pytest.fixture(params=list(CHAPTERS))
+def chapter(request):
+    return request.param
+
+
+@pytest.fixture
+def cells(chapter):
+    return json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def code(cells):
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_there_is_one_notebook_a_chapter():
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == sorted(CHAPTERS)
+
+
+def test_no_output_is_kept_in_git(cells):
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code(cells))
+
+
+def test_the_kernel_is_named_for_any_machine(chapter):
+    metadata = json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf-8"))["metadata"]
+    assert metadata["kernelspec"]["name"] == "python3"
+
+
+def test_cell_ids_are_unique_and_speak(cells):
+    ids = [cell["id"] for cell in cells]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z0-9-]{2,64}", name) for name in ids)
+
+
+def test_it_begins_with_a_title_then_the_parameters(cells, chapter):
+    assert cells[0]["cell_type"] == "markdown"
+    assert source(cells[0]).startswith(f"# {int(chapter[:2])} ")
+    assert cells[1]["metadata"] == {"tags": ["parameters"]}
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in cells) == 1
+
+
+def test_the_parameters_are_those_of_the_chapter(cells, chapter):
+    namespace: dict[str, object] = {}
+    exec(source(cells[1]), namespace)
+    found = {name for name in namespace if not name.startswith("__")}
+    assert found == set(CHAPTERS[chapter].model_fields)
+    CHAPTERS[chapter].model_validate({name: namespace[name] for name in found})
+    assert len(found) <= 6
+
+
+def test_start_is_called_right_after_the_parameters(cells, chapter):
+    assert f'run = covid3d.config.start("{chapter}", globals())' in source(cells[2])
+
+
+def test_cells_are_short(cells):
+    lengths = {cell["id"]: len([line for line in source(cell).splitlines() if line.strip()]) for cell in code(cells)}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_CELL} == {}
+
+
+def test_every_heading_is_followed_by_words(cells):
+    bare = [
+        source(cell) for cell in cells if cell["cell_type"] == "markdown" and len(source(cell).strip().splitlines()) < 1
+    ]
+    assert bare == []
+
+
+def test_it_closes_with_a_summary_list(cells):
+    assert "chapter.close()" in source(cells[-1])
+    assert source(cells[-2]).startswith("## Summary")
+    assert source(cells[-2]).count("\n- ") >= 2
+
+
+def test_no_result_is_typed_by_hand(cells):
+    """Prose holds no AUC, interval or p of this run: numbers come from {glue:text} or from a table."""
+    prose = "\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+    suspicious = r"(AUC[^.\n]{0,20} 0\.\d\d|p\s*[=<]\s*0?\.\d|95 % CI|±\s*\d|\bκ\s*=)"
+    assert re.findall(suspicious, prose) == []
+
+
+def test_no_cell_knows_a_path_or_filters_warnings(cells):
+    text = "\n".join(source(cell) for cell in code(cells))
+    for word in ("warnings.filter", "os.chdir", "sys.path", "/home", "/work", "except:", "!pip", "%run", "phantom."):
+        assert word not in text, word
