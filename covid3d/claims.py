@@ -20,6 +20,7 @@ COLUMNS = (
     "text",
     "published",
     "re_run",
+    "beside",
     "verdict",
     "cohort",
     "notebook",
@@ -66,7 +67,8 @@ def ledger(run: Run) -> pd.DataFrame:
             {
                 **{name: claim[name] for name in ("claim_id", "section", "kind", "text", "how_checked")},
                 "published": _published(claim),
-                "re_run": _rerun_text(claim, main, used),
+                "re_run": _rerun_text(claim, main),
+                "beside": _beside(main, used),
                 "verdict": verdict(claim, main, cohort),
                 "cohort": main["cohort"] if main else cohort if claim["basis"] in ("input", "performance") else "paper",
                 "notebook": _notebook(where[0][0]) if where else claim["where_regenerated"].split(";")[0],
@@ -146,12 +148,16 @@ def _main(claim: Row, used: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     return next(iter(computed or used.values()), None)
 
 
-def _rerun_text(claim: Row, main: dict[str, Any] | None, used: dict[str, dict[str, Any]]) -> str:
+def _rerun_text(claim: Row, main: dict[str, Any] | None) -> str:
     if main is None:
         return claim["reason"] or "not available (its chapter has not been run)"
-    others = [entry["text"] for entry in used.values() if entry is not main]
-    text = "; ".join([main["text"], *others])
-    return f"{text} ({claim['reason']})" if claim["reason"] and claim["basis"] != "software" else text
+    return f"{main['text']} ({claim['reason']})" if claim["reason"] and claim["basis"] != "software" else main["text"]
+
+
+def _beside(main: dict[str, Any] | None, used: dict[str, dict[str, Any]]) -> str:
+    """Return the other values that serve a claim, each with its name."""
+    others = {key.removeprefix("note_"): entry for key, entry in used.items() if entry is not main}
+    return "; ".join(f"{key.replace('_', ' ')}: {entry['text']}" for key, entry in others.items())
 
 
 def _published(claim: Row) -> str:

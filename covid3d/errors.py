@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class Covid3DError(Exception):
@@ -25,7 +26,7 @@ class Covid3DError(Exception):
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}. {self.cure}" if self.cure else f"{text}."
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.where, self.cure, self.code)
 
 

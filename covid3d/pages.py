@@ -66,7 +66,7 @@ def ledger_html(claims: pd.DataFrame) -> str:
         "document.querySelectorAll('table.ledger tbody tr')"
         '.forEach(r=>r.hidden=!r.textContent.toLowerCase().includes(t))"></p>'
     )
-    names = ("claim_id", "section", "kind", "text", "published", "re_run", "verdict", "notebook", "how_checked")
+    names = ("claim_id", "kind", "text", "published", "re_run", "beside", "verdict", "notebook", "how_checked")
     return box + _claims_table(claims, names, f"All {len(claims)} claims.")
 
 

@@ -92,7 +92,8 @@ def test_the_ledger_shows_the_value_that_the_map_names(run):
     chapter.value("a_detail", 22, cohort="software", claims=["C001"])
     chapter.close()
     row = claims.ledger(run).set_index("claim_id").loc["C001"]
-    assert (row["verdict"], row["re_run"], row["notebook"]) == ("agrees", "27 layers; 22", "02_model")
+    assert (row["verdict"], row["re_run"], row["notebook"]) == ("agrees", "27 layers", "02_model")
+    assert row["beside"] == "a detail: 22"
 
 
 def test_show_counts_no_agreements_on_simulated_scans(run):

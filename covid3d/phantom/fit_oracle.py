@@ -1,0 +1,45 @@
+"""Fit the oracle's frozen rule on simulated patients outside every cohort: `python -m covid3d.phantom.fit_oracle`."""
+
+from functools import partial
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.preprocessing import StandardScaler
+
+from covid3d.io import cpu_count, parallel_map, random_seed
+from covid3d.phantom import oracle, render
+from covid3d.phantom.course import appearance, draw_course
+
+SEED = 90_001
+
+
+def first_scan(number: int, *, seed: int = SEED) -> tuple[int, np.ndarray]:
+    """Return label and features of one simulated first scan, on the patient's reference grid."""
+    name, label = f"oracle-{number}", number % 2
+    rng = np.random.default_rng(random_seed(seed, name))
+    sex, age = ("M" if rng.random() < 0.53 else "F"), float(np.clip(rng.normal(51, 15), 19, 88))
+    patient = render.make_patient(seed, name, sex, age, label)
+    course = draw_course(seed, name)
+    look = appearance(course, course.onset_to_first, rng, phase_visible=0.5)
+    return label, render.find_levels(patient, look).features
+
+
+def main(patients: int = 1600) -> None:
+    """Print the coefficients to be copied into `oracle`, and their cross-validated AUC."""
+    work = partial(first_scan, seed=SEED)
+    rows = list(parallel_map(work, range(patients), workers=cpu_count(), description="oracle"))
+    labels, features = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    scaler = StandardScaler().fit(features)
+    scaled = np.clip(scaler.transform(features), -oracle.LIMIT, oracle.LIMIT)
+    model = LogisticRegression(C=1.0)
+    scores = cross_val_predict(model, scaled, labels, cv=10, method="decision_function")
+    model.fit(scaled, labels)
+    for name, values in (("CENTRE", scaler.mean_), ("SCALE", scaler.scale_), ("WEIGHTS", model.coef_[0])):
+        print(f"{name} = ({', '.join(f'{value:.3f}' for value in values)})")
+    print(f"BIAS = {model.intercept_[0]:.3f}\n# cross-validated AUC {roc_auc_score(labels, scores):.3f}")
+
+
+if __name__ == "__main__":
+    main()
