@@ -1,0 +1,6 @@
+"""`python -m covid3d` is the command line."""
+
+from covid3d.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Fixtures shared by all tests: a private root folder, one smoke run for all, and the list of skips that CI accepts."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from covid3d import pipeline
+from covid3d.config import Run, open_run
+from covid3d.io import cpu_count
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+NO_REAL_CT = "real CT not found: set COVID3D_REAL_CT"
+NO_GPU = "no CUDA GPU"
+
+
+def skips_allowed_in_ci() -> tuple[str, ...]:
+    """Return the first words of the skip reasons that continuous integration accepts; any other skip fails it."""
+    real_ct_is_here = bool(os.environ.get("COVID3D_REAL_CT"))
+    return (NO_GPU,) if real_ct_is_here else (NO_GPU, NO_REAL_CT)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A folder that serves as repository root, so that a test's runs lie in it."""
+    monkeypatch.setenv("COVID3D_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def make_run(root):
+    """Open runs under the private root: `make_run("name", profile="smoke")`."""
+
+    def open_it(name: str = "test", **options: object) -> Run:
+        return open_run(name, **{"profile": "smoke", **options})
+
+    return open_it
+
+
+def furnish(folder: Path) -> Path:
+    """Copy what a run reads besides the package (notebooks, pages of the book) into a private root; return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("notebooks", "book"):
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("_build", ".*"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_root(tmp_path_factory) -> Path:
+    """The private root of the smoke run that all tests share."""
+    return furnish(tmp_path_factory.mktemp("smoke"))
+
+
+@pytest.fixture(scope="session")
+def smoke_run(smoke_root) -> Run:
+    """The profile `smoke`, computed once as `make smoke` does; tests read it and leave it as it is."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("COVID3D_ROOT", str(smoke_root))
+    try:
+        run = open_run("smoke")
+        status = pipeline.compute(run, cpu_count())
+    finally:
+        patch.undo()
+    if status:
+        log = run.path("logs", "snakemake.log").read_text(encoding="utf-8")
+        pytest.fail(f"the smoke run stopped with status {status}\n{log[-3000:]}", pytrace=False)
+    return run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Give all tests of the shared smoke run to one worker, first of all."""
+    for item in items:
+        if "smoke_run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("smoke"))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+def pytest_runtest_logreport(report):
+    """Note the skips that continuous integration does not accept."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        if not reason.startswith(skips_allowed_in_ci()):
+            _unlisted.append(f"{report.nodeid}: {reason}")
+
+
+_unlisted: list[str] = []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Fail continuous integration on an unlisted skip."""
+    if os.environ.get("CI") == "true" and _unlisted and not hasattr(session.config, "workerinput"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Name the unlisted skips."""
+    if os.environ.get("CI") == "true" and _unlisted:
+        terminalreporter.section("skips that tests/conftest.py does not list")
+        for line in sorted(set(_unlisted)):
+            terminalreporter.line(line)

@@ -1,0 +1,88 @@
+"""The floors of the package hold, and no file hides from the rules."""
+
+import ast
+import json
+import tomllib
+
+import pytest
+from conftest import CHECKOUT
+
+PACKAGE = CHECKOUT / "covid3d"
+FILES = sorted(PACKAGE.rglob("*.py"))
+CONTRACTS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+
+
+def module_of(path):
+    parts = path.relative_to(CHECKOUT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_every_module_has_a_floor(path):
+    floors = [
+        part.strip() for layer in CONTRACTS[0]["layers"] for piece in layer.split("|") for part in piece.split(":")
+    ]
+    module = module_of(path)
+    holders = [floor for floor in floors if module == floor or module.startswith(f"{floor}.")]
+    assert holders or path.name == "__init__.py", f"{module} is in no layer of pyproject.toml"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_file_is_short_enough_to_read(path):
+    assert len(path.read_text().splitlines()) <= 450
+
+
+def test_init_files_import_nothing():
+    assert not [path for path in FILES if path.name == "__init__.py" and imports(path)]
+
+
+def test_only_the_command_line_and_the_simulator_itself_import_the_simulator():
+    reach = {module_of(path) for path in FILES if any(name.startswith("covid3d.phantom") for name in imports(path))}
+    assert {name for name in reach if not name.startswith("covid3d.phantom")} <= {"covid3d.cli"}
+
+
+def test_only_rooms_that_judge_read_the_truth():
+    allowed = {"covid3d.explain", "covid3d.external", "covid3d.trajectories", "covid3d.claims"}
+    reach = {module_of(path) for path in FILES if "covid3d.truth" in imports(path)}
+    assert reach <= allowed
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_nothing_unpickles_or_swallows_every_error(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
+    assert not imports(path) & {"pickle", "joblib", "dill"}
+    assert "torch.load(" not in text
+    assert "allow_pickle=True" not in text
+
+
+def test_no_file_holds_an_absolute_path():
+    for path in [*FILES, *(CHECKOUT / "notebooks").glob("*.ipynb"), CHECKOUT / "Makefile", CHECKOUT / "Snakefile"]:
+        text = path.read_text()
+        assert not [mark for mark in ("/home/", "/root/", "/work/", "/Users/") if mark in text], path.name
+
+
+def test_the_snakefile_only_orders():
+    text = (CHECKOUT / "Snakefile").read_text()
+    assert len(text.splitlines()) <= 150
+    assert "import numpy" not in text
+    assert "import torch" not in text
+    assert "import pandas" not in text
+
+
+def test_notebooks_in_the_checkout_hold_no_outputs():
+    for path in (CHECKOUT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        assert not [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")], path.name

@@ -1,0 +1,76 @@
+"""Mistakes that make good numbers out of nothing: each has one small test that a planted fault turns red."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from covid3d import cross_validation, external, prognosis, splits
+from covid3d.training import Examples
+
+
+def test_labels_reach_training_as_the_manifest_gives_them():
+    table = pd.DataFrame(
+        {"scan_id": ["a", "b", "c"], "patient_id": ["a", "b", "c"], "hospital": "A", "label": [1, 0, 0]}
+    )
+    examples = Examples.of(table, np.zeros((3, 4, 4, 4), np.int16))
+    assert examples.labels.tolist() == [1, 0, 0]
+    assert examples.scan_ids == ("a", "b", "c")
+
+
+def test_every_fold_starts_from_its_own_seed(make_run, monkeypatch, tmp_path):
+    run, seeds = make_run(), []
+    rows = pd.DataFrame({"scan_id": ["a", "b"], "patient_id": ["a", "b"], "hospital": "A", "label": [0, 1]})
+
+    class Store:
+        @staticmethod
+        def of(run):
+            return Store()
+
+        def stack(self, scan_ids):
+            return np.zeros((len(scan_ids), 4, 4, 4), np.int16)
+
+    monkeypatch.setattr(cross_validation, "Store", Store)
+    monkeypatch.setattr(cross_validation, "build", lambda name, profile, seed: None)
+    monkeypatch.setattr(cross_validation, "fit", lambda *args, seed, **kwargs: seeds.append(seed))
+    monkeypatch.setattr(cross_validation, "write_fold", lambda *args: None)
+    for fold in range(4):
+        cross_validation._train(run, "covid3d", fold, None, rows, rows, tmp_path)
+    assert len(set(seeds)) == 4
+
+
+def test_the_operating_threshold_is_fixed_on_hospital_a(make_run, monkeypatch):
+    """Scores of B and C lie elsewhere than those of A; a threshold chosen on them would, too."""
+    inside = pd.DataFrame({"fold": 0, "hospital": "A", "label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
+    outside = inside.assign(hospital="B", logit=inside["logit"] + 100)
+    monkeypatch.setattr(external, "validation_scores", lambda run: inside)
+    monkeypatch.setattr(external, "first_scores", lambda run: outside)
+    monkeypatch.setattr(external, "deployed_fold", lambda run: 0)
+    assert external.thresholds(make_run())["deployed validation"] == pytest.approx(0.0)
+
+
+def test_task_1_takes_first_scans_of_hospital_a_only():
+    table = pd.DataFrame(
+        {
+            "scan_id": ["A1-0", "A1-1", "B1-0"],
+            "role": ["development", "followup", "external"],
+            "scan_index": [0, 1, 0],
+        }
+    )
+    assert splits.first_scans(table)["scan_id"].tolist() == ["A1-0"]
+
+
+def test_a_pair_is_the_prior_scan_then_the_index_scan(make_run, monkeypatch):
+    days = {"first": 0, "second": 7}
+
+    class Store:
+        @staticmethod
+        def of(run):
+            return Store()
+
+        def stack(self, scan_ids):
+            return np.stack([np.full((1, 1, 1), days[scan], np.int16) for scan in scan_ids])
+
+    monkeypatch.setattr(prognosis, "Store", Store)
+    table = pd.DataFrame({"scan_id": ["second"], "prior_scan_id": ["first"]})
+    assert prognosis._grids(make_run(), "pair", table).ravel().tolist() == [0, 7]
+    assert prognosis._grids(make_run(), "single", table).ravel().tolist() == [7]
