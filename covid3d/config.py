@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -17,6 +16,8 @@ from covid3d.io import write_text
 
 PROFILES = Path(__file__).parent / "profiles"
 DATA = Path(__file__).parent / "data"
+PHANTOM_MANUFACTURER = "COVID3D phantom"
+"""What the Manufacturer of simulated DICOM begins with."""
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -148,13 +149,21 @@ def load_profile(name: str) -> Profile:
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(f"there is no profile '{name}'", cure=nearest(name, profile_names()))
+    content = read_keys(path, where=path.name, cure="Start from a profile in covid3d/profiles")
+    return validate(Profile, content, where=path.name)
+
+
+def read_keys(path: Path, *, where: str, cure: str) -> dict[str, Any]:
+    """Return the table of keys that a YAML file holds; a ConfigError for a file of any other kind."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML ({str(error).splitlines()[0]})", where=path.name, cure="Mend the file") from None
-    if not isinstance(content, dict):
-        raise ConfigError("a profile is a table of keys", where=path.name, cure="Start from a profile in covid3d/profiles")
-    return validate(Profile, content, where=path.name)
+        raise ConfigError(f"not valid YAML ({str(error).splitlines()[0]})", where=where, cure=cure) from None
+    except UnicodeDecodeError:
+        raise ConfigError("the text is not UTF-8", where=where, cure=cure) from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError("it is no table of keys", where=where, cure=cure)
+    return content
 
 
 def validate(model: type[Checked], content: Mapping[str, Any], *, where: str) -> Checked:
@@ -162,7 +171,8 @@ def validate(model: type[Checked], content: Mapping[str, Any], *, where: str) ->
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one: name what was written before what was meant.
+        first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
         path = [str(part) for part in first["loc"]]
         key = ".".join(path)
         if first["type"] == "extra_forbidden":
@@ -266,14 +276,15 @@ class Run:
     def chapter(self, number: str) -> Path:
         return self.path("chapters", number)
 
-    @cached_property
+    @property
     def is_phantom(self) -> bool:
-        """True when the delivered manifest holds simulated scans."""
-        form = self.order_form
-        if self.is_site or not form.is_file():
-            return False
-        with form.open(encoding="utf-8-sig") as stream:
-            return any(",phantom:" in line for line in stream)
+        """True when the order form asks for simulated scans, or intake found the simulator's name in a scan's header."""
+        for path, mark in ((self.order_form, r'(^|,)[\s"]*phantom:'), (self.intake, f"(^|,){PHANTOM_MANUFACTURER}")):
+            if path.is_file():
+                with path.open(encoding="utf-8-sig", errors="replace") as stream:
+                    if any(re.search(mark, line) for line in stream):
+                        return True
+        return False
 
     def with_options(self, *, compute: bool | None = None, device: str | None = None) -> "Run":
         """Return the same run with other options for this process."""
@@ -294,7 +305,8 @@ def open_run(name: str, **options: Any) -> Run:
     for key in given.keys() - RunConfig.model_fields.keys():
         raise ConfigError(f"unknown option '{key}' of a run", cure=nearest(key, RunConfig.model_fields))
     if path.is_file():
-        config = validate(RunConfig, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, where=f"runs/{name}/config.yaml")
+        where, cure = f"runs/{name}/config.yaml", f"Put the file back, or start anew with `make clean-run RUN={name}`"
+        config = validate(RunConfig, read_keys(path, where=where, cure=cure), where=where)
         for key, value in given.items():
             if getattr(config, key) != value:
                 raise ConfigError(
@@ -312,7 +324,9 @@ def open_run(name: str, **options: Any) -> Run:
         config = validate(RunConfig, {"profile": name, **given}, where=f"options of run '{name}'")
     run = Run(name=name, root=root, config=config, profile=load_profile(config.profile))
     if not run.order_form.is_file():
-        raise ConfigError("the manifest does not exist", where=str(config.manifest), cure="Give MANIFEST=path of a CSV file")
+        raise ConfigError(
+            "the manifest does not exist", where=str(config.manifest), cure="Give MANIFEST=path of a CSV file"
+        )
     if not path.is_file():
         write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
     return run
@@ -378,7 +392,9 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
         and not callable(value)
         and not isinstance(value, (ModuleType, Run))
     }
-    if isinstance(namespace.get("run"), Run):  # the cell is run again, step by step: the reader's own variables are there too
+    if isinstance(
+        namespace.get("run"), Run
+    ):  # the cell is run again, step by step: the reader's own variables are there too
         found = {name: found[name] for name in found.keys() & CHAPTERS[chapter].model_fields.keys()}
         found["run"] = namespace["run"].name
     parameters = validate(CHAPTERS[chapter], found, where=f"parameters of {chapter}")

@@ -34,8 +34,8 @@ def pooled_or_nan(sites: list[Scored]) -> Tested:
     return metrics.pool_inverse_variance([one[0] for one in found], [one[1] for one in found])
 
 
-def internal_external_drop(inside: pd.DataFrame, labels: pd.Series, scores: pd.Series) -> Tested:
-    """Return the mean fold AUC of `inside` (fold, label, logit) minus an external AUC.
+def external_internal_difference(inside: pd.DataFrame, labels: pd.Series, scores: pd.Series) -> Tested:
+    """Return an external AUC minus the mean fold AUC of `inside` (fold, label, logit): a drop is negative.
 
     Independent samples: SE^2 = variance of the fold AUCs / folds + DeLong's variance outside; normal p.
     """
@@ -46,7 +46,7 @@ def internal_external_drop(inside: pd.DataFrame, labels: pd.Series, scores: pd.S
     error = float(np.hypot(np.std(values, ddof=1) / np.sqrt(len(values)), metrics.delong_standard_error(y, s)))
     if error == 0:
         return _not_available("no variance")
-    value = float(np.mean(values)) - metrics.auc(y, s)
+    value = metrics.auc(y, s) - float(np.mean(values))
     half = float(stats.norm.ppf(0.975)) * error
     interval = Interval(value, value - half, value + half, "independent samples, normal")
     return Tested(interval, float(2 * stats.norm.sf(abs(value) / error)))
@@ -66,6 +66,14 @@ def fold_aucs(scores: pd.DataFrame) -> list[float]:
     """Return the AUC of each fold that has both classes; needs columns fold, label, logit."""
     parts = [part for _, part in scores.groupby("fold") if part["label"].nunique() == 2]
     return [metrics.auc(part["label"].to_numpy(int), part["logit"].to_numpy(float)) for part in parts]
+
+
+def youden_or_nan(labels: pd.Series, scores: pd.Series) -> float:
+    """Return Youden's threshold of validation scores, for every chapter that calls scans; NaN with one class only."""
+    known = labels.notna() & scores.notna()
+    if labels[known].nunique() < 2:
+        return NAN
+    return metrics.youden_threshold(labels[known].to_numpy(int), scores[known].to_numpy(float))
 
 
 def wilson_or_nan(k: int, n: int) -> Interval:

@@ -147,15 +147,15 @@ def same_peak_by_probability(table: pd.DataFrame) -> bool:
 
 def percentile_in(values: pd.Series, score: float) -> float:
     """Return the percentage of values at or below a score (mid-rank for ties)."""
-    return float(stats.percentileofscore(values, score, kind="mean")) if len(values) else NAN
+    return min(float(stats.percentileofscore(values, score, kind="mean")), 100.0) if len(values) else NAN
 
 
 def curve_of(table: pd.DataFrame, time: str, bootstrap: int, rng: np.random.Generator) -> tuple[pd.DataFrame, Interval]:
     """Return (day, s, low, high) of a natural cubic spline with patient effects, and the day of its highest point.
 
     Within-patient least squares: each patient's own level is removed, so that patients with more scans, or scanned at
-    other times, do not bend the curve. Percentile intervals over resampled patients. Times with fewer than two thirds of
-    the central 90 % of scans are left out.
+    other times, do not bend the curve. Percentile intervals over resampled patients. The curve spans the central 90 % of
+    the times.
     """
     known = table.dropna(subset=[time, "logit"])
     known = known[known.groupby("patient_id")["scan_id"].transform("size") >= 2]

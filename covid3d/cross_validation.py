@@ -93,6 +93,7 @@ def select(curves: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for fold, curve in curves.sort_values(["fold", "epoch"]).groupby("fold"):
         epochs, loss, auc = (curve[name].to_numpy() for name in ("epoch", "validation_loss", "validation_auc"))
+        auc = auc.round(12)  # equal shares of pairs may differ in their last bit
         best = int(np.argmax(np.nan_to_num(auc, nan=-1.0)))  # the first of equal epochs
         rows.append((fold, auc[-1], loss[-1], auc[best], int(epochs[best])))
     table = pd.DataFrame(rows, columns=["fold", "auc_last", "loss_last", "auc_best", "epoch_best"])

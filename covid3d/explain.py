@@ -21,6 +21,7 @@ from covid3d.ct.windows import Window, nominal_window
 from covid3d.errors import ConfigError, nearest
 from covid3d.inference import pick_device, place, to_input
 from covid3d.io import progress, random_seed, write_csv
+from covid3d.metrics import Interval
 from covid3d.models.i3d import InceptionI3d, same_padding
 from covid3d.training import load_fold
 from covid3d.truth import lesion_mask, lung_mask
@@ -234,14 +235,34 @@ def lesion_share_table(summary: pd.DataFrame, replicates: int, seed: int) -> pd.
     patients. Rows without truth or lesions are left out. Columns: hospital, label, scans, lesion_share, lesion_of_lung,
     ratio, low, high.
     """
-    known = summary[(summary["lesion_of_lung"] > 0) & summary["lesion_share"].notna() & (summary["role"] != "followup")]
+    known, rows = _with_lesions(summary), []
     rng = np.random.default_rng(random_seed(seed, "lesion_share"))
-    rows = []
     for (hospital, label), group in known.groupby(["hospital", "label"]):
-        shares = group[["lesion_share", "lesion_of_lung"]].to_numpy()
-        drawn = shares[rng.integers(0, len(shares), (replicates, len(shares)))].mean(1)
-        low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-        one, two = shares.mean(0)
-        rows.append((hospital, label, len(group), one, two, one / two, low, high))
+        found = _ratio(group, replicates, rng)
+        one, two = group[["lesion_share", "lesion_of_lung"]].mean()
+        rows.append((hospital, label, len(group), one, two, *found[:3]))
     columns = ["hospital", "label", "scans", "lesion_share", "lesion_of_lung", "ratio", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed: int) -> Interval:
+    """Return the ratio of `lesion_share_table` for one label over the first scans of all hospitals, NaN without truth."""
+    known = _with_lesions(summary)
+    known = known[known["label"] == label]
+    if known.empty:
+        return Interval(float("nan"), float("nan"), float("nan"), "not available: no lesion masks")
+    return _ratio(known, replicates, np.random.default_rng(random_seed(seed, "lesion_share", label)))
+
+
+def _with_lesions(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the first scans that have lesions and a positive part of the map."""
+    return summary[(summary["lesion_of_lung"] > 0) & summary["lesion_share"].notna() & (summary["role"] != "followup")]
+
+
+def _ratio(known: pd.DataFrame, replicates: int, rng: np.random.Generator) -> Interval:
+    """Return mean lesion_share / mean lesion_of_lung with percentile limits over resampled patients (Efron 1979)."""
+    shares = known[["lesion_share", "lesion_of_lung"]].to_numpy(float)
+    drawn = shares[rng.integers(0, len(shares), (replicates, len(shares)))].mean(1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]).tolist()
+    one, two = shares.mean(0).tolist()
+    return Interval(one / two, low, high, "patient bootstrap, percentile")

@@ -16,11 +16,12 @@ from covid3d import inference, metrics, steps, training
 from covid3d.config import Run
 from covid3d.contrasts import (
     auc_or_nan,
+    external_internal_difference,
     fold_auc_interval,
-    internal_external_drop,
     paired_or_nan,
     pooled_or_nan,
     wilson_or_nan,
+    youden_or_nan,
 )
 from covid3d.ct.intake import accepted
 from covid3d.ct.store import Store
@@ -120,7 +121,7 @@ def _site_predictions(run: Run) -> pd.DataFrame:
 
 def site_notice(run: Run) -> str:
     """Return the sentence that must stand before any number of a site run, '' when none is needed."""
-    simulated = run.is_site and describe_weights(weights_path(run))["trained_on"] == "phantom"
+    simulated = run.is_site and not run.is_phantom and describe_weights(weights_path(run))["trained_on"] == "phantom"
     return SIMULATED if simulated else ""
 
 
@@ -281,8 +282,8 @@ def comparisons(run: Run) -> pd.DataFrame:
         rows.append({"comparison": name, "site": "pooled", **_difference(pooled)})
     inside = validation_scores(run)
     for site, part in scores.groupby("hospital"):
-        drop = internal_external_drop(inside, part["label"], part[THREE_D])
-        rows.append({"comparison": "internal - external", "site": site, **_difference(drop)})
+        drop = external_internal_difference(inside, part["label"], part[THREE_D])
+        rows.append({"comparison": "external - internal", "site": site, **_difference(drop)})
     return pd.DataFrame(rows)
 
 
@@ -305,12 +306,7 @@ def thresholds(run: Run) -> dict[str, float]:
     deployed = scores[scores["fold"] == deployed_fold(run)]
     found = {"zero": 0.0}
     for name, part in (("deployed validation", deployed), ("all out-of-fold", scores)):
-        enough = part["label"].nunique() == 2
-        found[name] = (
-            float(metrics.youden_threshold(part["label"].to_numpy(int), part["logit"].to_numpy(float)))
-            if enough
-            else NAN
-        )
+        found[name] = youden_or_nan(part["label"], part["logit"])
     return found
 
 

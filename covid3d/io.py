@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 from tqdm import tqdm
 
 from covid3d.errors import StorageError
@@ -32,10 +34,12 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         cures = {
-            errno.ENOSPC: "Free some space (`make clean-run RUN=name` removes one run), then repeat the command; finished work is kept",
+            errno.ENOSPC: "Free some space (`make clean-run RUN=name`), then repeat the command; finished work is kept",
             errno.EDQUOT: "Your disk quota is used up: free some space, then repeat the command; finished work is kept",
             errno.EACCES: "Choose a folder that you may write to",
             errno.EROFS: "Choose a folder on a writable disk",
+            errno.EEXIST: "A file lies where a folder is needed: choose another folder",
+            errno.ENOTDIR: "A file lies where a folder is needed: choose another folder",
         }
         if error.errno not in cures:
             raise
@@ -48,7 +52,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        clear_dead_writes(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -67,7 +72,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        clear_dead_writes(path)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}."))
         try:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
@@ -76,6 +82,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def clear_dead_writes(path: Path) -> None:
+    """Remove what a killed process left of its writing of `path`: temporary names carry the number of their process."""
+    start = f".{path.name}."
+    for name in os.listdir(path.parent):
+        found = re.match(r"(\d+)\.\w{8}", name.removeprefix(start)) if name.startswith(start) else None
+        if found and not psutil.pid_exists(int(found[1])):
+            remains = path.parent / name
+            shutil.rmtree(remains, ignore_errors=True) if remains.is_dir() else remains.unlink(missing_ok=True)
 
 
 def _umask() -> int:

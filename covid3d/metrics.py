@@ -288,7 +288,8 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
 def kappa(calls_a: ArrayLike, calls_b: ArrayLike, level: float = 0.95) -> Interval:
     """Return Cohen's kappa of two raters' calls (Cohen 1960; large-sample SE of Fleiss, Cohen & Everitt 1969).
 
-    NaN where both raters give one and the same call to every case: agreement by chance is then certain.
+    NaN where both raters give one and the same call to every case: agreement by chance is then certain. No limits where
+    the standard error is 0 (perfect agreement, or a rater who gives one call only): a point would look like certainty.
     """
     a, b = np.asarray(calls_a, dtype=int), np.asarray(calls_b, dtype=int)
     table = np.zeros((2, 2))
@@ -301,7 +302,9 @@ def kappa(calls_a: ArrayLike, calls_b: ArrayLike, level: float = 0.95) -> Interv
     agree = sum(table[i, i] * ((1 - chance) - (rows[i] + columns[i]) * (1 - observed)) ** 2 for i in (0, 1))
     differ = sum(table[i, 1 - i] * (columns[i] + rows[1 - i]) ** 2 for i in (0, 1)) * (1 - observed) ** 2
     spread = agree + differ - (observed * chance - 2 * chance + observed) ** 2
-    half = _z(level) * math.sqrt(max(spread, 0.0) / len(a)) / (1 - chance) ** 2
+    if spread < 1e-12:
+        return Interval(value, math.nan, math.nan, "Cohen's kappa, no interval: its standard error is 0")
+    half = _z(level) * math.sqrt(spread / len(a)) / (1 - chance) ** 2
     return Interval(value, max(-1.0, value - half), min(1.0, value + half), "Cohen's kappa")
 
 

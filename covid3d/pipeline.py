@@ -5,6 +5,7 @@ import importlib
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ def environment(run: Run) -> dict[str, str]:
 
 
 def clear_dead_lock(run: Run) -> None:
-    """Remove Snakemake's lock when the process that held it is dead; refuse when it lives."""
+    """Remove Snakemake's lock, and what lay half-written, when its process is dead; refuse when it lives."""
     locks = [path for path in run.path(".snakemake", "locks").glob("*") if path.is_file()]
     try:
         holder = read_json(run.path("logs", "process.json"))
@@ -119,6 +120,14 @@ def clear_dead_lock(run: Run) -> None:
         )
     for path in locks:
         path.unlink()
+    for path in leftovers(run) if locks else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def leftovers(run: Run) -> list[Path]:
+    """Return the temporary files and folders that a killed process could not remove: `.<name>.<eight letters>`."""
+    hidden = [path for name in ("models", "checkpoints") for path in sorted(run.path(name).rglob(".*"))]
+    return [path for path in hidden if re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name)]
 
 
 def hold(run: Run, pid: int) -> None:

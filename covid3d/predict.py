@@ -1,6 +1,8 @@
 """One scan, one number: read, resample, score, explain, and leave the map in the scan's own space. Research use only."""
 
 import gzip
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +16,11 @@ from covid3d.ct.scan import LUNG_GRID
 from covid3d.ct.series import read_ct
 from covid3d.ct.volume import CTVolume, to_source_axes
 from covid3d.ct.windows import Window
-from covid3d.errors import WeightsError
+from covid3d.errors import ConfigError, WeightsError
 from covid3d.explain import signed_map
 from covid3d.figures.predict import three_planes
 from covid3d.inference import pick_device, score
-from covid3d.io import atomic_path, write_json
+from covid3d.io import atomic_path, storage_errors, write_json
 from covid3d.models.registry import build
 from covid3d.models.weights import describe_weights, grid_shape, load_weights
 
@@ -85,7 +87,7 @@ def predict(
     model.eval()
     chosen = pick_device(device)
     volume = read_ct(path, series)
-    window = Window.parse(metadata["window"])
+    window = weights_window(metadata)
     grid = resample(volume, profile.model.grid)
     logit = float(score(model, grid[None], [window], device=chosen)[0, 0])
     unsafe = metadata["trained_on"] == "phantom" and not volume.simulated
@@ -120,6 +122,14 @@ def weights_profile(metadata: dict[str, str]) -> Profile:
     return profile.model_copy(update={"model": size, "explain": explain})
 
 
+def weights_window(metadata: dict[str, str]) -> Window:
+    """Return the window that weights were made with; WeightsError when their metadata hold none."""
+    try:
+        return Window.parse(metadata["window"])
+    except ConfigError as error:
+        raise WeightsError(f"in the metadata {error.what}", cure="Train the weights again") from None
+
+
 def _warnings(volume: CTVolume, unsafe: bool) -> tuple[str, ...]:
     """Return what the reader must know before the number."""
     warnings = [SIMULATED_WEIGHTS] if unsafe else []
@@ -133,8 +143,18 @@ def _warnings(volume: CTVolume, unsafe: bool) -> tuple[str, ...]:
 
 
 def _write(out: Path, prediction: Prediction, volume: CTVolume, heat: np.ndarray, window: Window) -> tuple[Path, ...]:
-    """Write the map, the picture and the number; return the paths."""
-    files = (out / "map.nii.gz", out / "planes.png", out / "prediction.json")
+    """Write the map, the picture and the number, all or none; return the paths."""
+    names = ("map.nii.gz", "planes.png", "prediction.json")
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
+            made = [Path(folder) / name for name in names]
+            _fill(made, prediction, volume, heat, window)
+            return tuple(path.replace(out / path.name) for path in made)
+
+
+def _fill(files: Sequence[Path], prediction: Prediction, volume: CTVolume, heat: np.ndarray, window: Window) -> None:
+    """Write map, picture and number to three paths."""
     write_map(files[0], to_volume_space(heat, volume), volume)
     shape = tuple(min(own, most) for own, most in zip(volume.shape, PICTURE, strict=True))
     peak = np.unravel_index(int(np.abs(heat).argmax()), heat.shape)
@@ -153,7 +173,6 @@ def _write(out: Path, prediction: Prediction, volume: CTVolume, heat: np.ndarray
         "warnings": [*prediction.warnings, RESEARCH],
     }
     write_json(files[2], content)
-    return files
 
 
 def write_map(path: Path, values: np.ndarray, volume: CTVolume) -> None:

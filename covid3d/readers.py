@@ -1,5 +1,6 @@
 """Readers beside the model: Table 2, agreement, equivalence, and the rating of the stay. Calls are 1 or 0."""
 
+import math
 import re
 from itertools import combinations
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from covid3d.config import DATA, Run
+from covid3d.contrasts import youden_or_nan
 from covid3d.errors import MissingResult
 from covid3d.manifest import read_manifest
 from covid3d.metrics import (
@@ -19,7 +21,6 @@ from covid3d.metrics import (
     roc,
     tost_paired_proportions,
     wilson,
-    youden_threshold,
 )
 from covid3d.tables import Rule, check_values, identifier, matching, one_of, read_cells, refuse, typed, whole, within
 
@@ -91,8 +92,11 @@ def _check_scans(cells: pd.DataFrame, manifest: pd.DataFrame, file: str) -> None
 
 
 def model_thresholds(validation: pd.DataFrame) -> dict[str, float]:
-    """Return the model's operating thresholds (logit) by name, fixed on A's validation scans: label, logit."""
-    return {YOUDEN: youden_threshold(validation["label"], validation["logit"]), HALF: 0.0}
+    """Return the model's operating thresholds (logit) by name, fixed on A's validation scans: label, logit.
+
+    Youden's threshold is NaN when they are of one class; no call is made with it.
+    """
+    return {YOUDEN: youden_or_nan(validation["label"], validation["logit"]), HALF: 0.0}
 
 
 def reader_calls(readers: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
@@ -106,6 +110,7 @@ def model_calls(predictions: pd.DataFrame, thresholds: dict[str, float]) -> pd.D
     parts = [
         predictions.assign(reader=name, kind="model", call=(predictions["logit"] >= cut).astype(int))
         for name, cut in thresholds.items()
+        if math.isfinite(cut)
     ]
     return _calls(pd.concat(parts, ignore_index=True))
 

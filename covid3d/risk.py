@@ -63,7 +63,10 @@ def resampled(table: pd.DataFrame, draws: int, rng: np.random.Generator) -> Floa
 def bootstrap_interval(
     table: pd.DataFrame, measure: str, draws: int, rng: np.random.Generator, *, against: str | None = None
 ) -> Interval:
-    """Return c_index or auc of `logit` (minus that of the column `against`) with its percentile interval over patients."""
+    """Return c_index or auc of `logit` (minus that of the column `against`) with its percentile interval over patients.
+
+    No limits where every resample gives the same value (a perfect order of few patients): a point would look certain.
+    """
     known = table.dropna(subset=["remaining_days", "logit", *([against] if against else [])])
     if known.empty:
         return Interval(NAN, NAN, NAN, "not available: no patient")
@@ -74,6 +77,8 @@ def bootstrap_interval(
     drawn = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or len(drawn) < draws / 2:
         return Interval(float(values[0]), NAN, NAN, "not available: a class is missing, here or in most resamples")
+    if np.ptp(drawn) == 0:
+        return Interval(float(values[0]), NAN, NAN, "patient bootstrap, no interval: every resample gives this value")
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(float(values[0]), float(low), float(high), "patient bootstrap, percentile")
 

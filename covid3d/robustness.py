@@ -74,7 +74,8 @@ def plan_windows(run: Run, tuned: pd.DataFrame) -> pd.DataFrame:
     """Return every window that is scored: window, level, width, sample, multiple, hospital ('' serves all).
 
     Samples: nominal, normal (w000 …), uniform within one SD (u000 …), curve (c0.5_000 …; multiple 1 is the normal
-    sample's start), tuned and around_tuned (t000 …, the normal sample's first ones moved to the tuned window).
+    sample's start) and tuned (the tuned window, and t000 …: the normal sample moved to it, so that every SD of Table 1 is
+    over the same number of windows).
     """
     settings, nominal = run.profile.windows, nominal_window(run.profile.windows)
     normal = sample_windows(settings, run.seed)
@@ -88,7 +89,7 @@ def plan_windows(run: Run, tuned: pd.DataFrame) -> pd.DataFrame:
             parts.append(_renamed(wider, f"c{multiple:g}_").assign(sample="curve", multiple=multiple))
     for row in tuned.to_dict("records"):
         level, width = float(row["level"]), float(row["width"])
-        around = _renamed(normal.head(settings.curve_count), "t")
+        around = _renamed(normal, "t")
         around = around.assign(level=around["level"] + level - nominal.level)
         around = around.assign(width=(around["width"] + width - nominal.width).clip(lower=1))
         both = pd.concat([head.assign(window="tuned", level=level, width=width), around])

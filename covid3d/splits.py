@@ -136,7 +136,8 @@ def leakage_certificate(
 
     manifest: rows of the manifest and its controls. splits: of Task 1. intake: scan_id, ok, pixel_sha256 and, where
     known, series_uid_sha256. thumbnails: tiny grids by scan_id for the search for near duplicates.
-    Returns {passed, checks: [{check, question, compared, found, passed}]}; `found` lists scans and patients by id.
+    Returns {passed, checks: [{check, question, compared, found, passed}]}; `found` lists scans and patients by id. A check
+    whose column is missing is left out: it has not passed.
     """
     accepted = intake[intake["ok"].astype(int) == 1]
     patients = dict(zip(manifest["scan_id"], manifest["patient_id"], strict=True))
@@ -148,8 +149,14 @@ def leakage_certificate(
         _check("hospitals", "Is a hospital in development and external?", manifest, _two_roles(manifest, "hospital")),
         _check("followup", "Is a scan of Task 1 no first scan of development?", splits, _foreign(splits, manifest)),
         _check("validation", "Is a scan validated in more than one fold?", splits, _validated_twice(splits)),
-        _hash_check(accepted, "pixel_sha256", "pixels", "Do two scans have the same pixels?"),
-        _hash_check(accepted, "series_uid_sha256", "series_uid", "Do two scans come from one DICOM series?"),
+        *(
+            _hash_check(accepted, column, name, question)
+            for column, name, question in (
+                ("pixel_sha256", "pixels", "Do two scans have the same pixels?"),
+                ("series_uid_sha256", "series_uid", "Do two scans come from one DICOM series?"),
+            )
+            if column in accepted
+        ),
         _near_check(thumbnails or {}, patients),
     ]
     return {"passed": all(check["passed"] for check in checks), "checks": checks}
@@ -185,8 +192,6 @@ def _validated_twice(splits: pd.DataFrame) -> list[str]:
 
 def _hash_check(accepted: pd.DataFrame, column: str, name: str, question: str) -> dict[str, Any]:
     """Return groups of accepted scans with one hash; blank hashes are not compared."""
-    if column not in accepted:
-        return _check(name, question, [], []) | {"note": f"not available: intake.csv has no column {column}"}
     known = accepted[accepted[column].notna() & (accepted[column].astype(str) != "")]
     groups = [sorted(part["scan_id"]) for _, part in known.groupby(column) if len(part) > 1]
     return _check(name, question, known, [" = ".join(group) for group in sorted(groups)])

@@ -33,20 +33,36 @@ class Step:
 
 
 STEPS = {
-    "cohort": Step("covid3d.phantom.build", ("cohort", "phantom", "model.grid"), "simulate the cohort and write it as DICOM"),
+    "cohort": Step(
+        "covid3d.phantom.build",
+        ("cohort", "phantom", "model.grid"),
+        "deliver the cohort: simulate it, or take over a hospital's scans",
+    ),
     "intake": Step("covid3d.ct.intake", ("model.grid", "phantom.keep_dicom"), "read, check and resample every scan"),
     "splits": Step("covid3d.splits", ("training.folds",), "draw the folds and check them for leaks"),
-    "fold": Step("covid3d.cross_validation", ("model", "training", "windows.level", "windows.width"), "train one fold of COVID3D"),
+    "fold": Step(
+        "covid3d.cross_validation", ("model", "training", "windows.level", "windows.width"), "train one fold of COVID3D"
+    ),
     "selection": Step("covid3d.cross_validation", ("training.folds",), "choose the fold that is deployed"),
     "slices": Step(
-        "covid3d.cross_validation", ("slices", "model.grid", "training", "windows.level", "windows.width"), "train the 2D baseline"
+        "covid3d.cross_validation",
+        ("slices", "model.grid", "training", "windows.level", "windows.width"),
+        "train the 2D baseline",
     ),
-    "external": Step("covid3d.external", ("model", "slices", "windows.level", "windows.width", "statistics"), "score hospitals B and C"),
+    "external": Step(
+        "covid3d.external",
+        ("model", "slices", "windows.level", "windows.width", "statistics"),
+        "score hospitals B and C",
+    ),
     "windows": Step("covid3d.robustness", ("model", "slices", "windows"), "score every window"),
-    "explain": Step("covid3d.explain", ("model", "explain", "windows.level", "windows.width"), "compute activation maps"),
+    "explain": Step(
+        "covid3d.explain", ("model", "explain", "windows.level", "windows.width"), "compute activation maps"
+    ),
     "trajectories": Step("covid3d.trajectories", ("model", "windows"), "score every follow-up scan"),
     "prognosis": Step(
-        "covid3d.prognosis", ("model", "prognosis", "windows.level", "windows.width", "training"), "fine-tune one fold for prognosis"
+        "covid3d.prognosis",
+        ("model", "prognosis", "windows.level", "windows.width", "training"),
+        "fine-tune one fold for prognosis",
     ),
 }
 
@@ -153,12 +169,16 @@ def content(folder: Path) -> str:
     try:
         return sha256_json(read_json(folder / "done.json")["outputs"])
     except (OSError, ValueError, KeyError) as error:
-        raise MissingResult(f"'{folder.name}' has not been computed", cure="Run `make run` for this run first") from error
+        raise MissingResult(
+            f"'{folder.name}' has not been computed", cure="Run `make run` for this run first"
+        ) from error
 
 
 def note_cost(run: Run, name: str, seconds: float) -> None:
     """Keep the wall time of a step outside the results, for cost.json."""
-    write_json(run.path("logs", "cost", name.replace("/", "__") + ".json"), {"step": name, "seconds": round(seconds, 2)})
+    write_json(
+        run.path("logs", "cost", name.replace("/", "__") + ".json"), {"step": name, "seconds": round(seconds, 2)}
+    )
 
 
 def profile_values(run: Run, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -219,7 +239,11 @@ def code_hash(source: str) -> str:
         body = getattr(node, "body", None)
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
             first = body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = body[1:] or [ast.Pass()]
     return sha256_json(ast.dump(tree))
 

@@ -187,26 +187,36 @@ def course(run: Run, *, controls: bool = False) -> pd.DataFrame:
     return chosen.sort_values(["patient_id", "scan_index", "day"], ignore_index=True)
 
 
-def negative_scores(run: Run) -> pd.Series:
-    """Return s of the COVID- first scans (A out-of-fold, B and C by the deployed fold), indexed by scan_id."""
-    scores = ensure_trajectories(run)
-    chosen = scores[(scores["kind"] == "first") & (scores["label"] == 0)]
-    return chosen.set_index("scan_id")["logit"]
+def negative_scores(run: Run) -> pd.DataFrame:
+    """Return s of the COVID- first scans by each fold model that has not seen them: fold, scan_id, logit.
+
+    A's by the fold that held them out, B's and C's by every fold (until external/predictions.csv exists by the deployed one
+    alone). A scan is placed among the scores of its own fold model: the models' scales differ.
+    """
+    scores, columns = ensure_trajectories(run), ["fold", "scan_id", "logit"]
+    own = scores.loc[(scores["kind"] == "first") & (scores["label"] == 0), columns]
+    path = run.path("external", "predictions.csv")
+    if not path.is_file():
+        return own.reset_index(drop=True)
+    external = pd.read_csv(path, dtype=IDS).query("model == 'covid3d_fold' and label == 0")
+    return pd.concat([own, external[columns]]).drop_duplicates(["fold", "scan_id"], ignore_index=True)
 
 
 def shares(run: Run, late_days: float = 3, hospital: str | None = None) -> pd.DataFrame:
     """Return the counts that the text speaks of, k of n with Wilson's interval: quantity, k, n, value, low, high.
 
     The quantities are s(first) > 0; peak at 7 to 10 days; peak 10 to 15 days after onset; last scan within `late_days` of
-    discharge; among those s(last) < 0, s(last) inside the central 95 % of COVID- first scans, and s fell from the peak by
-    more than the noise band. `hospital` restricts it to one hospital.
+    discharge; among those s(last) < 0, s(last) inside the central 95 % of COVID- first scans of the same fold model, and s
+    fell from the peak by more than the noise band. `hospital` restricts it to one hospital.
     """
     table = course(run)
     table = table if hospital is None else table[table["hospital"] == hospital]
     peaks = peak_table(table).set_index("patient_id")
     late = late_scans(table, late_days)
-    low, high = _central(negative_scores(run))
     band, ended = noise_band(run).half_width, peaks[late.fillna(False).astype(bool)]
+    negative = negative_scores(run).groupby("fold")["logit"]
+    fold = table.groupby("patient_id")["fold"].first().reindex(ended.index)
+    low, high = (fold.map(negative.quantile(share)) for share in (0.025, 0.975))
     counts = {
         "s > 0 at the first scan": (peaks["first"] > 0)[peaks["first"].notna()],
         "peak 7 to 10 days after the first scan": peaks["peak_day"].between(7, 10)[peaks["peak_day"].notna()],
@@ -228,11 +238,6 @@ def _share(values: pd.Series) -> dict[str, float]:
     k, n = int(values.sum()), len(values)
     found = wilson_or_nan(k, n)
     return {"k": k, "n": n, "value": found.value, "low": found.low, "high": found.high}
-
-
-def _central(values: pd.Series) -> tuple[float, float]:
-    """Return the limits of the central 95 % of values."""
-    return (float(values.quantile(0.025)), float(values.quantile(0.975))) if len(values) else (NAN, NAN)
 
 
 def change(run: Run, first_day: float = 7, last_day: float = 10) -> Interval:
@@ -264,7 +269,7 @@ def case_study(run: Run) -> pd.DataFrame:
     """Return the patient of Figure 4, one row a scan: scan_id, day, paper_day, logit, probability, percentile, and so on.
 
     The patient of 24 years with 5 scans; in a cohort without one, the patient with most scans, and `note` says so.
-    `percentile` is the score's place among the COVID- first scans.
+    `percentile` is the score's place among the COVID- first scans of the same fold model.
     """
     table = course(run)
     columns = [
@@ -290,9 +295,10 @@ def case_study(run: Run) -> pd.DataFrame:
         )
     chosen = wanted[wanted["patient_id"] == wanted["patient_id"].iloc[0]].sort_values("day")
     negative, band = negative_scores(run), noise_band(run).half_width
+    negative = negative[negative["fold"] == chosen["fold"].iloc[0]]
     return chosen.assign(
         paper_day=chosen["day"] + 1,
-        percentile=[percentile_in(negative, score) for score in chosen["logit"]],
+        percentile=[percentile_in(negative["logit"], score) for score in chosen["logit"]],
         beyond_noise=[int(abs(step) > band) if np.isfinite(band) else 0 for step in chosen["logit"].diff().fillna(0)],
         note=note,
     )[[*columns, "percentile", "beyond_noise", "note"]].reset_index(drop=True)

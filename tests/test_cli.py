@@ -54,7 +54,9 @@ def test_wrong_use_is_exit_status_2_without_traceback(call, arguments):
 
 
 def test_the_command_line_starts_quickly_because_torch_is_not_loaded():
-    code = "import sys, covid3d.cli; print([n for n in ('torch', 'pandas', 'papermill', 'pydicom') if n in sys.modules])"
+    code = (
+        "import sys, covid3d.cli; print([n for n in ('torch', 'pandas', 'papermill', 'pydicom') if n in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
     assert found.stdout.strip() == "[]"
 

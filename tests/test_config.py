@@ -51,6 +51,12 @@ def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path):
         load_profile(path)
 
 
+def test_a_misspelt_key_is_named_rather_than_the_one_it_was_meant_for(tmp_path):
+    path = edited(tmp_path, lambda content: content["training"].update(epoch=content["training"].pop("epochs")))
+    with pytest.raises(ConfigError, match=r"unknown key 'training\.epoch'. Did you mean 'epochs'"):
+        load_profile(path)
+
+
 def test_a_missing_key_is_named(tmp_path):
     path = edited(tmp_path, lambda content: content["model"].pop("width"))
     with pytest.raises(ConfigError, match=r"'model\.width' is missing"):
@@ -70,6 +76,25 @@ def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1")
     with pytest.raises(ConfigError, match=r"bad\.yaml: not valid YAML"):
         load_profile(str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize("content", [b"name: \xff\xfe", b"- one\n- two\n", b"", b"1: one\n"])
+def test_a_file_that_is_no_table_of_keys_is_named(tmp_path, content):
+    (tmp_path / "bad.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^bad\.yaml: "):
+        load_profile(str(tmp_path / "bad.yaml"))
+
+
+def test_a_damaged_config_of_a_run_is_one_message_with_a_cure(make_run):
+    make_run("hurt").path("config.yaml").write_bytes(b"\x00\xff: [")
+    with pytest.raises(ConfigError, match=r"runs/hurt/config\.yaml: .*make clean-run RUN=hurt"):
+        open_run("hurt")
+
+
+@pytest.mark.parametrize("cell", ["phantom:7", '"phantom:7"', " phantom:7"])
+def test_an_order_of_simulated_scans_is_known_however_its_cells_are_written(root, make_run, cell):
+    (root / "form.csv").write_text(f"scan_id,source\nA1,{cell}\n")
+    assert make_run("ordered", manifest="form.csv").is_phantom
 
 
 def test_a_new_run_writes_its_config_and_opens_again(make_run):
@@ -110,11 +135,19 @@ def test_a_manifest_that_does_not_exist_is_named_and_nothing_is_created(root):
     assert not (root / "runs" / "mine").exists()
 
 
-def test_the_embedded_cohort_is_simulated_and_a_site_run_is_not(make_run):
+def test_the_embedded_cohort_is_simulated_and_a_site_is_not(root, make_run):
+    (root / "form.csv").write_text("scan_id,source\nA1,scans/a1\n")
     assert make_run("a").is_phantom
-    site = make_run("b", weights="given.safetensors")
+    site = make_run("b", manifest="form.csv", weights="given.safetensors")
     assert site.is_site
     assert not site.is_phantom
+
+
+def test_simulated_scans_given_as_a_sites_own_are_known_by_their_headers(root, make_run):
+    (root / "form.csv").write_text("scan_id,source\nA1,scans/a1\n")
+    run = make_run("c", manifest="form.csv")
+    run.intake.write_text("scan_id,manufacturer\nA1,COVID3D phantom Scanner A\n")
+    assert run.is_phantom
 
 
 def notebook(**names):

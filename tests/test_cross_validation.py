@@ -157,6 +157,13 @@ def test_ties_go_to_the_lowest_loss_then_to_the_first_fold():
     assert cv.select(curves([(np.nan, 0.1)], [(0.5, 0.9)]))["deployed"].tolist() == [0, 1]
 
 
+def test_aucs_that_differ_by_rounding_alone_are_tied():
+    same = 66 / 72
+    table = cv.select(curves([(same, 0.5), (np.nextafter(same, 1), 0.5)], [(same, 0.4)]))
+    assert table["deployed"].tolist() == [0, 1]
+    assert table["epoch_best"].tolist() == [1, 1]
+
+
 def test_mean_interval_equals_scipys_t_interval():
     values = np.array([0.7, 0.8, 0.75, 0.9, 0.6])
     found = cv.mean_interval(values)

@@ -7,7 +7,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from synthetic_run import small_profile, synthetic_run, write_truth
 
-from covid3d import contrasts, external, inference, robustness, steps, training
+from covid3d import contrasts, external, inference, readers, robustness, steps, training
 from covid3d.config import open_run
 from covid3d.ct.intake import accepted
 from covid3d.ct.store import Store
@@ -80,7 +80,7 @@ def test_table_1_takes_the_window_sd_and_the_tuned_row_from_the_windows(run):
     ]
     assert long.loc[("covid3d", "B"), "window_sd"] == pytest.approx(np.std(values, ddof=1))
     assert long.loc[("covid3d", "B"), "n_windows"] == 4
-    assert long.loc[("tuned", "B"), "n_windows"] == 2
+    assert long.loc[("tuned", "B"), "n_windows"] == 4, "the ± of every row is over the same number of windows"
     tuned = part[part["window"] == "tuned"]
     assert long.loc[("tuned", "B"), "auc"] == pytest.approx(roc_auc_score(tuned["label"], tuned["logit"]))
 
@@ -93,7 +93,7 @@ def test_comparisons_give_each_site_and_the_pooled_difference(run):
     assert table.loc[("3D - 2D", "B"), "difference"] == pytest.approx(
         roc_auc_score(part["label"], part["covid3d"]) - roc_auc_score(part["label"], part["resnet_2d"])
     )
-    assert {site for name, site in table.index if name == "internal - external"} == {"B", "C"}
+    assert {site for name, site in table.index if name == "external - internal"} == {"B", "C"}
 
 
 def test_the_pooled_difference_is_an_inverse_variance_mean_of_sites_never_one_roc():
@@ -109,14 +109,14 @@ def test_the_pooled_difference_is_an_inverse_variance_mean_of_sites_never_one_ro
     assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.estimate.value) * np.sqrt(sum(weights))))
 
 
-def test_the_internal_external_drop_adds_both_variances():
+def test_the_external_internal_difference_adds_both_variances():
     inside = pd.DataFrame({"fold": [0] * 6 + [1] * 6, "label": [0, 0, 0, 1, 1, 1] * 2})
     inside["logit"] = [1, 2, 3, 4, 5, 6, 1, 2, 4, 3, 5, 6]  # fold AUCs 1 and 8/9
     labels, scores = pd.Series([0, 0, 1, 1]), pd.Series([1.0, 3.0, 2.0, 4.0])  # AUC 3/4
-    found = contrasts.internal_external_drop(inside, labels, scores)
+    found = contrasts.external_internal_difference(inside, labels, scores)
     placements = np.var([0.5, 1.0], ddof=1) / 2  # DeLong by hand, the same for both classes
     error = np.sqrt((1 / 18) ** 2 + 2 * placements)
-    assert found.estimate.value == pytest.approx((1 + 8 / 9) / 2 - 3 / 4)
+    assert found.estimate.value == pytest.approx(3 / 4 - (1 + 8 / 9) / 2)
     assert found.estimate.high - found.estimate.value == pytest.approx(1.959964 * error)
 
 
@@ -128,9 +128,22 @@ def test_fold_models_and_thresholds_come_from_their_own_cohorts(run):
     cut = external.thresholds(run)["deployed validation"]
     own = inside.loc[inside["fold"] == 1, "logit"]
     assert own.min() - 1 <= cut <= own.max() + 1
+    assert cut == readers.thresholds(run)[readers.YOUDEN], "chapters 4 and 5 call scans by one threshold"
     points = external.operating_points(run)
     assert (points["k"] <= points["n"]).all()
     assert points.query("rule == 'zero' and hospital == 'B'")["n"].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(20, 20), (12, 9)])
+def test_null_world_an_external_auc_rarely_claims_more_or_less_than_chance(positives, negatives):
+    """400 permutations of the labels over fixed scores: at most 32 intervals without 0.5."""
+    rng, claimed = np.random.default_rng(22), 0
+    scores = pd.Series(rng.normal(size=positives + negatives))
+    for _ in range(400):
+        labels = pd.Series(rng.permutation(np.repeat([1, 0], [positives, negatives])))
+        found = contrasts.auc_or_nan(labels, scores)
+        claimed += int(not found.low <= 0.5 <= found.high)
+    assert claimed <= 32
 
 
 def test_a_specificity_is_read_off_the_curve():
@@ -173,10 +186,11 @@ def test_one_class_only_is_not_available():
 
 @pytest.fixture
 def site(run, monkeypatch):
-    """The same cohort as a site run with the weights of fold 0."""
+    """The same cohort as if it were a hospital's own, with the weights of fold 0."""
     monkeypatch.setenv("COVID3D_ROOT", str(run.root))
     weights = run.model("task1", "covid3d", 0).relative_to(run.root) / "weights.safetensors"
-    made = open_run("site", profile=run.config.profile, weights=str(weights))
+    (run.root / "own.csv").write_text("scan_id,source\nA1,scans/a1\n")
+    made = open_run("site", profile=run.config.profile, manifest="own.csv", weights=str(weights))
     for name in ("manifest.csv", "intake.csv", "volumes"):
         if not made.path(name).exists():
             made.path(name).symlink_to(run.path(name))

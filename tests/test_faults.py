@@ -24,7 +24,9 @@ def copy(tmp_path_factory):
 
 
 def run_tests(tree, *nodes):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COVID3D_ROOT"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COVID3D_ROOT"))
+    }
     environment |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *nodes],

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -111,3 +113,32 @@ def test_an_error_in_a_worker_keeps_its_message_and_code(workers):
 
 def test_an_error_reads_where_what_cure():
     assert str(Covid3DError("it is wrong", where="row 3", cure="Mend it")) == "row 3: it is wrong. Mend it"
+
+
+def dead_process() -> int:
+    """Return the number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    dead, alive = dead_process(), os.getpid()
+    for number in (dead, alive):
+        (tmp_path / f".fold_00.{number}.abcd_123").mkdir()
+        (tmp_path / f".table.csv.{number}.abcd_123.csv").touch()
+    with io.atomic_folder(tmp_path / "fold_00") as folder:
+        io.write_text(folder / "inside.txt", "x")
+    io.write_text(tmp_path / "table.csv", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f".fold_00.{alive}.abcd_123",
+        f".table.csv.{alive}.abcd_123.csv",
+        "fold_00",
+        "table.csv",
+    ]
+
+
+def test_a_file_in_the_way_of_a_folder_is_one_message_with_a_cure(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(StorageError, match="choose another folder"):
+        io.write_text(tmp_path / "taken" / "more" / "x.txt", "x")

@@ -193,6 +193,13 @@ def test_kappa_and_its_interval_equal_statsmodels() -> None:
     assert math.isnan(metrics.kappa([1, 1], [1, 1]).value)
 
 
+@pytest.mark.parametrize(("a", "b", "value"), [([1, 1, 1, 1], [1, 1, 0, 0], 0.0), ([1, 0, 1, 0], [1, 0, 1, 0], 1.0)])
+def test_kappa_without_a_standard_error_has_no_limits_that_look_certain(a, b, value) -> None:
+    found = metrics.kappa(a, b)
+    assert found.value == value
+    assert math.isnan(found.low) and math.isnan(found.high)
+
+
 @pytest.mark.parametrize(("b", "c"), [(5, 0), (0, 5), (7, 3), (4, 4), (0, 0)])
 def test_mcnemar_exact_equals_statsmodels(b: int, c: int) -> None:
     reference = statsmodels.stats.contingency_tables.mcnemar([[3, b], [c, 3]], exact=True).pvalue if b + c else 1.0

@@ -220,11 +220,11 @@ def test_a_kill_in_a_fold_costs_nothing_and_changes_no_byte(smoke_run, tmp_path_
     )
     pipeline.hold(run, process.pid)
     deadline = time.monotonic() + 120
-    while not list(run.path("checkpoints").glob("*.safetensors")) and time.monotonic() < deadline:
+    while not list(run.path("checkpoints").glob("task1*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert list(run.path("checkpoints").glob("*.safetensors")), "the kill came too late to say anything"
+    assert list(run.path("checkpoints").glob("task1*.safetensors")), "the kill came too late to say anything"
     finished = [path.parent.name for path in run.path("models", "task1", "covid3d").glob("fold_*/done.json")]
     assert len(finished) < 2
     assert pipeline.compute(run, 2, target) == 0
@@ -232,7 +232,7 @@ def test_a_kill_in_a_fold_costs_nothing_and_changes_no_byte(smoke_run, tmp_path_
     assert hashes_of(run.folder, pattern) == hashes_of(smoke_run.folder, pattern)
     pattern = "models/task1/covid3d/fold_*/weights.safetensors"
     assert len(hashes_of(run.folder, pattern)) == 2
-    assert not list(run.path("checkpoints").glob("*.safetensors"))
+    assert not list(run.path("checkpoints").iterdir())
 
 
 # locks, sweeps, steps
@@ -251,8 +251,12 @@ def locked(run, holder):
 def test_a_lock_of_a_dead_process_is_removed_even_when_its_number_is_in_use_again(make_run, holder):
     run = make_run()
     lock = locked(run, holder)
+    half_written = run.path("checkpoints", ".fold_00.safetensors.ab12_xyz.safetensors")
+    half_written.parent.mkdir(exist_ok=True)
+    half_written.touch()
     pipeline.clear_dead_lock(run)
     assert not lock.exists()
+    assert not half_written.exists()
 
 
 def test_a_lock_of_a_living_process_is_respected(make_run):

@@ -1,5 +1,6 @@
 """One scan, one number: the safety rule, the map's geometry, and files without identifiers."""
 
+import errno
 import gzip
 import os
 from pathlib import Path
@@ -15,12 +16,12 @@ from covid3d.config import load_profile
 from covid3d.ct.grid import resample, to_volume_space
 from covid3d.ct.series import read_ct
 from covid3d.ct.windows import Window
-from covid3d.errors import SeriesError, WeightsError
+from covid3d.errors import SeriesError, StorageError, WeightsError
 from covid3d.explain import signed_map
 from covid3d.inference import score
 from covid3d.models.registry import build
 from covid3d.models.weights import save_weights
-from covid3d.predict import RESEARCH, SIMULATED_WEIGHTS, predict, weights_profile
+from covid3d.predict import RESEARCH, SIMULATED_WEIGHTS, predict, weights_profile, weights_window
 
 PROFILE = load_profile("smoke")
 WINDOW = Window(-600, 1500)
@@ -179,6 +180,21 @@ def test_a_scan_that_cannot_be_read_writes_nothing(weights, tmp_path):
     with pytest.raises(SeriesError):
         predict(tmp_path, weights("site"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_all_three_files_or_none(weights, scan, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("covid3d.predict.write_json", full)
+    with pytest.raises(StorageError, match="Free some space"):
+        predict(scan, weights("site"), out=tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_weights_whose_window_is_none_are_refused():
+    with pytest.raises(WeightsError, match="'lung' is no window"):
+        weights_window({"window": "lung"})
 
 
 def test_a_scan_without_lungs_is_warned_about(weights, tmp_path):

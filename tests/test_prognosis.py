@@ -198,6 +198,16 @@ def test_c_index_and_auc_equal_lifelines_and_scikit_learn():
     assert risk.auc_pairs(table).value(one)[0] == pytest.approx(roc_auc_score(table["label"], table["logit"]))
 
 
+def test_a_perfect_order_of_few_patients_has_no_interval_that_looks_certain():
+    table = pd.DataFrame({"patient_id": ["a", "b", "c", "d"], "remaining_days": [1.0, 2.0, 8.0, 9.0], "event": 1})
+    table = table.assign(label=[0, 0, 1, 1], logit=table["remaining_days"])
+    for measure in risk.MEASURES:
+        found = risk.bootstrap_interval(table, measure, 99, np.random.default_rng(1))
+        assert found.value == 1 and np.isnan(found.low) and np.isnan(found.high)
+    mixed = risk.bootstrap_interval(table.assign(logit=[1, 3, 2, 4]), "c_index", 99, np.random.default_rng(1))
+    assert mixed.low < mixed.value < mixed.high
+
+
 def test_resampled_weights_are_repeated_rows():
     table = synthetic(0.3, 12, np.random.default_rng(6))
     table["patient_id"] = table["patient_id"].str.slice(0, 3)  # P00 has ten rows, P01 two

@@ -82,6 +82,13 @@ def test_model_thresholds_come_from_validation_and_call_at_or_above() -> None:
     assert table.loc["b", [readers.YOUDEN, readers.HALF]].tolist() == [0, 1]
 
 
+def test_validation_scans_of_one_class_give_no_youden_threshold_and_no_calls() -> None:
+    cuts = readers.model_thresholds(pd.DataFrame({"label": [1, 1], "logit": [-2.0, 1.0]}))
+    assert np.isnan(cuts[readers.YOUDEN])
+    scores = pd.DataFrame({"scan_id": ["a", "b"], "hospital": "B", "label": [1, 0], "logit": [1.5, 0.0]})
+    assert set(readers.model_calls(scores, cuts)["reader"]) == {readers.HALF}
+
+
 def test_read_off_is_the_highest_sensitivity_at_the_readers_specificity_by_scikit_learn() -> None:
     generator = np.random.default_rng(1)
     label = np.repeat([1, 0], [20, 20])

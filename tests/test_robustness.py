@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import wasserstein_distance
 from synthetic_run import synthetic_run
 
-from covid3d import inference, robustness, training
+from covid3d import external, inference, robustness, training
 from covid3d.ct.intake import accepted
 from covid3d.ct.store import Store
 from covid3d.ct.windows import Window, apply_window, sample_windows
@@ -77,6 +77,14 @@ def test_window_sd_by_hand(run, scores):
     assert (row["nominal"], row["n_windows"]) == (aucs["nominal"], 4)
     assert table.loc[("covid3d", "B"), "n_uniform"] == run.profile.windows.curve_count
     assert table.loc[("covid3d", "A"), "n_windows"] == run.profile.windows.internal_count
+
+
+def test_the_tuned_row_has_as_many_windows_as_the_other_rows_of_table_1(run, scores):
+    own = scores.query("hospital == 'B' and model == 'covid3d'")
+    around = own[own["window"].str.fullmatch(r"t\d+")]
+    assert around["window"].nunique() == run.profile.windows.count
+    spread = external.window_sd_of(scores[scores["split"] == "external"]).set_index(["model", "hospital"])
+    assert spread.loc[("tuned", "B"), "n_windows"] == spread.loc[("covid3d", "B"), "n_windows"]
 
 
 def test_the_curve_starts_at_the_nominal_window_and_reuses_the_sample_at_one(run, scores):

@@ -112,6 +112,16 @@ def test_one_scan_under_two_names_is_found(column: str, check: str) -> None:
     assert found(leakage_certificate(table, make_folds(table, 3, 1), intake), check) == ["A0000-0 = B0000-0"]
 
 
+def test_a_check_whose_column_is_missing_is_not_reported_as_passed() -> None:
+    table = cohort()
+    certificate = leakage_certificate(
+        table, make_folds(table, 3, 1), intake_of(table).drop(columns="series_uid_sha256")
+    )
+    assert "series_uid" not in [check["check"] for check in certificate["checks"]]
+    assert "pixels" in [check["check"] for check in certificate["checks"]]
+    assert certificate["passed"]
+
+
 def test_refused_scans_and_blank_hashes_are_not_compared() -> None:
     table = cohort()
     intake = intake_of(table).assign(pixel_sha256=None)

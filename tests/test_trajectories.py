@@ -10,6 +10,7 @@ from synthetic_run import synthetic_run
 from covid3d import courses, inference, training, trajectories
 from covid3d.ct.store import Store
 from covid3d.ct.windows import nominal_window
+from covid3d.io import write_csv
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,32 @@ def test_fold_offsets_and_variation(run, scores):
     own = scores.query("kind == 'first' and hospital == 'A' and fold == 0 and label == 1")["logit"].mean()
     assert table.loc[0, "mean_positive"] == pytest.approx(own)
     assert table["mean_external"].isna().all() and trajectories.fold_variation(run).empty, "external has not run"
+
+
+def test_a_scan_is_placed_among_the_negatives_of_its_own_fold_model(run, scores, monkeypatch):
+    """One fold's scale lies 100 higher: neither percentile nor range may change with it."""
+    before, case = trajectories.shares(run), trajectories.case_study(run)
+    moved = scores.assign(logit=scores["logit"] + 100 * scores["fold"])
+    monkeypatch.setattr(trajectories, "ensure_trajectories", lambda run: moved)
+    after = trajectories.shares(run).set_index("quantity")
+    inside = "late last scan inside the COVID- distribution"
+    assert after.loc[inside, "k"] == before.set_index("quantity").loc[inside, "k"]
+    assert trajectories.case_study(run)["percentile"].tolist() == case["percentile"].tolist()
+
+
+def test_every_fold_scores_the_negatives_of_b_and_c(run, scores):
+    negatives = trajectories.negative_scores(run)
+    assert not negatives.duplicated(["fold", "scan_id"]).any()
+    assert set(negatives.loc[negatives["scan_id"].str[0] != "A", "fold"]) == {1}
+    path = run.path("external", "predictions.csv")
+    rows = [("covid3d_fold", fold, "B004-0", 0, 5.0 + fold) for fold in (0, 1)]
+    write_csv(path, pd.DataFrame(rows, columns=["model", "fold", "scan_id", "label", "logit"]))
+    try:
+        found = trajectories.negative_scores(run).query("scan_id == 'B004-0'").set_index("fold")["logit"]
+    finally:
+        path.unlink()
+    own = scores.set_index("scan_id").loc["B004-0", "logit"]
+    assert found.to_dict() == pytest.approx({0: 5.0, 1: own}), "the deployed fold's own score stays"
 
 
 def test_a_percentile_counts_ties_half():

@@ -89,6 +89,11 @@ def source_of(run: Run, source: str) -> Source:
     return Source(Path(entry["path"]), entry["series"])
 
 
+def private_hash(run: Run, source: str, value: str) -> str:
+    """Return a hash keyed with the run's own key where the scan is a site's, so that nobody can link it to elsewhere."""
+    return pseudonym(_key(run), "series", value) if value and source.startswith(SITE) else value
+
+
 def _deliver(run: Run) -> None:
     """Write the key file, then the delivered manifest: pseudonyms, opaque sources, ages of 90 and more pooled."""
     table = read_manifest(run.order_form, delivered=True)

@@ -135,7 +135,7 @@ def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
         return
     start = _pixels_at(file, dataset)
     if "PerFrameFunctionalGroupsSequence" not in dataset:
-        frames = int(dataset.get("NumberOfFrames") or 1)
+        frames = _count(dataset, "NumberOfFrames") or 1
         yield from (_slice(file, dataset, None if frames == 1 else index, start, [dataset]) for index in range(frames))
         return
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])
@@ -174,8 +174,8 @@ def _slice(file: Path, dataset: Dataset, frame: int | None, start: int | None, p
         series_number=str(dataset.get("SeriesNumber") or "").lstrip("0"),
         description=str(dataset.get("SeriesDescription") or "").strip(),
         image_type=tuple(str(value).strip() for value in ([image_type] if isinstance(image_type, str) else image_type)),
-        rows=int(dataset.get("Rows") or 0),
-        columns=int(dataset.get("Columns") or 0),
+        rows=_count(dataset, "Rows"),
+        columns=_count(dataset, "Columns"),
         position=_numbers(_first(places, "ImagePositionPatient"), 3),
         orientation=_numbers(_first(places, "ImageOrientationPatient"), 6),
         pixel_spacing=None if spacing is None or spacing.min() <= 0 else (float(spacing[0]), float(spacing[1])),
@@ -202,6 +202,11 @@ def _numbers(value: Any, count: int) -> np.ndarray | None:
     except (TypeError, ValueError):
         return None
     return numbers if numbers.shape == (count,) and np.isfinite(numbers).all() else None
+
+
+def _count(dataset: Dataset, keyword: str) -> int:
+    """Return a header's count, 0 where it is absent or no number."""
+    return int(_number(dataset.get(keyword)) or 0)
 
 
 def _number(value: Any) -> float | None:

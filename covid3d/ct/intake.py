@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from covid3d.config import Run
-from covid3d.ct.cohort import ensure_cohort, source_of
+from covid3d.ct.cohort import ensure_cohort, private_hash, source_of
 from covid3d.ct.scan import read_scan, safe_message
 from covid3d.ct.series import CURES
 from covid3d.ct.store import Store
@@ -21,7 +21,8 @@ from covid3d.steps import code_fingerprint, ensure_in_place
 IDS = ("scan_id", "patient_id", "hospital", "role", "label", "scan_index")
 FACTS = (
     "n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "kernel", "kvp", "manufacturer",
-    "transfer_syntax", "hu_mean", "hu_sd", "lung_volume_ml", "pixel_sha256", "volume",
+    "transfer_syntax", "hu_mean", "hu_sd", "lung_volume_ml", "pixel_sha256", "series_uid_sha256",
+    "volume",
 )  # fmt: skip
 COLUMNS = (*IDS, "ok", "code", "message", *FACTS)
 WHOLE = ("label", "scan_index", "ok", "n_slices", "rows", "columns")
@@ -83,6 +84,7 @@ def take_in(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         if given and found != given:
             raise SeriesError("the scan's files have another checksum than the manifest says", code="checksum")
         grid, facts = read_scan(place.path, place.series, store.shape)
+        facts["series_uid_sha256"] = private_hash(run, str(row["source"]), facts["series_uid_sha256"])
         name = store.name(ids["scan_id"], _source_hash(found, place))
         noted = {**facts, "volume": name, "code": code_fingerprint("covid3d.ct.scan")}
         store.put(ids["scan_id"], _source_hash(found, place), grid, noted)

@@ -31,6 +31,7 @@ DECODERS: Final = {
 }
 JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
 LOWEST_HU, HIGHEST_HU = -3024, 4000
+FARTHEST = 2**24
 
 
 def syntax_name(syntax: UID) -> str:
@@ -148,10 +149,11 @@ def _scaled(stored: np.ndarray, entry: Slice, padding: tuple[int, int] | None) -
     """Return rounded HU with padding set to air, not clipped, and the share of pixels above any CT number."""
     assert entry.slope is not None
     assert entry.intercept is not None
-    if entry.slope == 1 and entry.intercept == int(entry.intercept):
+    if entry.slope == 1 and entry.intercept == int(entry.intercept) and abs(entry.intercept) < FARTHEST:
         values = stored.astype(np.int32) + int(entry.intercept)
     else:
-        values = np.rint(stored * entry.slope + entry.intercept).astype(np.int32)
+        exact = np.rint(stored * entry.slope + entry.intercept)  # clipped, or an absurd slope would wrap round
+        values = np.clip(exact, -FARTHEST, FARTHEST).astype(np.int32)
     if padding is not None:
         values[(stored >= padding[0]) & (stored <= padding[1])] = HU_MIN
     return values, float((values > HIGHEST_HU).mean())

@@ -44,6 +44,7 @@ def facts(volume: CTVolume) -> dict[str, Any]:
         "hu_sd": round(deviation, 3),
         "lung_volume_ml": round(lung_volume_ml(resample(volume, coarse), grid_spacing(volume, coarse)), 1),
         "pixel_sha256": pixel_sha256(volume.hu),
+        "series_uid_sha256": series.uid_sha256 if series else "",
     }
 
 

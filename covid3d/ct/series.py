@@ -4,6 +4,7 @@ DICOM folders (any file names, nested, several series), one enhanced multi-frame
 ordered by their position along the normal of the slices, never by name or number.
 """
 
+import hashlib
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from covid3d.config import PHANTOM_MANUFACTURER
 from covid3d.ct.headers import Slice, read_slices
 from covid3d.ct.images import is_image, read_image
 from covid3d.ct.pixels import DECODERS, hounsfield, syntax_name
-from covid3d.ct.volume import PHANTOM_MANUFACTURER, CTVolume, SeriesInfo, axial_volume
+from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
 from covid3d.errors import SeriesError
 from covid3d.io import cpu_count
 
@@ -284,6 +286,7 @@ def _info(first: Slice) -> SeriesInfo:
 
     kernel = dataset.get("ConvolutionKernel") or ""
     manufacturer = str(dataset.get("Manufacturer") or "").strip()
+    uid = str(dataset.get("SeriesInstanceUID") or "").strip()
     return SeriesInfo(
         kernel=str(kernel if isinstance(kernel, str) else kernel[0]).strip(),
         kvp=number("KVP"),
@@ -291,4 +294,5 @@ def _info(first: Slice) -> SeriesInfo:
         transfer_syntax=str(first.syntax),
         slice_thickness_mm=number("SliceThickness"),
         simulated=manufacturer.startswith(PHANTOM_MANUFACTURER),
+        uid_sha256=hashlib.sha256(f"covid3d series {uid}".encode()).hexdigest() if uid else "",
     )

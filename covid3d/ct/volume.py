@@ -11,9 +11,6 @@ import numpy as np
 HU_MIN, HU_MAX = -1024, 3071
 """The range kept: air to the top of a 12-bit scanner. Padding below it is air; metal above it is clipped."""
 
-PHANTOM_MANUFACTURER = "COVID3D phantom"
-"""What the Manufacturer of simulated DICOM begins with."""
-
 
 @dataclass(frozen=True)
 class SeriesInfo:
@@ -26,6 +23,7 @@ class SeriesInfo:
     slice_thickness_mm: float | None = None
     file_format: str = "DICOM"
     simulated: bool = False
+    uid_sha256: str = ""  # tells that two scans come from one series; blank where de-identification blanked the UID
 
 
 @dataclass(frozen=True)

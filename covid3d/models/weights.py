@@ -27,6 +27,8 @@ KEYS = (
     "licence",
 )
 TRAINED_ON = ("phantom", "public", "site", "kinetics600")
+PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+LARGEST_GRID = 512
 MAKE_NEW = "Give a weights.safetensors of a run, e.g. runs/NAME/models/task1/covid3d/fold_00/weights.safetensors"
 
 
@@ -55,6 +57,10 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     path = Path(path)
     if not path.is_file():
         raise WeightsError("there is no such weights file", where=path.name, cure=MAKE_NEW)
+    with path.open("rb") as stream:
+        if stream.read(2) in PICKLED:
+            what = "a pickled PyTorch file, which is never opened here: reading one can run foreign code"
+            raise WeightsError(what, where=path.name, cure=f"Convert it to safetensors where it was made. {MAKE_NEW}")
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
@@ -96,7 +102,7 @@ def load_weights(path: str | Path, model: nn.Module, *, expect: Mapping[str, str
     )
     if wrong:
         raise WeightsError(
-            f"{len(wrong)} of {len(expected)} tensors differ from the model's, the first '{wrong[0]}': "
+            f"{len(wrong)} tensors differ from the model's {len(expected)}, the first '{wrong[0]}': "
             f"{_shape(tensors, wrong[0])} in the file, {_shape(expected, wrong[0])} in the model",
             where=where,
             cure=f"The file was made for model {metadata['model']} at width {metadata['width']}. {MAKE_NEW}",
@@ -117,7 +123,10 @@ def grid_shape(text: str) -> tuple[int, int, int]:
     try:
         z, y, x = (int(size) for size in text.split(","))
     except ValueError:
-        raise WeightsError(f"'{text}' is no grid", cure="It should read like 24,64,64") from None
+        z = y = x = 0
+    if not 1 <= min(z, y, x) <= max(z, y, x) <= LARGEST_GRID:
+        cure = f"It should read like 24,64,64, each from 1 to {LARGEST_GRID}. {MAKE_NEW}"
+        raise WeightsError(f"the metadata say grid = '{text}', which is no grid", cure=cure)
     return z, y, x
 
 

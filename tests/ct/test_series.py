@@ -5,6 +5,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_series import SHAPE, SPACING, body, rewrite, slice_dataset, write_series
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
 
@@ -298,6 +299,18 @@ def test_too_few_slices_are_refused(tmp_path):
 
 def test_values_above_any_ct_number_are_refused(tmp_path):
     assert refusal(write_series(tmp_path, RescaleSlope=20)).code == "hu_out_of_range"
+
+
+@pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept"])
+def test_an_absurd_scale_does_not_wrap_round_to_ct_numbers(tmp_path, tag):
+    assert refusal(write_series(tmp_path, **{tag: "1E+30"})).code == "hu_out_of_range"
+
+
+def test_a_count_that_is_no_number_is_refused_not_a_crash(tmp_path):
+    def change(dataset, index):
+        dataset.add(DataElement("NumberOfFrames", "LO", "many"))
+
+    assert refusal(write_series(tmp_path, change=change)).code
 
 
 def test_an_unknown_transfer_syntax_is_named(tmp_path):

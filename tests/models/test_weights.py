@@ -109,3 +109,17 @@ def test_grids_are_written_and_read_as_text():
     assert grid_shape("24,64,64") == (24, 64, 64)
     with pytest.raises(WeightsError, match="no grid"):
         grid_shape("24x64x64")
+
+
+def test_a_pickled_file_is_refused_unopened_whatever_its_name(tmp_path, model):
+    for name in ("weights.pt", "weights.safetensors"):
+        torch.save(model.state_dict(), tmp_path / name)
+        with pytest.raises(WeightsError, match=f"{name}: a pickled PyTorch file") as error:
+            describe_weights(tmp_path / name)
+        assert "safetensors" in error.value.cure
+
+
+@pytest.mark.parametrize("text", ["-1,2,3", "0,64,64", "24,64,100000", "24,64", "a,b,c"])
+def test_a_grid_that_no_scan_can_be_resampled_to_is_refused(text):
+    with pytest.raises(WeightsError, match="no grid"):
+        grid_shape(text)
