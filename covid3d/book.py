@@ -275,21 +275,33 @@ def _predictions(run: Run) -> pd.DataFrame:
 
 
 def cost(run: Run) -> dict[str, Any]:
-    """Return the time of every step beside the budget of the profile `standard`; job times, so parallel jobs add up."""
+    """Return the time of every step, and of groups of steps beside the budget of the profile `standard`.
+
+    `wall_minutes` counts the time in which at least one step of a group ran, so parallel jobs do not add up.
+    """
     steps = [read_json(path) for path in sorted(run.path("logs", "cost").glob("*.json"))]
     groups = []
     for name, (minutes, starts) in BUDGET.items():
-        seconds = sum(step["seconds"] for step in steps if step["step"].startswith(starts))
+        measured = _wall_minutes([step for step in steps if step["step"].startswith(starts)])
         budget = minutes if run.profile.name == "standard" else None
-        groups.append({"group": name, "measured_minutes": round(seconds / 60, 2), "budget_minutes": budget})
-    total = round(sum(step["seconds"] for step in steps) / 60, 2)
+        groups.append({"group": name, "wall_minutes": measured, "budget_minutes": budget})
     return {
         "profile": run.profile.name,
         "profile_minutes": run.profile.minutes,
-        "job_minutes": total,
+        "wall_minutes": _wall_minutes(steps),
         "groups": groups,
-        "steps": steps,
+        "steps": [{"step": step["step"], "seconds": step["seconds"]} for step in steps],
     }
+
+
+def _wall_minutes(steps: list[dict[str, Any]]) -> float:
+    """Return the minutes in which at least one of these steps ran."""
+    total = latest = 0.0
+    for step in sorted(steps, key=lambda step: step["ended"] - step["seconds"]):
+        begun = max(step["ended"] - step["seconds"], latest)
+        total += max(step["ended"] - begun, 0.0)
+        latest = max(latest, step["ended"])
+    return round(total / 60, 2)
 
 
 def passport(run: Run) -> dict[str, Any]:

@@ -155,12 +155,23 @@ def run_step(run: Run, name: str, *, fold: int | None, variant: str | None, chap
 
 
 def create(name: str, **options: Any) -> Run:
-    """Open a run, or create it after a look at the files that it names; see `open_run`."""
-    weights = options.get("weights")
-    if weights and not (repository_root() / weights).is_file():
-        raise ConfigError(
-            "there is no such weights file", where=str(weights), cure="Give WEIGHTS=path of a safetensors file"
-        )
+    """Open a run, or create it when the files that it names are in order, so that a refusal leaves nothing behind.
+
+    Raises ConfigError, ManifestError or WeightsError; see `open_run`.
+    """
+    manifest, weights = (repository_root() / (options.get(key) or "") for key in ("manifest", "weights"))
+    if options.get("weights"):
+        from covid3d.models.weights import describe_weights
+
+        if not weights.is_file():
+            cure = "Give WEIGHTS=path of a safetensors file"
+            raise ConfigError("there is no such weights file", where=str(options["weights"]), cure=cure)
+        describe_weights(weights)
+    if options.get("manifest") and manifest.is_file():
+        from covid3d.manifest import read_manifest
+
+        simulated = read_manifest(manifest)["source"].str.startswith("phantom:").any()
+        read_manifest(manifest, delivered=not simulated)
     return open_run(name, **options)
 
 

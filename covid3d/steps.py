@@ -175,10 +175,9 @@ def content(folder: Path) -> str:
 
 
 def note_cost(run: Run, name: str, seconds: float) -> None:
-    """Keep the wall time of a step outside the results, for cost.json."""
-    write_json(
-        run.path("logs", "cost", name.replace("/", "__") + ".json"), {"step": name, "seconds": round(seconds, 2)}
-    )
+    """Keep when a step ended (seconds since 1970) and how long it took outside the results, for cost.json."""
+    note = {"step": name, "seconds": round(seconds, 2), "ended": round(time.time(), 2)}
+    write_json(run.path("logs", "cost", name.replace("/", "__") + ".json"), note)
 
 
 def profile_values(run: Run, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -338,3 +338,37 @@ def test_two_whole_runs_with_one_seed_have_identical_values(smoke_run, tmp_path_
     assert pipeline.compute(run, 2) == 0
     for name in ("values.json", "predictions.csv", "claims.csv", "manifest.csv", "intake.csv"):
         assert run.path(name).read_bytes() == smoke_run.path(name).read_bytes(), name
+
+
+# a hospital's own scans with given weights
+
+
+def test_a_sites_manifest_with_given_weights_gives_chapters_1_2_and_4_under_pseudonyms(smoke_run, tmp_path_factory):
+    root = furnish(tmp_path_factory.mktemp("site"))
+    own = root / "own"
+    rows = pd.read_csv(smoke_run.manifest, dtype=str, keep_default_na=False)
+    rows = rows[(rows["hospital"] == "B") & (rows["scan_index"] == "0")].copy()
+    for name in rows["scan_id"]:
+        shutil.copytree(smoke_run.path("dicom", name), own / "SECRET" / name)
+    rows["source"] = "SECRET/" + rows["scan_id"]
+    rows["patient_id"] = "SECRET" + rows["patient_id"]
+    rows.assign(sha256="").to_csv(own / "manifest.csv", index=False)
+    shutil.copy(smoke_run.model("task1", "covid3d", 0) / "weights.safetensors", own)
+    options = ("--profile", "smoke", "--manifest", "own/manifest.csv", "--weights", "own/weights.safetensors")
+    found = command_line(root, "pipeline", "mine", *options, "--cores", "2")
+    assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
+    run = root / "runs" / "mine"
+    assert {path.stem for path in (run / "notebooks").glob("*.ipynb")} == {"01_data", "02_model", "04_external_tests"}
+    page = (run / "book" / "_build" / "html" / "notebooks" / "04_external_tests.html").read_text(encoding="utf-8")
+    assert "simulated" in re.sub(r"<[^>]+>", " ", page.partition("<article")[2])[:600].lower()  # known by its headers
+    for path in run.rglob("*"):
+        if path.is_file() and not {"logs", ".snakemake"} & set(path.relative_to(run).parts):
+            assert b"SECRET" not in path.read_bytes(), path.name
+
+
+def test_a_refused_manifest_leaves_no_run_behind(root):
+    (root / "bad.csv").write_text("scan_id,patient_id\na,b\n")
+    found = command_line(root, "pipeline", "mine", "--profile", "smoke", "--manifest", "bad.csv")
+    assert found.returncode == 2
+    assert "bad.csv" in found.stderr and "Traceback" not in found.stderr
+    assert not (root / "runs" / "mine").exists()
