@@ -113,25 +113,30 @@ class Chapter:
         high: Any = None,
         unit: str = "",
         text: str | None = None,
+        label: str = "",
         cohort: str | None = None,
         claims: Sequence[str] = (),
     ) -> None:
         """Keep one value under a key; for a missing value `text` is the reason.
 
+        `label` says how a number is meant wherever it is printed, e.g. "p = 0.012 (nominal)".
         Raises ConfigError when the key exists with another content (running the same cell again is fine).
         """
         cohort = cohort or cohort_of(self.run)
         if cohort not in COHORTS:
             raise ConfigError(f"unknown cohort '{cohort}'", where=key, cure=f"Known: {', '.join(COHORTS)}")
         number = _plain(value)
+        printed = text
+        if missing(number) or text is None:
+            printed = format_value(number, _plain(low), _plain(high), unit, text)
+        if label and not missing(number):
+            printed = f"{printed} ({label})"
         entry = {
             "value": None if missing(number) else number,
             "low": None if missing(_plain(low)) else _plain(low),
             "high": None if missing(_plain(high)) else _plain(high),
             "unit": unit,
-            "text": format_value(number, _plain(low), _plain(high), unit, text)
-            if missing(number) or text is None
-            else text,
+            "text": printed,
             "cohort": cohort,
             "cell": current_cell(self.run.root / "notebooks" / f"{self.name}.ipynb"),
             "claims": sorted({*claims, *claims_of(key)}),
@@ -159,18 +164,31 @@ class Chapter:
         unit: str = "",
         scale: float = 1.0,
         reason: str = "method",
+        label: str = "",
         cohort: str | None = None,
+        claims: Sequence[str] = (),
     ) -> None:
         """Keep one value a row of a table: `key` is a pattern such as "auc_{model}_{hospital}" filled from the row.
 
-        value, limits, reason: names of columns; `scale` multiplies value and limits (100 turns shares into per cent).
+        value, limits, reason: names of columns; label and claims as in `value`; `scale` multiplies value and limits (100
+        turns shares into per cent).
         """
         for row in table.to_dict("records"):
             name = key.format(**{str(column): str(cell).lower() for column, cell in row.items()})
             number, *ends = (_scaled(row[column], scale) for column in (value, *(limits or ())))
             low, high = ends or (None, None)
             text = str(row.get(reason) or "no data").removeprefix("not available: ") if missing(number) else None
-            self.value(re.sub(r"\W+", "_", name), number, low=low, high=high, unit=unit, text=text, cohort=cohort)
+            self.value(
+                re.sub(r"\W+", "_", name),
+                number,
+                low=low,
+                high=high,
+                unit=unit,
+                text=text,
+                label=label,
+                cohort=cohort,
+                claims=claims,
+            )
 
     def note(self, claim: str, text: str, *, cohort: str = "paper") -> None:
         """Record a statement for a claim that is documented, not computed."""

@@ -83,7 +83,7 @@ def verdict(claim: Row, entry: dict[str, Any] | None, cohort: str) -> str:
     basis = claim["basis"]
     if basis == "private":
         return NOT_RERUNNABLE
-    if entry is None or (entry["value"] is None and not (cohort == "phantom" and basis == "input")):
+    if entry is None or entry["value"] is None:
         return NOT_AVAILABLE
     if basis == "definition":
         return BY_DEFINITION
@@ -95,7 +95,9 @@ def verdict(claim: Row, entry: dict[str, Any] | None, cohort: str) -> str:
         return BY_DEFINITION if claim["reason"] else "disagrees"
     if cohort == "phantom":
         return BY_CONSTRUCTION if basis == "input" else NOT_COMPARABLE
-    return _judge_numbers(claim, entry)
+    found = _judge_numbers(claim, entry)
+    is_count = basis == "input" and claim["kind"] != "interpretation"
+    return BY_DEFINITION if found == "disagrees" and is_count else found  # another cohort has other counts
 
 
 def _judge_numbers(claim: Row, entry: dict[str, Any]) -> str:

@@ -77,6 +77,19 @@ def test_a_table_fills_the_pattern_of_its_keys(run):
     assert chapter.values["sensitivity_r2_b"]["text"] == "not available (no case)"
 
 
+def test_a_label_says_how_a_number_is_meant_wherever_it_is_printed(run):
+    chapter = Chapter(run, "07_prognosis")
+    chapter.value("logrank_single_p", 0.012, unit="p", label="nominal")
+    chapter.value("logrank_age_sex_p", None, unit="p", label="nominal", text="one group")
+    table = pd.DataFrame({"predictor": ["pair"], "p": [0.5]})
+    chapter.record(table, "logrank_{predictor}_p", "p", unit="p", label="nominal", claims=["C126"])
+    texts = {key: entry["text"] for key, entry in chapter.values.items()}
+    assert texts["logrank_single_p"] == "p = 0.012 (nominal)"
+    assert texts["logrank_age_sex_p"] == "not available (one group)"
+    assert texts["logrank_pair_p"] == "p = 0.5 (nominal)"
+    assert "C126" in chapter.values["logrank_pair_p"]["claims"]
+
+
 def test_files_of_a_chapter_are_the_same_at_every_execution(run):
     contents = []
     for _ in range(2):

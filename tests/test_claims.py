@@ -62,6 +62,26 @@ def test_real_scans_are_judged_by_value_then_interval(value, low, high, expected
     assert claims.verdict(claim(), entry(value, low, high), "public") == expected
 
 
+@pytest.mark.parametrize("cohort", ["phantom", "public", "site"])
+@pytest.mark.parametrize("basis", ["input", "performance", "software", "definition"])
+def test_a_missing_value_is_not_available_whatever_the_claim(basis, cohort):
+    assert claims.verdict(claim(basis=basis), entry(None), cohort) == "not available"
+
+
+@pytest.mark.parametrize("cohort", ["public", "site"])
+def test_counts_of_another_cohort_differ_by_definition(cohort):
+    scans = claim(claim_id="C008", kind="cohort", basis="input", value="397", expected="397")
+    assert claims.verdict(scans, entry(120), cohort) == "differs by definition"
+    assert claims.verdict(scans, entry(397), cohort) == "agrees"
+
+
+def test_a_general_statement_can_be_refuted_by_real_scans():
+    peak = {row["claim_id"]: row for row in claims.load_claims().to_dict("records")}["C109"]
+    assert claims.verdict(peak, entry(8.0), "public") == "agrees"
+    assert claims.verdict(peak, entry(3.0), "public") == "disagrees"
+    assert claims.verdict(peak, entry(3.0), "phantom") == "by construction"
+
+
 @pytest.mark.parametrize(
     ("text", "number", "tolerance"),
     [

@@ -129,3 +129,23 @@ def test_the_scaled_map_of_figure_4_never_flips_its_colours():
     figure = trajectories.figure_4([GRID], [np.abs(HEAT)], [-2.0], [1], SPACING, -600, 1500)
     scaled = figure.axes[2].images[-1].get_array()
     assert float(np.abs(scaled).max()) == 0.0
+
+
+def test_figure_4_shows_the_peak_inside_the_lungs():
+    maps, grid, lungs = np.zeros((4, 8, 8)), np.zeros((4, 8, 8)), np.zeros((4, 8, 8), bool)
+    maps[0, :4, :4], maps[3, 4:, 4:], lungs[3, 4:, 4:], grid[3] = 5.0, 1.0, True, 150
+    brightest = [
+        float(
+            trajectories.figure_4([grid], [maps], [1.0], [1], SPACING, -600, 1500, masks)
+            .axes[0]
+            .images[0]
+            .get_array()
+            .max()
+        )
+        for masks in (None, [lungs])
+    ]
+    assert brightest[0] < brightest[1]
+
+
+def test_no_cell_that_was_suppressed_is_drawn():
+    assert isinstance(data.cohort(pd.DataFrame({"hospital": [], "label": [], "patients": []})), Figure)

@@ -11,6 +11,8 @@ from covid3d.figures.style import BLUE, ORANGE, canvas, empty, plane, tidy, wind
 
 def cohort(counts: pd.DataFrame) -> Figure:
     """Draw the number of patients by hospital and label; columns hospital, label, patients."""
+    if counts.empty:
+        return empty("cells this small are not shown")
     figure, axes = canvas(height=2.6)
     table = counts.pivot_table(index="hospital", columns="label", values="patients", fill_value=0)
     left = np.zeros(len(table))

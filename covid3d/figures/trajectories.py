@@ -84,15 +84,19 @@ def figure_4(
     spacing: Sequence[float],
     level: float,
     width: float,
+    lungs: Sequence[np.ndarray] | None = None,
 ) -> Figure:
     """Draw the case study, one column a scan: the scan, its unscaled signed map, and the map times max(s, 0).
 
-    All maps of a row share one colour scale and one coronal and axial position.
+    All maps of a row share one colour scale and one axial slice: the peak of the highest scan's map, inside the lungs when
+    masks (z, y, x) are given.
     """
     if not grids:
         return empty("no patient has a follow-up scan")
     scaled = [heat * max(score, 0.0) for heat, score in zip(maps, scores, strict=True)]
-    z = peak_position(maps[int(np.argmax(scores))])[0]
+    top = int(np.argmax(scores))
+    inside = lungs[top] if lungs is not None and lungs[top].any() else np.ones(maps[top].shape, bool)
+    z = peak_position(np.where(inside, maps[top], -np.inf))[0]
     figure, axes = canvas(3, len(grids), width=1.9 * len(grids) + 1.0, height=6.0)
     for row, series in ((1, maps), (2, scaled)):
         limit = max(float(np.abs(heat).max()) for heat in series)
