@@ -70,7 +70,7 @@ book: $(STAMP)
 
 test: $(STAMP)
 	@echo "All tests, with a smoke run, its notebooks and its book: at most 20 min on 2 cores, 1 GB."
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 verify: $(STAMP)
 	@echo "Campaigns at their stated size; results go to benchmarks/results/."

@@ -59,6 +59,8 @@ def format_number(value: Any, unit: str = "") -> str:
         return f"{value:,}"
     if unit == "p":
         return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+    if unit in ("day", "days") and float(value).is_integer():
+        return f"{value:,.0f}"
     size = abs(value)
     digits = 3 if size < 1 else 2 if size < 10 else 1 if size < 1000 else 0
     return f"{value:,.{digits}f}"
@@ -259,7 +261,8 @@ def read_values(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def table_html(table: pd.DataFrame, caption: str = "") -> str:
-    """Return a table as HTML that scrolls sideways by itself; missing cells are empty."""
+    """Return a table as HTML that scrolls sideways by itself; missing cells are empty, counts are whole numbers."""
+    table = table.astype({name: "Int64" for name in table.columns[[_is_whole(table[name]) for name in table.columns]]})
     heads = "".join(f"<th scope='col'>{html.escape(str(column))}</th>" for column in table.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{html.escape(_cell_text(value))}</td>" for value in row) + "</tr>"
@@ -270,6 +273,12 @@ def table_html(table: pd.DataFrame, caption: str = "") -> str:
         "<div class='scrolls' style='overflow-x:auto' tabindex='0'>"
         f"<table class='table'>{title}<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _is_whole(column: pd.Series) -> bool:
+    """True for counts and days that stand as floats, often because of a missing cell; shares and AUCs never reach 2."""
+    known = column.dropna() if isinstance(column, pd.Series) and column.dtype == float else pd.Series(dtype=float)
+    return bool(len(known)) and bool((known == known.round()).all()) and known.abs().max() >= 2
 
 
 def _cell_text(value: Any) -> str:

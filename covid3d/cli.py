@@ -137,13 +137,15 @@ def check(
     if out is not None:
         write_json(out / "leakage.json", certificate)
     rows = table[["scan_id", "ok", "code", "message"]]
-    found = [f"{test['question']} {', '.join(test['found'])}" for test in certificate["checks"] if not test["passed"]]
+    found = [f"{test['question']} {', '.join(test['found'])}" for test in certificate["checks"] if test["passed"] is False]
+    read = int(rows["ok"].sum())
+    clean = f"leakage: nothing found among the {read} of {len(rows)} scans that could be read"
     if as_json:
         typer.echo(json.dumps({"scans": rows.to_dict("records"), "leakage": certificate}, indent=2, default=int))
     else:
         for row in rows.to_dict("records"):
             typer.echo(f"{row['scan_id']}  ok" if row["ok"] else f"{row['scan_id']}  {row['code']}: {row['message']}")
-        typer.echo("\n".join(found) or "leakage: nothing found")
+        typer.echo("\n".join(found) or (clean if read else "leakage: not judged, no scan could be read"))
     if found or not rows["ok"].all():
         raise typer.Exit(1)
 

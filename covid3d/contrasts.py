@@ -34,14 +34,18 @@ def pooled_or_nan(sites: list[Scored]) -> Tested:
     return metrics.pool_inverse_variance([one[0] for one in found], [one[1] for one in found])
 
 
+FEWEST_FOLDS = 5
+"""Fewer fold AUCs give no standard error worth a normal interval."""
+
+
 def external_internal_difference(inside: pd.DataFrame, labels: pd.Series, scores: pd.Series) -> Tested:
     """Return an external AUC minus the mean fold AUC of `inside` (fold, label, logit): a drop is negative.
 
     Independent samples: SE^2 = variance of the fold AUCs / folds + DeLong's variance outside; normal p.
     """
     values = fold_aucs(inside)
-    if len(values) < 2 or not _both(labels, scores, scores):
-        return _not_available("fewer than two folds, or one class")
+    if len(values) < FEWEST_FOLDS or not _both(labels, scores, scores):
+        return _not_available(f"fewer than {FEWEST_FOLDS} folds, or one class")
     y, s = labels.to_numpy(int), scores.to_numpy(float)
     error = float(np.hypot(np.std(values, ddof=1) / np.sqrt(len(values)), metrics.delong_standard_error(y, s)))
     if error == 0:

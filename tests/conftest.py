@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a private root folder, one smoke run for all, and the list of skips that CI accepts."""
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -47,34 +48,37 @@ def furnish(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smoke_root(tmp_path_factory) -> Path:
-    """The private root of the smoke run that all tests share."""
-    return furnish(tmp_path_factory.mktemp("smoke"))
+def smoke_root(tmp_path_factory, request) -> Path:
+    """The private root of the smoke run that all tests share, in all worker processes."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if hasattr(request.config, "workerinput") else base) / "shared-smoke"
 
 
 @pytest.fixture(scope="session")
 def smoke_run(smoke_root) -> Run:
     """The profile `smoke`, computed once as `make smoke` does; tests read it and leave it as it is."""
+    smoke_root.mkdir(exist_ok=True)
     patch = pytest.MonkeyPatch()
     patch.setenv("COVID3D_ROOT", str(smoke_root))
-    try:
-        run = open_run("smoke")
-        status = pipeline.compute(run, cpu_count())
-    finally:
-        patch.undo()
-    if status:
-        log = run.path("logs", "snakemake.log").read_text(encoding="utf-8")
-        pytest.fail(f"the smoke run stopped with status {status}\n{log[-3000:]}", pytrace=False)
+    with (smoke_root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker process may be computing it
+        try:
+            if not (smoke_root / "notebooks").is_dir():
+                furnish(smoke_root)
+            run = open_run("smoke")
+            status = 0 if (smoke_root / "finished").is_file() else pipeline.compute(run, cpu_count())
+        finally:
+            patch.undo()
+        if status:
+            log = run.path("logs", "snakemake.log").read_text(encoding="utf-8")
+            pytest.fail(f"the smoke run stopped with status {status}\n{log[-3000:]}", pytrace=False)
+        (smoke_root / "finished").touch()
     return run
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Give all tests of the shared smoke run to one worker, first of all."""
-    for item in items:
-        if "smoke_run" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("smoke"))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """Put the tests of the shared smoke run first: they take longest."""
+    items.sort(key=lambda item: "smoke_run" not in getattr(item, "fixturenames", ()))
 
 
 def pytest_runtest_logreport(report):

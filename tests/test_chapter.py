@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,10 @@ def test_table_text_cannot_break_out_of_its_cell():
 
 def test_a_phantom_run_says_first_that_it_is_simulated(run):
     assert banner(run).startswith("Simulated scans:")
+
+
+def test_counts_that_a_missing_cell_made_floats_are_printed_whole_and_shares_are_not():
+    table = pd.DataFrame({"age": [24.0, None], "auc": [1.0, 0.0]})
+    cells = re.findall(r"<td>(.*?)</td>", table_html(table))
+    assert cells == ["24", "1.00", "", "0.000"]
+    assert (format_value(4.0, unit="day"), format_value(4.5, unit="days")) == ("4 day", "4.50 days")

@@ -110,12 +110,12 @@ def test_the_pooled_difference_is_an_inverse_variance_mean_of_sites_never_one_ro
 
 
 def test_the_external_internal_difference_adds_both_variances():
-    inside = pd.DataFrame({"fold": [0] * 6 + [1] * 6, "label": [0, 0, 0, 1, 1, 1] * 2})
-    inside["logit"] = [1, 2, 3, 4, 5, 6, 1, 2, 4, 3, 5, 6]  # fold AUCs 1 and 8/9
+    inside = pd.DataFrame({"fold": np.repeat(range(6), 6), "label": [0, 0, 0, 1, 1, 1] * 6})
+    inside["logit"] = [1, 2, 3, 4, 5, 6, 1, 2, 4, 3, 5, 6] * 3  # fold AUCs 1 and 8/9, three times each
     labels, scores = pd.Series([0, 0, 1, 1]), pd.Series([1.0, 3.0, 2.0, 4.0])  # AUC 3/4
     found = contrasts.external_internal_difference(inside, labels, scores)
     placements = np.var([0.5, 1.0], ddof=1) / 2  # DeLong by hand, the same for both classes
-    error = np.sqrt((1 / 18) ** 2 + 2 * placements)
+    error = np.sqrt((1 / 18) ** 2 / 5 + 2 * placements)
     assert found.estimate.value == pytest.approx(3 / 4 - (1 + 8 / 9) / 2)
     assert found.estimate.high - found.estimate.value == pytest.approx(1.959964 * error)
 
