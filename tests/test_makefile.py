@@ -1,5 +1,6 @@
 """What the Makefile promises: help by default, words before work, safe cleaning."""
 
+import os
 import subprocess
 
 import pytest
@@ -9,7 +10,10 @@ TARGETS = "report smoke test verify extended run batch book lint doctor clean cl
 
 
 def make(*arguments, cwd=CHECKOUT):
-    return subprocess.run(["make", *arguments], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    outer = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=outer, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
 
 
 @pytest.fixture
