@@ -262,7 +262,7 @@ def read_values(run: Run) -> dict[str, dict[str, Any]]:
 
 def table_html(table: pd.DataFrame, caption: str = "") -> str:
     """Return a table as HTML that scrolls sideways by itself; missing cells are empty, counts are whole numbers."""
-    table = table.astype({name: "Int64" for name in table.columns[[_is_whole(table[name]) for name in table.columns]]})
+    table = table.astype(dict.fromkeys(table.columns[[_is_whole(table[name]) for name in table.columns]], "Int64"))
     heads = "".join(f"<th scope='col'>{html.escape(str(column))}</th>" for column in table.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{html.escape(_cell_text(value))}</td>" for value in row) + "</tr>"

@@ -137,7 +137,9 @@ def check(
     if out is not None:
         write_json(out / "leakage.json", certificate)
     rows = table[["scan_id", "ok", "code", "message"]]
-    found = [f"{test['question']} {', '.join(test['found'])}" for test in certificate["checks"] if test["passed"] is False]
+    found = [
+        f"{test['question']} {', '.join(test['found'])}" for test in certificate["checks"] if test["passed"] is False
+    ]
     read = int(rows["ok"].sum())
     clean = f"leakage: nothing found among the {read} of {len(rows)} scans that could be read"
     if as_json:
