@@ -40,7 +40,13 @@ def write_fragments(run: Run, folder: Path) -> None:
     cells = table_html(audit.audit_published(), "The printed percentages of Table 2, and the counts that they can be.")
     intervals = table_html(audit.printed_aucs(), "The printed AUCs, and the sampling interval that their counts imply.")
     (folder / "audit.html").write_text(cells + intervals, encoding="utf-8")
-    facts = {"profile": run.profile.name, "world": run.world, "seed": str(run.seed), "cohort": cohort_of(run)}
+    worlds = {"effect": "effect (the disease leaves its marks)", "null": "null (labels and courses at random)"}
+    facts = {
+        "profile": f"{run.profile.name} ({run.profile.purpose})",
+        "cohort": {"phantom": "simulated scans"}.get(cohort_of(run), cohort_of(run)),
+        "world": worlds[run.world] if run.is_phantom else "real scans",
+        "seed": str(run.seed),
+    }
     about = pd.DataFrame({"what": list(facts), "value": list(facts.values())})
     (folder / "run.html").write_text(table_html(about, f"The run '{run.name}'."), encoding="utf-8")
 

@@ -28,7 +28,7 @@ def figure_2(
     time: str = "day",
     label: str = "days since the first scan",
 ) -> Figure:
-    """Draw s(t) of every followed patient, the pooled curve with its band, and the noise band around 0.
+    """Draw s(t) of every followed patient, the pooled curve with its 95 % band, and as a bar aside the noise.
 
     course: patient_id, hospital, logit and the time column; curve: day, s, low, high.
     """
@@ -57,9 +57,9 @@ def figure_2(
             curve["day"].astype(float), curve["low"], curve["high"], color="black", alpha=0.15, linewidth=0
         )
     if np.isfinite(half_width):
-        plot.axhspan(
-            -half_width, half_width, color=ORANGE, alpha=0.12, linewidth=0, label="change without cause (95 %)"
-        )
+        aside, middle = 1.05 * float(course[time].max()) + 0.5, float(course["logit"].median())
+        largest = "largest change without cause (95 %)"
+        plot.errorbar(aside, middle, half_width / 2, color=ORANGE, linewidth=2, capsize=5, label=largest)
     plot.axhline(0, color=GREY, linewidth=1)
     plot.legend(frameon=False, fontsize=8)
     tidy(plot, label, "s(t), logit")
