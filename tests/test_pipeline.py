@@ -36,7 +36,8 @@ def hashes_of(folder, pattern):
 def copy_of(run, root):
     """Copy a finished run, times included, under another root; return it."""
     furnish(root)
-    shutil.copytree(run.folder, root / "runs" / run.name)
+    alive = shutil.ignore_patterns("process.json", "locks")  # another worker may be at the original right now
+    shutil.copytree(run.folder, root / "runs" / run.name, ignore=alive)
     return type(run)(run.name, root, run.config, run.profile)
 
 
