@@ -1,7 +1,8 @@
 """Build a simulated cohort: real DICOM, the truth beside it, simulated readers. Interrupted builds resume.
 
 Each scan has its own random stream from (seed, scan_id) and is written whole or not at all; the record of a finished scan lies
-in done/phantom/ and holds its checksum, so that a damaged series is noticed and made again.
+in done/phantom/ and holds the checksums of its series and masks, so that a damaged file is noticed and made again. A scan is
+made slab by slab in one process; nothing of it stays in memory but its record.
 """
 
 import shutil
@@ -18,7 +19,6 @@ from covid3d.config import Profile
 from covid3d.errors import ConfigError, nearest
 from covid3d.io import (
     atomic_folder,
-    atomic_path,
     cpu_count,
     parallel_map,
     random_seed,
@@ -29,8 +29,8 @@ from covid3d.io import (
     write_json,
 )
 from covid3d.manifest import read_manifest, write_manifest
-from covid3d.phantom import cohort, dicom, oracle, render, scanner
-from covid3d.phantom.anatomy import LOBES
+from covid3d.phantom import cohort, dicom, masks, oracle, render, scanner
+from covid3d.phantom.lung import LOBES
 from covid3d.phantom.course import Appearance, Course, appearance
 from covid3d.phantom.order_form import course_of
 from covid3d.phantom.readers import reader_study
@@ -38,6 +38,8 @@ from covid3d.steps import code_fingerprint
 
 AfterScan = Callable[[dict[str, Any], Path], None]
 RECORDS = ("done", "phantom")
+SLICES = range(16, 2001)
+SLICES_CURE = "Use 16 to 2000"
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,12 @@ class Job:
         return self.out / "dicom" / self.scan_id
 
     @property
-    def masks(self) -> Path:
+    def shares(self) -> Path:
         return self.out / "truth" / "masks" / f"{self.scan_id}.npz"
+
+    @property
+    def labels(self) -> Path:
+        return self.out / "truth" / "masks" / f"{self.scan_id}.nii.gz"
 
     @property
     def record(self) -> Path:
@@ -94,9 +100,11 @@ def build(
     scan's DICOM is deleted after it, and on a later build `stored(scan_id, sha256)` says whether it may stay deleted.
     Both must be picklable. Raises ConfigError naming the field that is impossible, ManifestError for the order form.
     """
-    _check(world, seed, workers, profile)
+    _check(world, seed, workers, scans, profile)
     form = read_manifest(manifest)
     cohort.check_orders(form)
+    if profile.phantom.slices is None:
+        _check_slices(form)
     table = cohort.select(form, profile.cohort)
     extra = cohort.controls(table, profile.cohort)
     jobs = _jobs(Path(out), table, extra, profile, world, seed)
@@ -116,18 +124,30 @@ def build(
     return _deliver(Path(out), jobs, records, table, extra, seed)
 
 
-def _check(world: str, seed: int, workers: int | None, profile: Profile) -> None:
+def _check(world: str, seed: int, workers: int | None, scans: Sequence[str] | None, profile: Profile) -> None:
     """Refuse parameters that no build can honour, by name."""
-    if world not in ("effect", "null"):
-        raise ConfigError(f"world is '{world}'", where="world", cure="Use effect or null")
-    if seed < 0:
-        raise ConfigError(f"seed is {seed}", where="seed", cure="Use a whole number of 0 or more")
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers is {workers}", where="workers", cure="Use 1 or more")
-    if profile.phantom.slices is not None and profile.phantom.slices > 2000:
-        raise ConfigError(
-            f"phantom.slices is {profile.phantom.slices}", where="phantom.slices", cure="Use 2000 or fewer"
-        )
+    size, grid = profile.phantom, profile.model.grid
+    rules: list[tuple[str, object, bool, str]] = [
+        ("world", world, world in ("effect", "null"), "Use effect or null"),
+        ("seed", seed, seed >= 0, "Use a whole number of 0 or more"),
+        ("workers", workers, workers is None or workers >= 1, "Use 1 or more"),
+        ("scans", scans, scans is None or len(scans) > 0, "Name one or more, or leave it out for all"),
+        ("phantom.matrix", size.matrix, 32 <= size.matrix <= 1024, "Use 32 to 1024"),
+        ("phantom.slices", size.slices, size.slices is None or size.slices in SLICES, SLICES_CURE),
+        ("phantom.phase_visible", size.phase_visible, 0 <= size.phase_visible <= 1, "Use 0 to 1"),
+        ("model.grid", grid, all(n >= 1 for n in grid), "Use 1 or more on every axis"),
+    ]
+    for field, value, possible, cure in rules:
+        if not possible:
+            raise ConfigError(f"{field} is {value!r}", where=field, cure=cure)
+
+
+def _check_slices(form: pd.DataFrame) -> None:
+    """Refuse an order form whose numbers of slices, which the profile asks for, are missing or impossible."""
+    for number, count in enumerate(form["n_slices"], 2):
+        if pd.isna(count) or int(count) not in SLICES:
+            what = "n_slices is empty" if pd.isna(count) else f"n_slices is {count}"
+            raise ConfigError(what, where=f"row {number}, column 'n_slices'", cure=SLICES_CURE)
 
 
 def _jobs(out: Path, table: pd.DataFrame, extra: pd.DataFrame, profile: Profile, world: str, seed: int) -> list[Job]:
@@ -206,7 +226,7 @@ def _ensure_scan(
     """Return the record of a scan, making the scan when its record, masks or files are missing or damaged."""
     try:
         record: dict[str, Any] = read_json(job.record)
-        whole = record["fingerprint"] == job.fingerprint and sha256_tree(job.masks) == record["masks_sha256"]
+        whole = record["fingerprint"] == job.fingerprint and record["masks_sha256"] == _masks_sha256(job)
         kept = stored is not None and stored(job.scan_id, record["sha256"])
         if whole and (sha256_tree(job.folder) == record["sha256"] if job.folder.is_dir() else kept):
             return record
@@ -224,29 +244,37 @@ def _ensure_scan(
 def _make_scan(job: Job) -> dict[str, Any]:
     """Write one scan's DICOM and masks; return its record: checksums, geometry and truth."""
     row = job.row
+    hospital = str(row["hospital"])
     patient = render.make_patient(
-        job.seed, str(row["patient_id"]), str(row["sex"]), row["age"] or 50, job.pattern_label
+        job.seed, str(row["patient_id"]), str(row["sex"]), row["age"] or 50, job.pattern_label, hospital
     )
     look = look_of(job)
     rng = np.random.default_rng(random_seed(job.seed, job.scan_id, "scanner"))
     slices = job.slices or int(row["n_slices"])
     thorax = patient.thorax
-    acquisition = scanner.acquire(str(row["hospital"]), thorax.height, thorax.half_width, job.matrix, slices, rng)
+    acquisition = scanner.acquire(hospital, thorax.height, thorax.half_width, job.matrix, slices, rng)
     levels = render.find_levels(patient, look)
-    masks = render.Masks(np.zeros(job.grid, np.float32), np.zeros(job.grid, np.float32))
-    header = dicom.header(row, acquisition, job.seed)
+    shares = render.Masks(np.zeros(job.grid, np.float32), np.zeros(job.grid, np.float32))
+    labels = masks.LabelMap(acquisition)
     with atomic_folder(job.folder) as folder:
-        for first, stored in render.render(patient, look, levels, acquisition, rng, masks):
-            dicom.write_slices(folder, header, first, stored, acquisition, job.seed, job.scan_id)
-    with atomic_path(job.masks) as path:
-        np.savez_compressed(path, lesion=_bytes(masks.lesion), lung=_bytes(masks.lung))
+        series = dicom.SeriesWriter(folder, row, acquisition, job.seed)
+        for first, stored, known in render.render(patient, look, levels, acquisition, shares):
+            series.write(first, stored)
+            labels.add(first, known)
+    labels.write(job.labels)
+    masks.write_shares(job.shares, shares.lesion, shares.lung)
     return {
         "fingerprint": job.fingerprint,
         "sha256": sha256_tree(job.folder),
-        "masks_sha256": sha256_tree(job.masks),
+        "masks_sha256": _masks_sha256(job),
         "n_slices": slices,
-        "truth": _truth(job, patient, look, levels, masks, acquisition),
+        "truth": list(_truth(job, patient, look, levels, shares, acquisition).items()),  # a list keeps its order
     }
+
+
+def _masks_sha256(job: Job) -> list[str]:
+    """Return the checksums of a scan's two masks."""
+    return [sha256_tree(job.shares), sha256_tree(job.labels)]
 
 
 def _truth(
@@ -254,13 +282,13 @@ def _truth(
     patient: render.Patient,
     look: Appearance,
     levels: render.Levels,
-    masks: render.Masks,
+    shares: render.Masks,
     acquisition: scanner.Acquisition,
 ) -> dict[str, Any]:
     """Return a scan's row of truth.csv."""
     spacing = tuple(s * n / g for s, n, g in zip(acquisition.spacing_mm, acquisition.shape, job.grid, strict=True))
     on_grid = oracle.evidence(
-        _bytes(masks.lesion) / 255, _bytes(masks.lung) / 255, (spacing[0], spacing[1], spacing[2])
+        masks.as_bytes(shares.lesion) / 255, masks.as_bytes(shares.lung) / 255, (spacing[0], spacing[1], spacing[2])
     )
     full, grid = oracle.oracle_logit(levels.features), oracle.oracle_logit(on_grid)
     return {
@@ -297,7 +325,7 @@ def _deliver(
 ) -> pd.DataFrame:
     """Write truth, readers, controls and the manifest, in this order; return the manifest."""
     made = {job.scan_id: record for job, record in zip(jobs, records, strict=True)}
-    truth = pd.DataFrame([record["truth"] for record in records])
+    truth = pd.DataFrame([dict(record["truth"]) for record in records])
     write_csv(out / "truth" / "truth.csv", truth)
     write_csv(out / "reader_study.csv", reader_study(table, truth, seed))
     delivered = _delivered(table, made)
@@ -313,11 +341,6 @@ def _delivered(table: pd.DataFrame, made: dict[str, dict[str, Any]]) -> pd.DataF
     rows["n_slices"] = pd.array([made[scan_id]["n_slices"] for scan_id in rows["scan_id"]], dtype="Int64")
     rows["sha256"] = [made[scan_id]["sha256"] for scan_id in rows["scan_id"]]
     return rows.reset_index(drop=True)
-
-
-def _bytes(share: np.ndarray) -> np.ndarray:
-    """Return shares in [0, 1] as uint8, 255 = fully."""
-    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
 
 
 def _plain(value: Any) -> Any:

@@ -53,6 +53,11 @@ class Appearance:
     contrast_hu: float
 
     @property
+    def paving(self) -> float:
+        """Return how far septa have thickened, 0 to 1: not while all is ground glass, nor while much is consolidated."""
+        return float(np.clip(1 - abs(self.ground_glass - 0.68) / 0.3, 0, 1))
+
+    @property
     def stage(self) -> str:
         """Return rising, peak or clearing."""
         return "rising" if self.phase < -2 else "peak" if self.phase <= 2 else "clearing"
@@ -70,12 +75,12 @@ def draw_course(seed: int, patient_id: str) -> Course:
 def random_course(rng: np.random.Generator) -> Course:
     """Draw a course."""
     return Course(
-        onset_to_first=int(np.clip(round(rng.normal(4.0, 1.5)), 0, 8)),
-        peak=float(np.clip(rng.normal(12.4, 1.1), 10.2, 14.8)),
-        peak_burden=float(np.clip(math.exp(rng.normal(math.log(0.15), 0.45)), 0.05, HIGHEST)),
-        rise=float(np.clip(math.exp(rng.normal(math.log(11.0), 0.40)), 4.2, 24.0)),
-        clearing=float(np.clip(math.exp(rng.normal(math.log(4.3), 0.25)), 2.5, 8.0)),
-        discharge_delay=float(rng.normal(0.5, 1.0)),
+        onset_to_first=int(np.clip(round(rng.normal(4.6, 2.0)), 0, 9)),
+        peak=float(np.clip(rng.normal(12.4, 1.5), 10.0, 15.0)),
+        peak_burden=float(np.clip(math.exp(rng.normal(math.log(0.19), 0.45)), 0.05, HIGHEST)),
+        rise=float(np.clip(math.exp(rng.normal(math.log(7.5), 0.18)), 4.2, 13.0)),
+        clearing=float(np.clip(math.exp(rng.normal(math.log(4.0), 0.20)), 2.5, 8.0)),
+        discharge_delay=float(rng.normal(0.5, 0.8)),
     )
 
 

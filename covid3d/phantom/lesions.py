@@ -1,204 +1,350 @@
-"""Two disease patterns as one growing level: a voxel is lesion where its relative distance D is below the scan's radius R.
+"""Lesions of both classes as ranks of one distance, so that amount and brightness cannot tell the class.
 
-D depends on the patient alone (so lesions keep their place), R on the scan's burden: R is the quantile of D over the lung
-that gives the burden asked for. The two classes differ in D only: where lesions lie, on which side, and in which shape.
+A patient's sites give every place of the lung a relative distance D. A scan does not use D itself but its rank q: the share of
+aerated lung, effusion and vessels left out, that lies nearer to a site. Weight, rim and consolidated core are functions of q
+and the scan's burden alone; the two classes differ in which places come first. Of several drafts of its sites a patient keeps
+the one whose compactness and contact with the lung's surface come nearest to values drawn alike for both classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from covid3d.phantom.anatomy import Array, Points, Thorax, cavity, lobe, lungs, segment_distance, waves
+from covid3d.phantom.chest import Thorax, cavity, hilum, lungs, pleura
+from covid3d.phantom.lung import Background, lattice, lobe, parenchyma
+from covid3d.phantom.shapes import Array, Points, soft
 
-ATYPICAL = 0.045
+ATYPICAL = 0.03  # share of each class that shows the other class's pattern
+CASE_MIX = {"A": 0.15, "B": 0.20, "C": 0.30}  # share of viral cases among COVID-, by hospital
+PATTERNS = ("rounded", "patchy", "branching", "lobar")
 REFERENCE_MM = 6.0
 FAR = np.float32(1e3)
-PATTERNS = ("rounded", "branching", "lobar")
+RIM = 0.36  # width of a lesion's edge, as a share of its rank
+DRAFTS = 8
+PROBES = (0.03, 0.12)  # burdens at which drafts are compared
+LOOKS = ((-0.15, 0.28), (0.08, 0.05), (0.05, 0.06))  # log fringe and surface contact: means and SDs wanted, tolerance
+UNEVEN, OUTLINE_MM = (0.08, 0.18, 0.26), 22.0
+BAND_MM = 9.0  # atelectasis above free fluid
 
 
 @dataclass(frozen=True)
 class Sites:
-    """Where a patient's lesions lie: ellipsoids, or tubes along vessels, or wedges of a lobe."""
+    """Where a patient's lesions lie: foci (lines of no length), tubes along vessels, or fillings of a lobe."""
 
     pattern: str
-    centres: Array  # rounded, lobar: (n, 3) z, y, x in mm
-    sizes: Array  # rounded, lobar: (n, 3) relative half axes z, y, x; branching: (n, 1)
-    segments: Array  # branching: (n, 6)
-    lobes: tuple[int, ...]  # lobar: one a centre
-    ragged: Array  # waves of the edge
+    lines: Array  # (n, 6): start and end z, y, x in mm
+    sizes: Array  # (n, 3): relative half axes z, y, x
+    lobes: Array  # (n,): the lobe that bounds a site, -1 for none
+    buds: Array  # (m, 7): start and end z, y, x and radius of nodules and twigs, mm
+    ragged: Array  # (2, 3): where the outline's noise lies
+    unevenness: float  # of the outline, a share of the distance
+    mottle: Array  # (2, 3): where the density's noise lies
+    paving: float  # how much septal network overlies ground glass, 0 to 1
     effusion_ml: float
     effusion_sides: tuple[float, float]  # right, left: share of the larger one
 
 
 @dataclass(frozen=True)
 class Reference:
-    """One patient's lungs on a coarse fixed grid: the voxels inside, their coordinates and distances."""
+    """One patient's lungs on a coarse grid: `inside` (Z, Y, X), everything else on the list of voxels inside."""
 
-    points: Points  # flat arrays of the lung voxels
+    grid: Points
+    inside: Array
+    points: Points
+    depth: Array  # mm to any surface of the lung
     pleura: Array  # mm to the chest wall or diaphragm
     lobe: Array
-    voxel_ml: float
+    aerated: Array  # share of the voxel that is no vessel
+    hu: Array  # healthy lung at breath 0
+    voxel_ml: float = REFERENCE_MM**3 / 1000
 
     @property
     def volume_ml(self) -> float:
         return len(self.pleura) * self.voxel_ml
 
 
-def reference(thorax: Thorax) -> Reference:
-    """Sample the lungs every `REFERENCE_MM`."""
-    half = thorax.half_width + 4
+def reference(thorax: Thorax, background: Background, vessels: Array) -> Reference:
+    """Sample the lungs every `REFERENCE_MM`; `vessels` as in `trees`."""
+    half = thorax.half_width + 20
     z = np.arange(-3, thorax.height + 12, REFERENCE_MM, dtype=np.float32)[:, None, None]
-    y = np.arange(-thorax.half_depth, thorax.half_depth + 20, REFERENCE_MM, dtype=np.float32)[None, :, None]
+    y = np.arange(-thorax.half_depth - 20, thorax.half_depth + 40, REFERENCE_MM, dtype=np.float32)[None, :, None]
     x = np.arange(-half, half, REFERENCE_MM, dtype=np.float32)[None, None, :]
-    grid = Points(z, y, x)
-    inside, t = cavity(thorax, grid)
-    keep = np.nonzero(lungs(thorax, grid, inside, t) > 0)
-    points = Points(z[keep[0], 0, 0], y[0, keep[1], 0], x[0, 0, keep[2]])
-    inside, _ = cavity(thorax, points)
-    side = np.where(points.x < 0, thorax.dome_right, thorax.dome_left)
+    grid = Points(z, *(np.broadcast_to(axis, (1, y.size, x.size)) for axis in (y, x)))
+    within, t = cavity(thorax, grid)
+    depth = lungs(thorax, grid, within, t)
+    inside = depth > 0
+    points = pick(grid, inside)
     return Reference(
+        grid=grid,
+        inside=inside,
         points=points,
-        pleura=np.minimum(inside, np.maximum(points.z - 0.6 * side, 0) + 0.5 * np.maximum(points.z, 0)).astype(
-            np.float32
-        ),
+        depth=depth[inside],
+        pleura=pleura(thorax, points, within[inside]),
         lobe=lobe(thorax, points)[0],
-        voxel_ml=REFERENCE_MM**3 / 1000,
+        aerated=1 - _vessel_share(grid, inside.shape, vessels)[inside],
+        hu=parenchyma(thorax, background, points, 0.0, depth[inside], REFERENCE_MM),
     )
 
 
-def draw_sites(thorax: Thorax, ref: Reference, label: int, rng: np.random.Generator) -> Sites:
-    """Draw a patient's sites; a share `ATYPICAL` of each class shows the other class's pattern."""
+def _vessel_share(grid: Points, shape: tuple[int, ...], vessels: Array) -> Array:
+    """Return the share of each voxel that is blood, from points strewn along the vessels."""
+    start, end = vessels[:, :3], vessels[:, 3:6]
+    length = np.linalg.norm(end - start, axis=1)
+    count = np.maximum(np.ceil(length / 3).astype(int), 1)
+    owner = np.repeat(np.arange(len(vessels)), count)
+    along = ((np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count) + 0.5) / count[owner])[:, None]
+    place = start[owner] * (1 - along) + end[owner] * along
+    area = np.pi * (0.5 * (vessels[:, 6] + vessels[:, 7])) ** 2
+    origin = np.array([grid.z[0, 0, 0], grid.y[0, 0, 0], grid.x[0, 0, 0]])
+    index = np.clip(np.rint((place - origin) / REFERENCE_MM).astype(int), 0, np.array(shape) - 1)
+    share = np.zeros(shape, np.float32)
+    np.add.at(share, tuple(index.T), (area * length / count)[owner] / REFERENCE_MM**3)
+    return np.clip(ndimage.uniform_filter(share, 2), 0, 0.8)
+
+
+# --- drawing -------------------------------------------------------------------------------------------------------------
+
+
+def draw_sites(
+    thorax: Thorax, ref: Reference, vessels: Array, label: int, rng: np.random.Generator, viral: float = CASE_MIX["A"]
+) -> Sites:
+    """Draw a patient's sites; `viral` is the share of COVID- cases that are viral, `ATYPICAL` swaps the classes."""
     covid_like = bool(label) != bool(rng.random() < ATYPICAL)
-    ragged = np.concatenate([rng.normal(0, 2 * np.pi / 48, (5, 3)), rng.uniform(0, 2 * np.pi, (5, 1))], axis=1)
-    effusion = float(np.exp(rng.normal(4.6, 0.6))) if rng.random() < 0.18 else 0.0
-    both = rng.random() < 0.5
-    sides = (1.0, 0.6 * both) if rng.random() < 0.5 else (0.6 * both, 1.0)
-    empty = np.zeros((0, 3), np.float32)
-    shared: dict[str, Any] = {
-        "ragged": ragged.astype(np.float32),
-        "effusion_ml": min(effusion, 350.0),
-        "effusion_sides": sides,
-    }
-    if covid_like:
-        centres, sizes = _rounded(thorax, ref, rng)
-        return Sites("rounded", centres, sizes, np.zeros((0, 6), np.float32), (), **shared)
-    if rng.random() < 0.65:
-        segments, sizes = _branching(thorax, rng)
-        return Sites("branching", empty, sizes, segments, (), **shared)
-    centres, sizes, lobes = _lobar(thorax, ref, rng)
-    return Sites("lobar", centres, sizes, np.zeros((0, 6), np.float32), lobes, **shared)
-
-
-def _rounded(thorax: Thorax, ref: Reference, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draw rounded foci a little under the pleura, mostly low, behind and on both sides."""
-    t = ref.points.z / thorax.height
-    weight = (
-        np.exp(-(((ref.pleura - 14.0) / 5.0) ** 2))
-        * np.exp(-2.2 * np.clip(t, 0, 1))
-        / (1 + np.exp(-(ref.points.y - 8) / 14))
+    kind = rng.random()
+    other = "patchy" if rng.random() < viral else "branching" if kind < 0.6 else "lobar"
+    pattern = "rounded" if covid_like else other
+    wanted = rng.normal(LOOKS[0], LOOKS[1])
+    fluid = float(np.exp(rng.normal(4.6, 0.6))) if rng.random() < 0.18 else 0.0
+    both = 0.6 * (rng.random() < 0.5)
+    sides = (1.0, both) if rng.random() < 0.5 else (both, 1.0)
+    ragged = rng.uniform(0, 3, (2, 3))
+    drafts = [_draft(pattern, thorax, ref, vessels, rng) for _ in range(DRAFTS)]
+    (lines, sizes, lobes), unevenness = _fitting(drafts, ref, thorax, field(ragged, ref.points, OUTLINE_MM), wanted)
+    return Sites(
+        pattern=pattern,
+        lines=lines,
+        sizes=sizes,
+        lobes=lobes,
+        buds=_buds(lines, vessels, rng, along=pattern == "branching"),
+        ragged=ragged,
+        unevenness=unevenness,
+        mottle=rng.uniform(0, 3, (2, 3)),
+        paving=float(rng.uniform(0.3, 1.0)) if rng.random() < 0.4 else 0.0,
+        effusion_ml=min(fluid, 350.0),
+        effusion_sides=sides,
     )
-    weight = weight * (np.abs(ref.points.x) > 42)
-    share = rng.beta(6, 6) if rng.random() < 0.93 else float(rng.random() < 0.5)
-    count = int(rng.integers(6, 15))
-    right = int(np.clip(round(count * share), 1 if 0 < share < 1 else 0, count - 1 if 0 < share < 1 else count))
+
+
+Draft = tuple[Array, Array, Array]
+
+
+def field(phases: Array, p: Points, coarse_mm: float) -> Array:
+    """Return a patient's own smooth noise, mean 0 and SD about 1, in two octaves, at flat lists of points."""
+    octaves = (coarse_mm, 0.45 * coarse_mm)
+    parts = [lattice(p, spacing, phase) for spacing, phase in zip(octaves, phases, strict=True)]
+    return np.clip(0.8 * parts[0] + 0.6 * parts[1], -2.5, 2.5)
+
+
+def _draft(pattern: str, thorax: Thorax, ref: Reference, vessels: Array, rng: np.random.Generator) -> Draft:
+    """Draw lines, sizes and lobes of one pattern."""
+    if pattern == "branching":
+        return _branching(vessels, rng)
+    if pattern == "lobar":
+        return _lobar(thorax, ref, rng)
+    return _foci(thorax, ref, rng, covid=pattern == "rounded")
+
+
+def _foci(thorax: Thorax, ref: Reference, rng: np.random.Generator, *, covid: bool) -> Draft:
+    """Draw rounded and short patches on both sides: with COVID under the pleura, low and behind, else anywhere."""
+    t, q = ref.points.z / thorax.height, ref.points
+    depth = rng.uniform(9, 20) if covid else rng.uniform(14, 34)
+    weight = np.exp(-(((ref.pleura - depth) / (5 if covid else 12)) ** 2)) + 1e-9
+    steep = max(rng.normal(1.15, 0.35), 0.0) if covid else rng.normal(-0.3, 0.35)
+    weight = weight * np.exp(-2.2 * steep * np.clip(t, 0, 1)) / (1 + np.exp(-(q.y - 6) * steep / 13))
+    weight = weight * (np.abs(q.x) > (42 if covid else 28))
+    share = rng.beta(6, 6) if rng.random() < (0.93 if covid else 0.75) else float(rng.random() < 0.5)
+    count = int(np.clip(round(np.exp(rng.normal(2.0, 0.55))), 2, 18))
+    spare = 1 if 0 < share < 1 else 0
+    right = int(np.clip(round(count * share), spare, count - spare))
     chosen: list[int] = []
     for side, number in ((-1, right), (1, count - right)):
-        w = weight * (np.sign(ref.points.x) == side)
+        w = weight * (np.sign(q.x) == side)
         chosen += rng.choice(len(w), size=number, replace=False, p=w / w.sum()).tolist()
-    points = np.stack([ref.points.z, ref.points.y, ref.points.x], axis=1)[chosen]
-    points = points + rng.uniform(-3, 3, points.shape)
-    sizes = np.exp(rng.normal(0, 0.35, (count, 1))) * np.exp(rng.normal(0, 0.12, (count, 3)))
-    return points.astype(np.float32), sizes.astype(np.float32)
+    middle = np.stack([q.z, q.y, q.x], axis=1)[chosen] + rng.uniform(-3, 3, (count, 3))
+    half = rng.normal(0, 1, (count, 3)) * rng.uniform(0, 12)
+    sizes = np.exp(rng.normal(0, 0.4, (count, 1))) * np.exp(rng.normal(0, 0.15, (count, 3)))
+    return (
+        np.concatenate([middle - half, middle + half], axis=1).astype(np.float32),
+        sizes.astype(np.float32),
+        _free(count),
+    )
 
 
-def _branching(thorax: Thorax, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Choose tubes along the bronchovascular tree: one or two branches with all that hangs on them, often on one side."""
-    segments = thorax.segments
-    parent = segments[:, 7].astype(int)
-    first_side = -1 if rng.random() < 0.5 else 1
-    sides = [first_side] if rng.random() < 0.65 else [-1, 1]
-    kept: list[int] = []
+def _branching(vessels: Array, rng: np.random.Generator) -> Draft:
+    """Choose tubes along the bronchovascular tree: from a few tips of one region, at times one on each side, inwards."""
+    first = -1 if rng.random() < 0.5 else 1
+    sides = (first,) if rng.random() < 0.65 else (-1, 1)
+    reach, parent = rng.uniform(20, 60), vessels[:, 8].astype(int)
+    lines, widths = [], []
     for side in sides:
-        tree = [i for i in range(len(segments)) if np.sign(segments[i, 5]) == side]
-        roots = [i for i in tree if parent[i] < 0]
-        members = {root: _descendants(root, parent, tree) for root in roots}
-        order = sorted(roots, key=lambda root: -len(members[root]) * rng.uniform(0.5, 1.5))
-        branch: list[int] = []
-        for root in order:
-            branch += members[root]
-            if len(branch) >= 16:
-                break
-        near = np.linalg.norm(segments[branch, :3] - _hilum_of(segments, roots), axis=1)
-        kept += [branch[i] for i in np.argsort(near)[: int(rng.integers(14, 24))]]
-    lines = segments[kept, :6]
-    sizes = np.clip(segments[kept, 6:7] / 3, 0.55, 1.3) * np.exp(rng.normal(0, 0.2, (len(kept), 1)))
-    return lines.astype(np.float32), sizes.astype(np.float32)
+        fit = np.flatnonzero((side * vessels[:, 5] > 30) & (vessels[:, 7] > 0.7) & (vessels[:, 7] < 1.6))
+        gaps = np.linalg.norm(vessels[fit, 3:6] - vessels[int(rng.choice(fit)), 3:6], axis=1)
+        near = fit[gaps < reach]
+        for tip in rng.choice(near, size=min(len(near), int(rng.integers(3, 9))), replace=False):
+            nodes = _path(vessels, parent, int(tip))
+            lines.append(np.concatenate([nodes[1:, :3], nodes[:-1, :3]], axis=1))
+            widths.append(nodes[:-1, 3])
+    tubes = np.concatenate(lines)
+    size = np.clip(np.concatenate(widths) / 2.5, 0.55, 1.3) * np.exp(rng.normal(0, 0.25, len(tubes)))
+    return tubes.astype(np.float32), np.repeat(size[:, None], 3, axis=1).astype(np.float32), _free(len(tubes))
 
 
-def _hilum_of(segments: Array, roots: list[int]) -> Array:
-    return segments[roots[0], :3]
+def _path(vessels: Array, parent: Array, tip: int, step_mm: float = 14.0, widest: float = 3.2) -> Array:
+    """Return nodes (z, y, x, radius) from a tip towards the hilum, about `step_mm` apart, at least two."""
+    nodes, here = [np.append(vessels[tip, 3:6], vessels[tip, 7])], tip
+    while here >= 0 and (len(nodes) < 2 or vessels[here, 6] < widest):
+        gap = np.linalg.norm(vessels[here, :3] - nodes[-1][:3])
+        if gap > step_mm or parent[here] < 0:
+            nodes.append(np.append(vessels[here, :3], vessels[here, 6]))
+        here = int(parent[here])
+    return np.array(nodes)
 
 
-def _descendants(root: int, parent: Array, tree: list[int]) -> list[int]:
-    """Return a segment and all that grow from it (parents come before children)."""
-    found = {root}
-    for i in tree:
-        if int(parent[i]) in found:
-            found.add(i)
-    return sorted(found)
-
-
-def _lobar(thorax: Thorax, ref: Reference, rng: np.random.Generator) -> tuple[Array, Array, tuple[int, ...]]:
-    """Choose one lobe, at times a second one of the same side, filled from the hilum outwards."""
-    first = int(rng.choice(5, p=[0.26, 0.14, 0.20, 0.24, 0.16]))
+def _lobar(thorax: Thorax, ref: Reference, rng: np.random.Generator) -> Draft:
+    """Fill one lobe, at times a second one of the same side, from one or more centres towards its fissures."""
+    first = int(rng.choice(5, p=[0.32, 0.18, 0.14, 0.25, 0.11]))
     same_side = [n for n in ((0, 1, 2) if first < 3 else (3, 4)) if n != first]
     lobes = (first, int(rng.choice(same_side))) if rng.random() < 0.3 else (first,)
-    centres = []
+    places, owners = [], []
     for number in lobes:
-        member = ref.lobe == number
-        middle = np.array([ref.points.z[member].mean(), ref.points.y[member].mean(), ref.points.x[member].mean()])
-        root = np.array([0.53 * thorax.height, 6.0, np.sign(middle[2]) * 36.0])
-        centres.append(root + rng.uniform(0.25, 0.55) * (middle - root) + rng.normal(0, 4, 3))
-    sizes = np.exp(rng.normal(0, 0.15, (len(lobes), 3))) * np.array([1.3, 1.0, 0.8])
-    return np.array(centres, np.float32), sizes.astype(np.float32), lobes
+        member = np.flatnonzero(ref.lobe == number)
+        centres = member[rng.integers(len(member), size=int(rng.integers(1, 5)))]
+        cloud = np.stack([ref.points.z, ref.points.y, ref.points.x], axis=1)
+        root = hilum(thorax, -1 if number < 3 else 1)
+        pull = rng.uniform(0.3, 0.9, (len(centres), 1))
+        places.append(root + pull * (cloud[centres] - root))
+        owners += [number] * len(centres)
+    middle = np.concatenate(places)
+    sizes = np.exp(rng.normal(0, 0.3, (len(middle), 1))) * np.exp(rng.normal(0, 0.2, (len(middle), 3)))
+    return (
+        np.repeat(middle, 2, axis=0).reshape(-1, 6).astype(np.float32),
+        sizes.astype(np.float32),
+        np.array(owners, np.int8),
+    )
+
+
+def _free(count: int) -> Array:
+    return np.full(count, -1, np.int8)
+
+
+def _buds(lines: Array, vessels: Array, rng: np.random.Generator, *, along: bool) -> Array:
+    """Draw nodules of 2 to 4 mm with short twigs: at distal branches near the tubes, or as satellites of the foci."""
+    if rng.random() < 0.5:
+        return np.zeros((0, 7), np.float32)
+    count = int(rng.integers(12, 40))
+    middle = 0.5 * (lines[:, :3] + lines[:, 3:])[rng.integers(len(lines), size=count)]
+    middle = middle + rng.normal(0, 16, (count, 3))
+    ends = vessels[vessels[:, 7] < 1.2][:, 3:6]
+    if along and len(ends):
+        middle = ends[np.linalg.norm(ends[None] - middle[:, None], axis=2).argmin(1)]
+    twig = rng.normal(0, 1, (2, count, 3))
+    twig *= rng.uniform(3, 8, (2, count, 1)) / np.linalg.norm(twig, axis=2, keepdims=True)
+    nodules = np.concatenate([middle, middle, rng.uniform(1.0, 2.0, (count, 1))], axis=1)
+    twigs = [np.concatenate([middle, middle + way, np.full((count, 1), 0.8)], axis=1) for way in twig]
+    return np.concatenate([nodules, *twigs]).astype(np.float32)
+
+
+def _fitting(drafts: list[Draft], ref: Reference, thorax: Thorax, noise: Array, wanted: Array) -> tuple[Draft, float]:
+    """Return the draft and the unevenness of its outline whose look comes nearest to the one wanted."""
+    best, found = np.inf, (drafts[0], UNEVEN[0])
+    for draft in drafts:
+        plain = _nearest(draft, thorax, ref.points, None)
+        for uneven in UNEVEN:
+            gap = float((((_look(ref, plain * (1 + np.float32(uneven) * noise)) - wanted) / LOOKS[2]) ** 2).sum())
+            if gap < best:
+                best, found = gap, (draft, uneven)
+    return found
+
+
+def _look(ref: Reference, relative: Array) -> Array:
+    """Return log fringe and contact with the lung's surface, means over `PROBES`: what a coarse grid averages away.
+
+    Fringe: voxels that a grid of about 15 x 9 x 9 mm shows as partly ill, for each that is ill.
+    """
+    order = np.argpartition(relative, [round(burden * len(relative)) for burden in PROBES])
+    shown = np.zeros(ref.inside.shape, np.float32)
+    found = []
+    for burden in PROBES:
+        ill = order[: max(1, round(burden * len(order)))]
+        flat = np.zeros(len(order), np.float32)
+        flat[ill] = 1
+        shown[ref.inside] = flat
+        around = ndimage.uniform_filter(shown, (3, 2, 2))[ref.inside]
+        fringe = ((around > 0.04) & (around < 0.5)).sum() / len(ill)
+        found.append((np.log(fringe), (ref.depth[ill] < 9).mean()))
+    return np.array(found).mean(0)
+
+
+# --- where -------------------------------------------------------------------------------------------------------------
 
 
 def distance(sites: Sites, thorax: Thorax, p: Points, limit: float | None = None) -> Array:
-    """Return D, the relative distance to the nearest site (mm over relative size), ragged by up to about a fifth.
+    """Return D, the relative distance to the nearest site (mm over relative size), float32.
 
-    With `limit`, voxels beyond it may hold any value above it (only boxes around the sites are computed).
+    With `limit` (on slabs), voxels beyond it may hold any value above it: only boxes around the sites are computed.
     """
-    shape = np.broadcast_shapes(p.z.shape, p.y.shape, p.x.shape)
-    out = np.full(shape, FAR, np.float32)
-    number = lobe(thorax, p)[0] if sites.lobes else None
-    for i in range(len(sites.segments) + len(sites.centres)):
-        box = (slice(None),) * p.z.ndim if limit is None else _box(sites, i, p, limit)
+    out = _nearest((sites.lines, sites.sizes, sites.lobes), thorax, p, limit)
+    if limit is None:
+        return np.asarray(out * _outline(sites, p), np.float32)
+    near = out < 1.7 * limit
+    out[near] *= _outline(sites, pick(p, near))
+    return out
+
+
+def pick(p: Points, where: Array) -> Points:
+    """Return the points of a slab where a bool (Z, Y, X) is true, as flat lists."""
+    k, j, i = np.nonzero(where)
+    return Points(p.z[k, 0, 0], p.y[0, j, i], p.x[0, j, i])
+
+
+def _outline(sites: Sites, p: Points) -> Array:
+    """Return the factor that makes outlines patchy."""
+    return np.asarray(1 + sites.unevenness * field(sites.ragged, p, OUTLINE_MM), np.float32)
+
+
+def _nearest(draft: Draft, thorax: Thorax, p: Points, limit: float | None) -> Array:
+    """Return the smooth relative distance to the nearest of some sites."""
+    lines, sizes, lobes = draft
+    out = np.full(np.broadcast_shapes(p.z.shape, p.y.shape, p.x.shape), FAR, np.float32)
+    number = lobe(thorax, p)[0] if (lobes >= 0).any() else None
+    for line, size, bound in zip(lines, sizes, lobes, strict=True):
+        box = (slice(None),) * p.z.ndim if limit is None else _box(line, size, p, limit)
         if box is None:
             continue
         part = p if limit is None else Points(p.z[box[0]], p.y[:, box[1], box[2]], p.x[:, box[1], box[2]])
-        here = _one(sites, i, part)
+        here = _one(line, size, part)
         if number is not None:
-            here = np.where(number[box] == sites.lobes[i], here, here * 2.2 + 12)
+            here = np.where(number[box] == bound, here, here * 2.2 + 12)
         np.minimum(out[box], here, out=out[box])
-    return out * (1 + 0.13 * np.clip(waves(sites.ragged, p), -2, 2))
+    return out
 
 
-def _one(sites: Sites, i: int, p: Points) -> Array:
+def _one(line: Array, size: Array, p: Points) -> Array:
     """Return the relative distance to one site."""
-    if len(sites.segments):
-        return segment_distance(p, sites.segments[i, :3], sites.segments[i, 3:]) / sites.sizes[i, 0]
-    c, s = sites.centres[i], sites.sizes[i]
-    return np.sqrt(((p.z - c[0]) / s[0]) ** 2 + ((p.y - c[1]) / s[1]) ** 2 + ((p.x - c[2]) / s[2]) ** 2).astype(
-        np.float32
-    )
+    d = (line[3:] - line[:3]) / size
+    z, y, x = (p.z - line[0]) / size[0], (p.y - line[1]) / size[1], (p.x - line[2]) / size[2]
+    length = float(d @ d)
+    if length > 1e-6:
+        s = np.clip((z * d[0] + y * d[1] + x * d[2]) / np.float32(length), 0, 1)
+        z, y, x = z - s * d[0], y - s * d[1], x - s * d[2]
+    return np.asarray(np.sqrt(z * z + y * y + x * x), np.float32)
 
 
-def _box(sites: Sites, i: int, p: Points, limit: float) -> tuple[slice, slice, slice] | None:
-    """Return the index box of a block (z, then y and x of its (1, Y, X) plane) that a site can reach, or None."""
-    reach = (limit * 1.35 + 1) * np.broadcast_to(sites.sizes[i], (3,))
-    ends = sites.segments[i].reshape(2, 3) if len(sites.segments) else sites.centres[i][None]
-    low, high = ends.min(0) - reach, ends.max(0) + reach
+def _box(line: Array, size: Array, p: Points, limit: float) -> tuple[slice, slice, slice] | None:
+    """Return the index box of a slab that a site can reach, or None."""
+    reach = (limit * 1.6 + 1) * size
+    low, high = np.minimum(line[:3], line[3:]) - reach, np.maximum(line[:3], line[3:]) + reach
     z = np.flatnonzero((p.z[:, 0, 0] >= low[0]) & (p.z[:, 0, 0] <= high[0]))
     plane = (p.y[0] >= low[1]) & (p.y[0] <= high[1]) & (p.x[0] >= low[2]) & (p.x[0] <= high[2])
     y, x = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
@@ -207,13 +353,73 @@ def _box(sites: Sites, i: int, p: Points, limit: float) -> tuple[slice, slice, s
     return slice(z[0], z[-1] + 1), slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
 
 
-def radius(relative: Array, share: float) -> float:
-    """Return R such that a share of the lung's voxels lies below it."""
-    return float(np.quantile(relative, share, method="linear")) if share > 0 else 0.0
+# --- how much ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The rank q of a distance: the share of aerated lung nearer to a site, between knots."""
+
+    distances: Array
+    shares: Array
+
+    def rank(self, relative: Array) -> Array:
+        """Return q of relative distances."""
+        return np.interp(relative, self.distances, self.shares).astype(np.float32)
+
+    def distance(self, share: float) -> float:
+        """Return the relative distance whose rank is `share`."""
+        return float(np.interp(share, self.shares, self.distances))
+
+
+def rank_of(relative: Array, weight: Array, knots: int = 256) -> Ranks:
+    """Return the ranks of D over lung voxels with weights."""
+    order = np.argsort(relative, kind="stable")
+    total = np.cumsum(weight[order], dtype=np.float64)
+    share = np.concatenate([[0.0], (total - 0.5 * weight[order]) / total[-1]])
+    ascending = np.concatenate([[0.0], relative[order]])
+    at = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, knots)])
+    return Ranks(np.interp(at, share, ascending).astype(np.float32), at.astype(np.float32))
+
+
+def weight(rank: Array, burden: float) -> Array:
+    """Return how much of a place is lesion: its sum over the lung is `burden` whatever the pattern."""
+    return soft(np.float32(1) - rank / np.float32(max(burden, 1e-6)), RIM)
+
+
+def core(rank: Array, dense: float) -> Array:
+    """Return how much of a place is consolidated."""
+    return weight(rank, dense) if dense > 1e-5 else np.zeros_like(rank)
+
+
+# --- fluid and texture ---------------------------------------------------------------------------------------------------
 
 
 def effusion_height(thorax: Thorax, p: Points, inside: Array, sides: tuple[float, float]) -> Array:
-    """Return how early free fluid fills a place: low, behind and next to the chest wall first."""
+    """Return how early free fluid fills a place, mm: low, behind and next to the chest wall first."""
     height = (p.y - thorax.half_depth) - 0.55 * p.z - 1.3 * np.maximum(inside, 0)
     share = np.where(p.x < 0, sides[0], sides[1])
     return np.where(share > 0, height - 30 * (1 - share), -FAR).astype(np.float32)
+
+
+def septa(p: Points, cell_mm: float = 10.0) -> Array:
+    """Return the distance (mm) to the walls of polygonal cells, the secondary lobules, at flat lists of points."""
+    place = np.stack([p.z, p.y, p.x], axis=1) / np.float32(cell_mm)
+    base = np.floor(place).astype(np.int32)
+    first = np.full(len(place), 9, np.float32)
+    second = first.copy()
+    for step in np.ndindex(3, 3, 3):
+        cell = base + (np.array(step, np.int32) - 1)
+        gap = np.zeros(len(place), np.float32)
+        for axis in range(3):
+            gap += (cell[:, axis] + _jitter(cell, axis) - place[:, axis]) ** 2
+        np.minimum(second, np.maximum(first, gap), out=second)
+        np.minimum(first, gap, out=first)
+    return (np.sqrt(second) - np.sqrt(first)) * np.float32(0.5 * cell_mm)
+
+
+def _jitter(cell: Array, axis: int) -> Array:
+    """Return a fixed pseudo-random number in [0.1, 0.9] for each cell and axis."""
+    mixed = (cell.astype(np.uint32) * np.array([73856093, 19349663, 83492791], np.uint32)).sum(1, dtype=np.uint32)
+    mixed = (mixed ^ np.uint32(0x9E3779B9 * (axis + 1) & 0xFFFFFFFF)) * np.uint32(2654435761)
+    return (0.1 + 0.8 * ((mixed >> np.uint32(8)) & np.uint32(0xFFFF)) / np.float32(65535)).astype(np.float32)

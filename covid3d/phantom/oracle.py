@@ -10,10 +10,10 @@ from scipy import ndimage
 
 Array = np.ndarray[Any, Any]
 FEATURES = ("balance", "pleural_depth", "posterior", "height", "lateral", "surface", "amount")
-CENTRE = (0.408, 1.218, 0.633, 0.460, 0.557, 2.181, -3.254)
-SCALE = (0.387, 0.252, 0.122, 0.105, 0.116, 0.402, 1.170)
-WEIGHTS = (0.487, -0.906, 1.295, 0.450, 1.806, 0.043, -0.205)
-BIAS = -0.164
+CENTRE = (0.352, 1.236, 0.606, 0.441, 0.573, 2.182, -2.993)
+SCALE = (0.358, 0.157, 0.139, 0.127, 0.094, 0.273, 1.049)
+WEIGHTS = (0.543, -0.549, 2.284, 0.124, 1.305, 0.061, -0.077)
+BIAS = -0.303
 LIMIT = 3.0  # SDs: no single feature decides alone
 
 

@@ -21,6 +21,7 @@ FOLLOWED = {"A": 49, "C": 4}
 FOLLOWUP_SCANS = {"A": 159, "C": 11}
 WITHOUT_LATE_SCAN = 4
 LATE_DAYS = 3
+INDEX_DAY = 7.2
 SHOWS_DISEASE = 0.02
 FIGURE_4_AGE = 24
 FIGURE_4_DAYS = (0, 3, 6, 9, 11)
@@ -140,14 +141,17 @@ def _spread(counts: list[int], spare: int, keep: int = -1) -> None:
 
 
 def plan_days(count: int, discharge: int, without_late: bool, rng: np.random.Generator) -> list[int]:
-    """Return the days of a patient's scans: the index scan about a week after the first, the last near discharge."""
+    """Return the days of a patient's scans: the index scan about a week after the first, the last near discharge.
+
+    The day of the index scan is drawn without a look at the discharge, so that the schedule alone foretells little.
+    """
     low, high = (LATE_DAYS + 2, LATE_DAYS + 5) if without_late else (0, LATE_DAYS + 1)
     last = max(discharge - int(rng.integers(low, high)), count + 1)
     if without_late:
         last = min(last, discharge - LATE_DAYS - 1)
     latest = last - (count - 1)
-    index = int(np.clip(round(discharge - rng.normal(7.0, 2.2)), 2, max(2, latest)))
-    free = np.arange(index + 1, last)
+    index = int(np.clip(round(rng.normal(INDEX_DAY, 1.5)), 2, max(2, latest)))
+    free = np.arange(index + 1, max(index + count - 1, (index + last + 1) // 2 + 1))
     between = [int(day) for day in rng.choice(free, size=count - 2, replace=False)] if count > 2 else []
     return [0, index, *sorted(between), *([last] if count > 1 else [])]
 

@@ -51,9 +51,9 @@ def _stay(reader: str, task: str, table: pd.DataFrame, known: Known, seed: int) 
         scan, prior = row["scan_id"], priors[row["patient_id"]]
         rng = np.random.default_rng(random_seed(seed, reader, scan, task))
         now, before = (math.log(max(float(known[s]["burden_fraction"]), 1e-3)) for s in (scan, prior))
-        days = 7.0 + 1.2 * (now - math.log(0.10)) + 4.0 * (float(known[scan]["ground_glass_fraction"]) - 0.65)
+        days = 7.0 + 2.0 * (now - math.log(0.16)) + 6.0 * (float(known[scan]["ground_glass_fraction"]) - 0.65)
         if task == "stay_pair":
-            days += 1.3 * np.clip(now - before - 0.5, -2.0, 2.0)
+            days += 2.0 * np.clip(now - before - 0.8, -2.0, 2.0)
         margin = (
             days + rng.normal(0, STAY_NOISE[reader] * (0.75 if task == "stay_pair" else 1.0)) - HIGH_RISK_DAYS
         ) / 2

@@ -1,10 +1,18 @@
 """The course of disease: rise, peak 10 to 15 days after onset, clearance, discharge; no course at all in the null world."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
+from covid3d.metrics import auc, paired_delong
 from covid3d.phantom.course import CLEARED, FIGURE_4, appearance, draw_course
+from covid3d.phantom.order_form import SHOWS_DISEASE, plan_days
 
 
 def test_burden_peaks_10_to_15_days_after_onset_and_is_cleared_at_discharge() -> None:
@@ -58,3 +66,45 @@ def test_null_world_burden_and_phase_tell_nothing_of_day_or_remaining_stay() -> 
         for shown in (2, 3, 4):
             assert stats.spearmanr(table[:, known], table[:, shown]).pvalue > 0.001
     assert np.unique(table[:, 2]).size > 1900
+
+
+def prognosis(visible: float, patients: int = 400) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return who stays 7 days or more after the index scan, and out-of-fold scores from true values of one or two scans."""
+    rows, stays, number = [], [], 0
+    while len(rows) < patients:
+        number += 1
+        course = draw_course(71, f"prognosis-{number}")
+        if course.burden(course.onset_to_first) <= SHOWS_DISEASE:
+            continue
+        day = plan_days(3, course.discharge_day, False, np.random.default_rng([71, number]))[1]
+        looks = [
+            appearance(course, course.onset_to_first + d, np.random.default_rng([72, number, d]), phase_visible=visible)
+            for d in (0, day)
+        ]
+        before, now = (math.log(look.burden) for look in looks)
+        rows.append((now, looks[1].ground_glass, looks[1].contrast_hu, (now - before) / day))
+        stays.append(course.discharge_day - day)
+    table, long = np.array(rows), np.array(stays) >= 7
+    model = make_pipeline(StandardScaler(), PolynomialFeatures(2), LogisticRegression(max_iter=500))
+    sets = {"burden": [0], "single": [0, 1, 2], "slope": [0, 3], "pair": [0, 1, 2, 3]}
+    return long, {
+        name: cross_val_predict(model, table[:, columns], long, cv=10, method="decision_function")
+        for name, columns in sets.items()
+    }
+
+
+@pytest.mark.parametrize("visible", [0.0, 0.5])
+def test_burden_and_slope_foretell_the_stay_better_than_burden_alone(visible: float) -> None:
+    long, scores = prognosis(visible)
+    gain = paired_delong(long, scores["slope"], scores["burden"])
+    assert 0.40 < long.mean() < 0.65
+    assert gain.estimate.value > 0.06 and gain.estimate.low > 0 and gain.p < 1e-4
+    assert 0.58 < auc(long, scores["single"]) < 0.77 and 0.78 < auc(long, scores["slope"]) < 0.9
+
+
+def test_the_second_scan_gains_less_when_one_scan_shows_the_phase() -> None:
+    gains = {}
+    for visible in (0.0, 0.5, 1.0):
+        long, scores = prognosis(visible)
+        gains[visible] = auc(long, scores["pair"]) - auc(long, scores["single"])
+    assert gains[0.0] > gains[0.5] > gains[1.0] + 0.03 and gains[1.0] < 0.05

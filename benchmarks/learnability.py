@@ -1,0 +1,94 @@
+"""Can the network learn the simulated classes, and from the lesions? `standard` with three seeds, as far as Task 1 goes.
+
+`python -m benchmarks.learnability [seed …]` computes cohort, intake, folds, B and C, and the maps of the missing seeds (about
+25 min each on 2 cores) in runs/, and writes benchmarks/results/learnability.csv and learnability_curves.csv. The runs are those
+of `make report` and `make extended`: what one has computed the other does not compute again.
+"""
+
+import sys
+from typing import Any
+
+import pandas as pd
+
+from covid3d import campaigns, pipeline
+from covid3d.config import Run, open_run
+from covid3d.cross_validation import FLAT_WITHIN, flatness, learning_curves
+from covid3d.explain import lesion_share_ratio, read_summary
+from covid3d.external import first_scores, learnable, skill
+from covid3d.io import cpu_count
+
+NAME, CURVES = "learnability", "learnability_curves"
+MADE_BY = ("covid3d.external", "covid3d.cross_validation", "covid3d.explain", "covid3d.phantom.build", __file__)
+SEEDS = (1, 2, 3)
+LOWEST_AUC, LOWEST_SKILL, LOWEST_RATIO = 0.60, 0.6, 2.0
+JOBS = ("external", "explain")
+BARS = ("beats 0.60", "beats burden", "beats metadata", "skill at A", "loss is flat", "map on lesions")
+
+
+def run_of(seed: int, profile: str = "standard") -> Run:
+    """Open the run of a seed, named as `make report` and `make extended` name it."""
+    return open_run(profile if seed == 1 else f"{profile}-seed{seed}", profile=profile, seed=seed)
+
+
+def measure(seed: int, profile: str = "standard", cores: int | None = None) -> pd.DataFrame:
+    """Compute Task 1, the external tests and the maps of one seed, and return `row_of` as one row."""
+    run = run_of(seed, profile)
+    if pipeline.compute(run, cores or cpu_count(), [f"done/jobs/{job}.done" for job in JOBS]):
+        raise RuntimeError(f"run '{run.name}' stopped; see runs/{run.name}/logs/")
+    return pd.DataFrame([row_of(run.with_options(compute=False))])
+
+
+def row_of(run: Run) -> dict[str, Any]:
+    """Return what a finished run says of learnability, and for each of `BARS` whether it is reached (1 or 0)."""
+    models = learnable(run).set_index("model")
+    known = skill(run).set_index("hospital")
+    change = flatness(learning_curves(run))
+    ratio = lesion_share_ratio(read_summary(run.path("explain")), 1, run.profile.statistics.bootstrap, run.seed)
+    row: dict[str, Any] = {"profile": run.profile.name, "scans_a": _scans(run), "scans_bc": len(first_scores(run))}
+    for model, name in (("COVID3D", "auc"), ("burden only", "burden"), ("metadata only", "metadata")):
+        columns = ("mean_fold_auc", "low", "high")
+        row |= dict(zip((name, f"{name}_low", f"{name}_high"), models.loc[model, list(columns)], strict=True))
+    for hospital in ("A", "B", "C"):
+        row |= {f"{what}_{hospital.lower()}": known.at[hospital, what] for what in ("auc", "oracle", "skill")}
+    row |= {"flatness": change, "map_ratio": ratio.value, "map_ratio_low": ratio.low, "map_ratio_high": ratio.high}
+    reached = (
+        row["auc_low"] > LOWEST_AUC,
+        row["auc_low"] > row["burden"],
+        not row["auc_low"] <= row["metadata"],  # no metadata varies: nothing to beat
+        row["skill_a"] >= LOWEST_SKILL,
+        abs(change) <= FLAT_WITHIN,
+        ratio.value >= LOWEST_RATIO and ratio.low > 1,
+    )
+    return row | {name: int(bool(value)) for name, value in zip(BARS, reached, strict=True)}
+
+
+def _scans(run: Run) -> int:
+    return int(pd.read_csv(run.splits)["scan_id"].nunique())
+
+
+def missed(table: pd.DataFrame) -> list[str]:
+    """Return the bars that are not reached, one line each, with the figure."""
+    figures = dict(zip(BARS, ("auc_low", "auc_low", "auc_low", "skill_a", "flatness", "map_ratio"), strict=True))
+    rows = table.to_dict("records")
+    return [f"seed {r['seed']}: {bar} not reached ({figures[bar]} {r[figures[bar]]:.3f})" for r in rows for bar in BARS if not r[bar]]
+
+
+def campaign(seeds: tuple[int, ...] = SEEDS, profile: str = "standard", cores: int | None = None) -> pd.DataFrame:
+    """Run the seeds that are missing; return learnability.csv, and write the mean learning curves beside it."""
+
+    def one(seed: int) -> pd.DataFrame:
+        row = measure(seed, profile, cores)
+        curves = learning_curves(run_of(seed, profile)).groupby("epoch", as_index=False).mean().drop(columns="fold")
+        known = campaigns.read(CURVES)
+        others = [] if known is None else [known[known["seed"] != seed]]
+        table = pd.concat([*others, curves.assign(seed=seed)], ignore_index=True).sort_values(["seed", "epoch"])
+        campaigns.write(CURVES, table, MADE_BY)
+        return row
+
+    return campaigns.extend(NAME, "seed", seeds, one, MADE_BY)
+
+
+if __name__ == "__main__":
+    found = campaign(tuple(int(seed) for seed in sys.argv[1:]) or SEEDS)
+    print(found.drop(columns=list(campaigns.STAMP)).T.to_string())
+    print("\n".join(missed(found)) or "every bar is reached")

@@ -1,0 +1,153 @@
+"""Five whole `smoke` pipelines in the null world: a surrogate cannot reveal a leak in the real one.
+
+`python -m benchmarks.null_smoke [seed …]` writes benchmarks/results/null_smoke.csv; a finished seed is not run again.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from covid3d import campaigns, metrics, prognosis, trajectories
+from covid3d.config import Run, RunConfig, load_profile
+from covid3d.contrasts import fold_aucs
+from covid3d.explain import read_map, read_summary
+from covid3d.external import first_scores, validation_scores
+from covid3d.io import cpu_count
+from covid3d.risk import MEASURES
+from covid3d.truth import lesion_mask, read_truth
+
+NAME = "null_smoke"
+MADE_BY = ("covid3d.book", "covid3d.prognosis", "covid3d.explain", "covid3d.trajectories", "covid3d.phantom.build", __file__)
+SEEDS = (1, 2, 3, 4, 5)
+NAN = float("nan")
+
+
+def measure(seed: int, world: str = "null") -> pd.DataFrame:
+    """Compute a whole `smoke` run by the command line in a temporary root; return `values_of` it."""
+    with tempfile.TemporaryDirectory(prefix="covid3d-null-") as folder:
+        root = Path(folder)
+        for name in ("notebooks", "book"):
+            shutil.copytree(campaigns.CHECKOUT / name, root / name, ignore=shutil.ignore_patterns("_build", ".*"))
+        options = {"profile": "smoke", "world": world, "seed": str(seed), "cores": str(cpu_count())}
+        given = [part for name, value in options.items() for part in (f"--{name}", value)]
+        command = [sys.executable, "-m", "covid3d", "pipeline", world, *given]
+        done = subprocess.run(command, env={**os.environ, "COVID3D_ROOT": folder}, cwd=campaigns.CHECKOUT)
+        if done.returncode:
+            raise RuntimeError(f"the {world} world's run with seed {seed} stopped with status {done.returncode}")
+        config = RunConfig(profile="smoke", world=world, seed=seed)
+        return values_of(Run(world, root, config, load_profile("smoke"), compute=False))
+
+
+def values_of(run: Run) -> pd.DataFrame:
+    """Return what a run says where nothing is to be said: quantity, stratum, value, positives, negatives (of an AUC)."""
+    rows: list[dict[str, Any]] = []
+
+    def add(quantity: str, stratum: str, value: float, positives: int = 0, negatives: int = 0) -> None:
+        head = {"quantity": quantity, "stratum": stratum, "value": value}
+        rows.append({**head, "positives": positives, "negatives": negatives})
+
+    inside = validation_scores(run)
+    for fold, value in enumerate(fold_aucs(inside)):
+        add("mean fold AUC at A", f"fold {fold}", value - 0.5)
+    for hospital, part in first_scores(run).groupby("hospital"):
+        labels = part["label"].to_numpy(int)
+        counts = int(labels.sum()), int((1 - labels).sum())
+        add("AUC at B and C", str(hospital), metrics.auc(labels, part["covid3d"].to_numpy(float)), *counts)
+    for variant in prognosis.VARIANTS:
+        table = prognosis.out_of_fold(run, variant)
+        for name, pairs in MEASURES.items():
+            value = float(pairs(table).value(np.ones((1, len(table))))[0])
+            add(f"prognosis {name}", variant, value - 0.5)
+    for quantity, value in {**_of_s(run), **_of_maps(run)}.items():
+        add(quantity, "all", value)
+    return pd.DataFrame(rows)
+
+
+def _of_s(run: Run) -> dict[str, float]:
+    """Return the correlations of s with day, remaining stay and true burden, and the change to days 7 to 10."""
+    table, truth = trajectories.course(run), read_truth(run)
+    assert truth is not None, "the null world is simulated"
+    table = table.merge(truth[["scan_id", "burden_ml"]], on="scan_id")
+    found = {"change of s to days 7 to 10": trajectories.change(run).value}
+    for name in ("day", "days_to_discharge", "burden_ml"):
+        known = table.dropna(subset=[name])
+        found[f"s against {name}"] = metrics.spearman(known["logit"], known[name]).estimate.value
+    return found
+
+
+def _of_maps(run: Run) -> dict[str, float]:
+    """Return the mean signed effect of lesions in the maps of first scans."""
+    summary = read_summary(run.path("explain"))
+    scans = summary.loc[summary["role"] != "followup", "scan_id"]
+    pairs = ((read_map(run, scan), lesion_mask(run, scan)) for scan in scans)
+    found = [signed_effect(values, lesion) for values, lesion in pairs if lesion is not None and lesion.sum() > 0]
+    return {"signed effect of lesions in the map": float(np.mean(found)) if found else NAN}
+
+
+def signed_effect(values: np.ndarray, lesion: np.ndarray) -> float:
+    """Return the mean of a signed map in lesions minus its mean elsewhere, in SDs of the map; maps and masks (z, y, x)."""
+    weight = lesion / lesion.sum()
+    other = (1 - lesion) / (1 - lesion).sum()
+    spread = float(values.std())
+    return float((values * weight).sum() - (values * other).sum()) / spread if spread > 0 else 0.0
+
+
+def verdict(table: pd.DataFrame, replicates: int = 99_999) -> pd.DataFrame:
+    """Return one row a quantity: n, value, p, method, adjusted (Holm's p over the quantities).
+
+    AUC at B and C: their labels never reached training, so within a run and hospital every order of scores is as likely;
+    the sum over runs and hospitals of U - mn / 2 is placed in its permutation distribution. All else: Student's t over
+    the runs, each run being one value (its mean over strata), since folds and patients of a run depend on each other.
+    """
+    rows = []
+    for quantity, part in table.groupby("quantity", sort=False):
+        if (part["positives"] > 0).all():
+            value, p, method = (*_permuted(part, replicates), "permutation within run and hospital")
+        else:
+            values = part.groupby("seed")["value"].mean().dropna()
+            value, method = float(values.mean()), f"t over {len(values)} runs"
+            spread = len(values) > 1 and values.std() > 0
+            p = float(stats.ttest_1samp(values, 0).pvalue) if spread else NAN
+        rows.append({"quantity": quantity, "n": len(part), "value": value, "p": p, "method": method})
+    found = pd.DataFrame(rows)
+    tested = found["p"].notna()
+    found.loc[tested, "adjusted"] = holm(found.loc[tested, "p"].to_numpy())
+    return found
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return Holm's adjusted p (Holm 1979)."""
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(steps, 1)
+    return adjusted
+
+
+def _permuted(part: pd.DataFrame, replicates: int) -> tuple[float, float]:
+    """Return the mean AUC - 0.5 and the two-sided permutation p of the summed U."""
+    rng, observed, null = np.random.default_rng(1), 0.0, np.zeros(replicates)
+    for m, n, area in part[["positives", "negatives", "value"]].itertuples(index=False):
+        m, n = int(m), int(n)
+        ranks = rng.random((replicates, m + n)).argsort(1)[:, :m].sum(1)
+        null += ranks - m * (m - 1) / 2 - m * n / 2
+        observed += (area - 0.5) * m * n
+    p = (1 + int((np.abs(null) >= abs(observed) - 1e-9).sum())) / (1 + replicates)
+    return float((part["value"] - 0.5).mean()), p
+
+
+def campaign(seeds: tuple[int, ...] = SEEDS) -> pd.DataFrame:
+    """Run the seeds that are missing and return null_smoke.csv: `values_of` each run, column seed."""
+    return campaigns.extend(NAME, "seed", seeds, measure, MADE_BY)
+
+
+if __name__ == "__main__":
+    print(verdict(campaign(tuple(int(seed) for seed in sys.argv[1:]) or SEEDS)).to_string(index=False))

@@ -1,0 +1,268 @@
+"""Is the phantom fair? What a model could learn about the class from anything but site, side and shape of the lesions.
+
+Simulated patients outside every cohort, as many of each class, in a hospital's setting: `measure` gives one row a scan,
+`auc_table` how well each group of features tells the classes apart, `difficulty` how a fixed classifier of hospital A fares
+with another scanner and another case mix.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pydicom
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from covid3d.ct.grid import resize
+from covid3d.io import cpu_count, parallel_map, random_seed
+from covid3d.metrics import delong_interval
+from covid3d.phantom import dicom, oracle, render, scanner
+from covid3d.phantom.course import appearance, draw_course
+from covid3d.phantom.order_form import SLICES_OF
+from covid3d.phantom.shapes import Array
+
+SEED = 70_001
+LIMIT = 0.60
+ORACLE = (0.93, 0.98)
+GROUPS = ("header", "files", "slices", "background", "volume", "lung", "lung_grid", "burden")
+HU_EDGES = np.array(
+    [
+        -1100,
+        -980,
+        -940,
+        -900,
+        -870,
+        -840,
+        -800,
+        -750,
+        -700,
+        -650,
+        -600,
+        -500,
+        -400,
+        -300,
+        -200,
+        -100,
+        0,
+        50,
+        100,
+        300,
+        3100,
+    ]
+)
+HEADER = (
+    "SliceThickness SpacingBetweenSlices KVP Exposure XRayTubeCurrent ExposureTime DataCollectionDiameter ReconstructionDiameter "
+    "TableHeight PatientAge Rows BitsStored RescaleIntercept SliceLocation"
+).split()
+SEEN = (-780.0, 250.0)  # HU from which, and over which, the fixed classifier takes lung for lesion
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A hospital's scanner, whose case mix the patients follow, and the size of scan and grid."""
+
+    hospital: str
+    mix: str = ""  # of another hospital; "" = its own
+    matrix: int = 96
+    slices: int = 40
+    grid: tuple[int, int, int] = (24, 64, 64)
+    phase_visible: float = 0.5
+    write: bool = True  # DICOM too, for headers and file sizes
+    seed: int = SEED
+
+
+def measure(setting: Setting, patients: int, workers: int | None = None) -> pd.DataFrame:
+    """Return one row a first scan of `patients` patients, every other one COVID+: hospital, mix, label, group.feature …"""
+    work = partial(measure_one, setting)
+    name = f"fairness {setting.hospital}{setting.mix}"
+    return pd.DataFrame(list(parallel_map(work, range(patients), workers=workers or cpu_count(), description=name)))
+
+
+def measure_one(setting: Setting, number: int) -> dict[str, Any]:
+    """Simulate one scan and return its row."""
+    patient_id, label = f"fair-{setting.hospital}-{setting.mix}-{number}", number % 2
+    rng = np.random.default_rng(random_seed(setting.seed, patient_id))
+    sex, age = ("M" if rng.random() < 0.53 else "F"), float(np.clip(rng.normal(51, 15), 19, 88))
+    patient = render.make_patient(setting.seed, patient_id, sex, age, label, setting.mix or setting.hospital)
+    course = draw_course(setting.seed, patient_id)
+    look = appearance(course, course.onset_to_first, rng, phase_visible=setting.phase_visible)
+    levels = render.find_levels(patient, look)
+    size = patient.thorax.height, patient.thorax.half_width
+    acquisition = scanner.acquire(setting.hospital, *size, setting.matrix, setting.slices, rng)
+    shares = render.Masks(np.zeros(setting.grid, np.float32), np.zeros(setting.grid, np.float32))
+    stored, lung = [], []
+    for first, slab in render.slabs(patient, look, levels, acquisition):
+        render.add_to_grid(shares, slab, first, acquisition.shape)
+        stored.append(scanner.store(scanner.expose(slab.hu, acquisition, first), acquisition))
+        lung.append(slab.lung)
+    values, inside = np.concatenate(stored), np.concatenate(lung)
+    hu = np.clip(values.astype(np.float32) + acquisition.scanner.intercept, -1024, 3071)
+    grid, on_grid = resize(hu, setting.grid), shares.lung > 0.5
+    spacing = _grid_spacing(acquisition, setting.grid)
+    seen = np.clip((grid - SEEN[0]) / SEEN[1], 0, 1)
+    row: dict[str, Any] = {"hospital": setting.hospital, "mix": setting.mix or setting.hospital, "label": label}
+    row |= {"number": number, "pattern": patient.sites.pattern}
+    row |= _named("slices", [round(rng.normal(*SLICES_OF[setting.hospital])), setting.slices])
+    row |= _named("background", _histogram(hu[inside == 0]) + _profile(np.where(inside == 0, hu, -1000)))
+    row |= _named("volume", _histogram(hu)) | _named("lung", _histogram(hu[inside > 0.5]))
+    row |= _named("lung_grid", _histogram(grid[on_grid]))
+    row |= _named("burden", [float(np.log(sum(levels.lobes_ml) / levels.lung_ml + 1e-4))])
+    row |= _named("image", oracle.evidence(seen, shares.lung, spacing).tolist())
+    row |= _named("evidence", levels.features.tolist())
+    row["oracle_full"] = oracle.oracle_logit(levels.features)
+    row["oracle_grid"] = oracle.oracle_logit(oracle.evidence(shares.lesion, shares.lung, spacing))
+    if setting.write:
+        known = {
+            "scan_id": patient_id,
+            "patient_id": patient_id,
+            "hospital": setting.hospital,
+            "sex": sex,
+            "age": age,
+            "day": 0,
+        }
+        row |= _written(known, acquisition, values, setting.seed)
+    return row
+
+
+def _grid_spacing(acquisition: scanner.Acquisition, grid: tuple[int, int, int]) -> tuple[float, float, float]:
+    z, y, x = (s * n / g for s, n, g in zip(acquisition.spacing_mm, acquisition.shape, grid, strict=True))
+    return z, y, x
+
+
+def _named(group: str, values: Sequence[float]) -> dict[str, float]:
+    """Return values as columns group.00, group.01, …"""
+    return {f"{group}.{i:02d}": float(value) for i, value in enumerate(values)}
+
+
+def _histogram(hu: Array) -> list[float]:
+    """Return the roots of the shares of voxels between `HU_EDGES`, then mean and SD."""
+    counts = np.histogram(hu, HU_EDGES)[0] / max(1, hu.size)
+    return [*np.sqrt(counts).tolist(), float(hu.mean()), float(hu.std())]
+
+
+def _profile(hu: Array) -> list[float]:
+    """Return the means of eight parts of a volume: halves of z, y and x."""
+    z, y, x = (n // 2 for n in hu.shape)
+    return [float(hu[k, j, i].mean()) for k in _halves(z) for j in _halves(y) for i in _halves(x)]
+
+
+def _halves(middle: int) -> tuple[slice, slice]:
+    return slice(None, middle), slice(middle, None)
+
+
+def _written(row: dict[str, Any], acquisition: scanner.Acquisition, stored: Array, seed: int) -> dict[str, float]:
+    """Write a scan as DICOM into a folder that vanishes; return its header's numbers and its files' sizes."""
+    with tempfile.TemporaryDirectory() as folder:
+        dicom.SeriesWriter(Path(folder), row, acquisition, seed).write(0, stored)
+        files = sorted(Path(folder).glob("*.dcm"))
+        sizes = np.array([file.stat().st_size for file in files], float)
+        header = pydicom.dcmread(files[0], stop_before_pixels=True)
+    numbers = [_number(header.get(name)) for name in HEADER]
+    numbers += [float(v) for v in (*header.PixelSpacing, *header.ImagePositionPatient)]
+    numbers += [
+        float(header.PatientSex == "M"),
+        float(header.StudyDate[4:]),
+        float(header.StudyTime[:2]),
+        float(len(header)),
+    ]
+    return _named("header", numbers) | _named(
+        "files", np.log([sizes.sum(), sizes.min(), sizes.max(), sizes.std() + 1]).tolist()
+    )
+
+
+def _number(value: Any) -> float:
+    """Return a header value as a number; absent is 0."""
+    return 0.0 if value is None else float(str(value).rstrip("Y") or 0)
+
+
+# --- verdicts ----------------------------------------------------------------------------------------------------------
+
+
+def auc_table(rows: pd.DataFrame, seeds: Sequence[int] = (1, 2, 3), *, second: bool = False) -> pd.DataFrame:
+    """Return hospital, group, classifier, n, auc, low, high, limit, verdict.
+
+    The score of a scan is its out-of-fold logit, averaged over ten-fold cross-validations with these seeds; the 95 % limits
+    are DeLong's on that average. A group is fair when the upper limit is at most `LIMIT`; the oracle, which needs no fit, is
+    judged by its value. `second` adds a small gradient boosting.
+    """
+    found = []
+    for hospital, part in rows.groupby("hospital", sort=True):
+        labels = part["label"].to_numpy()
+        for group in GROUPS:
+            columns = [name for name in part if str(name).startswith(f"{group}.")]
+            if columns:
+                for name, classifier in _classifiers(second).items():
+                    scores = _out_of_fold(part[columns].to_numpy(), labels, seeds, classifier)
+                    found.append({"hospital": hospital, "group": group, "classifier": name, **_row(labels, scores)})
+        for name in ("oracle_full", "oracle_grid"):
+            row = _row(labels, part[name].to_numpy())
+            fine = ORACLE[0] <= row["auc"] <= ORACLE[1]
+            row |= {"limit": ORACLE[0], "verdict": "reached" if fine else "not reached"}
+            found.append({"hospital": hospital, "group": name, "classifier": "frozen rule", **row})
+    return pd.DataFrame(found)
+
+
+def _classifiers(second: bool) -> dict[str, Callable[[int], Any]]:
+    """Return makers of classifiers by seed."""
+    makers: dict[str, Callable[[int], Any]] = {"logistic regression": _logistic}
+    return makers | ({"gradient boosting": _boosting} if second else {})
+
+
+def _logistic(seed: int) -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, random_state=seed))
+
+
+def _boosting(seed: int) -> Any:
+    return HistGradientBoostingClassifier(max_iter=40, max_depth=3, learning_rate=0.1, random_state=seed)
+
+
+def _out_of_fold(features: Array, labels: Array, seeds: Sequence[int], classifier: Callable[[int], Any]) -> Array:
+    """Return mean out-of-fold logits (N,); features that never vary give all scans the same score."""
+    varying = features[:, features.std(0) > 1e-9]
+    if not varying.shape[1]:
+        return np.zeros(len(labels))
+    total = np.zeros(len(labels))
+    for seed in seeds:
+        folds = StratifiedKFold(10, shuffle=True, random_state=seed)
+        total += cross_val_predict(classifier(seed), varying, labels, cv=folds, method="decision_function")
+    return total / len(seeds)
+
+
+def _row(labels: Array, scores: Array) -> dict[str, Any]:
+    """Return n, AUC with limits, and the verdict on fairness."""
+    interval = delong_interval(labels, scores)
+    verdict = "reached" if interval.high <= LIMIT else "not reached"
+    limits = {"auc": interval.value, "low": interval.low, "high": interval.high}
+    return {
+        "n": len(labels),
+        **limits,
+        "limit": LIMIT,
+        "verdict": verdict,
+        "method": "DeLong on mean out-of-fold scores",
+    }
+
+
+def difficulty(trained: pd.DataFrame, tested: pd.DataFrame) -> pd.DataFrame:
+    """Return hospital, mix, n, auc, low, high, accuracy of one logistic regression fitted to `trained`, rows of A.
+
+    Its features are those of the oracle, read from the image alone by a fixed threshold; no scan of `tested` may be in
+    `trained`. Accuracy is at the threshold of the fit.
+    """
+    columns = [name for name in trained if str(name).startswith("image.")]
+    model = _logistic(1).fit(trained[columns].to_numpy(), trained["label"].to_numpy())
+    found = []
+    for (hospital, mix), part in tested.groupby(["hospital", "mix"], sort=True):
+        labels, scores = part["label"].to_numpy(), model.decision_function(part[columns].to_numpy())
+        interval = delong_interval(labels, scores)
+        accuracy = float(((scores > 0) == labels).mean())
+        row = {"n": len(part), "auc": interval.value, "low": interval.low, "high": interval.high, "accuracy": accuracy}
+        found.append({"hospital": hospital, "mix": mix, **row})
+    return pd.DataFrame(found)

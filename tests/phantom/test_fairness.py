@@ -1,0 +1,47 @@
+"""The fairness table on a small fixed slice of simulated patients: complete, and able to find a leak that is put in."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from covid3d.phantom import fairness
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return fairness.measure(fairness.Setting("A", matrix=48, slices=20), 40, workers=1)
+
+
+def test_one_row_a_scan_with_every_group_and_no_gap(rows: pd.DataFrame) -> None:
+    assert len(rows) == 40 and rows["label"].sum() == 20
+    assert all(any(str(name).startswith(f"{group}.") for name in rows) for group in fairness.GROUPS)
+    assert not rows.isna().any().any()
+    again = fairness.measure_one(fairness.Setting("A", matrix=48, slices=20), 3)
+    assert pd.Series(again).drop("pattern").equals(rows.loc[3, list(again)].drop("pattern").rename(None))
+
+
+def test_total_burden_and_lungs_do_not_depend_on_the_class_by_much(rows: pd.DataFrame) -> None:
+    table = fairness.auc_table(rows, seeds=(1,)).set_index("group")
+    assert table.loc[list(fairness.GROUPS), "low"].max() < 0.6
+    assert table.loc["oracle_full", "auc"] > 0.8 and table.loc["oracle_full", "auc"] > table.loc["lung", "auc"]
+
+
+def test_a_leak_is_found_and_features_without_spread_tell_nothing() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.arange(200) % 2
+    table = pd.DataFrame({"hospital": "A", "label": labels, "lung.00": rng.normal(labels, 1), "slices.00": 40.0})
+    found = fairness.auc_table(table.assign(oracle_full=labels + 0.0, oracle_grid=0.0), seeds=(1, 2, 3)).set_index(
+        "group"
+    )
+    assert found.at["lung", "auc"] > 0.68 and found.at["lung", "verdict"] == "not reached"
+    assert found.at["slices", "auc"] == 0.5 and found.at["slices", "verdict"] == "reached"
+    assert found.at["oracle_full", "verdict"] == "not reached"
+
+
+def test_another_scanner_and_mix_are_harder_for_a_classifier_of_a_that_reads_shifted_features() -> None:
+    rng = np.random.default_rng(2)
+    labels = np.arange(600) % 2
+    near = pd.DataFrame({"hospital": "A", "mix": "A", "label": labels, "image.00": rng.normal(2 * labels, 1)})
+    far = near.assign(hospital="C", mix="C", **{"image.00": rng.normal(1.0 * labels, 1) + 1})
+    found = fairness.difficulty(near, pd.concat([near, far])).set_index("hospital")
+    assert found.at["A", "auc"] > found.at["C", "auc"] and found.at["A", "accuracy"] > found.at["C", "accuracy"]

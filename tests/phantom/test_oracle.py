@@ -1,0 +1,46 @@
+"""The frozen reading rule: what its features measure, and that the classes are told apart well but not perfectly."""
+
+import numpy as np
+import pytest
+
+from covid3d.metrics import auc
+from covid3d.phantom import fit_oracle, oracle
+
+
+def lungs_with(*boxes: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+    lung = np.zeros((20, 20, 40), np.float32)
+    lung[2:18, 3:17, 3:17] = lung[2:18, 3:17, 23:37] = 1
+    lesion = np.zeros_like(lung)
+    for box in boxes:
+        lesion[box] = 1
+    return lesion, lung
+
+
+def features(*boxes: tuple[slice, slice, slice]) -> dict[str, float]:
+    return dict(zip(oracle.FEATURES, oracle.evidence(*lungs_with(*boxes), (6.0, 6.0, 6.0)), strict=True))
+
+
+RIGHT, LEFT = slice(5, 9), slice(30, 34)
+
+
+def test_features_follow_side_height_and_depth() -> None:
+    low_behind = features((slice(2, 6), slice(12, 17), RIGHT), (slice(2, 6), slice(12, 17), LEFT))
+    one_side = features((slice(12, 16), slice(5, 10), RIGHT))
+    assert low_behind["balance"] == pytest.approx(1) and one_side["balance"] == 0
+    assert low_behind["posterior"] > 0.7 > 0.4 > one_side["posterior"]
+    assert low_behind["height"] < 0.3 < 0.6 < one_side["height"]
+    rim = features((slice(4, 16), slice(3, 5), slice(3, 17)))
+    deep = features((slice(8, 12), slice(8, 12), slice(8, 12)))
+    assert rim["pleural_depth"] < deep["pleural_depth"]
+    assert low_behind["amount"] > features((slice(4, 5), slice(5, 6), slice(5, 6)))["amount"]
+
+
+def test_no_lesion_gives_a_finite_answer() -> None:
+    assert abs(oracle.oracle_logit(oracle.evidence(*lungs_with(), (6.0, 6.0, 6.0)))) < 6
+
+
+def test_the_frozen_rule_tells_new_patients_apart_but_not_all() -> None:
+    rows = [fit_oracle.first_scan(number, seed=5) for number in range(50)]
+    labels = np.array([label for label, _ in rows])
+    scores = [oracle.oracle_logit(found) for _, found in rows]
+    assert 0.86 < auc(labels, scores) < 1
