@@ -14,8 +14,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from covid3d.errors import SeriesError
 
 TAGS = [
-    "ImageType", "SOPClassUID", "Modality", "Manufacturer", "SeriesDescription", "KVP", "SliceThickness",
-    "ConvolutionKernel", "GantryDetectorTilt", "SeriesInstanceUID", "SeriesNumber", "ImagePositionPatient",
+    "ImageType", "SOPClassUID", "Modality", "Manufacturer", "SeriesDescription", "PatientID", "PatientAge",
+    "ContrastBolusAgent", "PatientPosition", "KVP", "SliceThickness", "ConvolutionKernel", "GantryDetectorTilt",
+    "SeriesInstanceUID", "SeriesNumber", "ImagePositionPatient",
     "ImageOrientationPatient", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
     "PlanarConfiguration", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
@@ -23,6 +24,8 @@ TAGS = [
     "ExtendedOffsetTableLengths", "PixelData",
 ]  # fmt: skip
 PIXEL_DATA = 0x7FE00010
+DIRECTORY = "1.2.840.10008.1.3.10"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DEFER_BYTES = 4096
 TRUNCATED = "Copy or export this scan again; the file's size tells"
 
@@ -56,19 +59,31 @@ class Slice:
         return "LOCALIZER" in self.image_type
 
     @property
+    def secondary_capture(self) -> bool:
+        """True for a screen shot or a scanned page."""
+        return str(self.dataset.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
+
+    @property
     def group(self) -> str:
-        """Return what series this slice belongs to, also when UIDs were blanked."""
-        return self.series or f"{self.series_number}|{self.description}"
+        """Return what series this slice belongs to; where the UID was blanked, slices of one geometry belong together."""
+        if self.series:
+            return self.series
+        way = () if self.orientation is None else (np.round(self.orientation, 2) + 0.0).tolist()
+        spacing = () if self.pixel_spacing is None else np.round(self.pixel_spacing, 3).tolist()
+        rest = [str(self.dataset.get(keyword) or "") for keyword in ("SliceThickness", "ConvolutionKernel")]
+        geometry = (self.modality, self.rows, self.columns, *spacing, *way, *rest)
+        return f"{self.series_number}|{self.description}|{geometry}"
 
 
 def read_slices(path: Path) -> list[Slice]:
-    """Return every image slice of a DICOM file or of a folder (nested, any file names), in the order of file names.
+    """Return every image slice of a DICOM file, of a folder (nested, any file names) or of the files a DICOMDIR lists.
 
-    Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early.
+    Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early, missing_file for
+    one that a DICOMDIR lists and that is not there.
     """
-    files = [path] if path.is_file() else list(_files(path))
     with warnings.catch_warnings():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
         warnings.simplefilter("ignore")
+        files = _listed(path) if path.is_file() else list(_files(path))
         datasets = [(file, dataset) for file in files if (dataset := _header(file)) is not None]
         if not datasets:
             raise SeriesError(
@@ -88,6 +103,25 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def _listed(file: Path) -> list[Path]:
+    """Return the file itself, or the image files that it lists when it is a DICOMDIR."""
+    try:
+        directory = dcmread(file, specific_tags=["DirectoryRecordSequence"])
+        if directory.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
+            return [file]
+        names = [record.get("ReferencedFileID") for record in directory.DirectoryRecordSequence]
+    except Exception:  # whatever is wrong with it is told when its header is read
+        return [file]
+    parts = [[name] if isinstance(name, str) else list(name) for name in names if name]
+    places = [file.parent.joinpath(*part) for part in parts if ".." not in part]
+    gone = sum(not place.is_file() for place in places)
+    if gone:
+        what = f"{gone} of the {len(places)} files that the DICOMDIR lists are not there"
+        cure = "Copy the whole medium, or give the folder instead of its DICOMDIR"
+        raise SeriesError(what, where=file.name, cure=cure, code="missing_file")
+    return sorted(places)
+
+
 def _header(file: Path) -> Dataset | None:
     """Return a file's header with its pixel data left on disk, or None when it is no DICOM file."""
     try:
@@ -96,10 +130,11 @@ def _header(file: Path) -> Dataset | None:
     except OSError as error:
         cure = "Make the file readable, or move it away"
         raise SeriesError("a file cannot be opened", where=file.name, cure=cure, code="unreadable") from error
-    if not start and file.suffix.lower() in (".dcm", ".ima"):
-        raise _truncated(file)
     marked = start[128:] == b"DICM"
+    named = file.suffix.lower() in (".dcm", ".ima")
     if not marked and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        if named or (start and not start.strip(b"\0")):
+            raise _truncated(file)
         return None
     try:
         dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=TAGS, force=not marked)
@@ -111,8 +146,10 @@ def _header(file: Path) -> Dataset | None:
         return None
     except Exception as error:  # the parser's own errors on broken bytes are of any kind
         raise _truncated(file) from error
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
+        return None
     if "Modality" not in dataset and "SOPClassUID" not in dataset:
-        if marked:
+        if marked or named:
             raise _truncated(file)
         return None
     return dataset

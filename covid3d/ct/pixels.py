@@ -32,6 +32,7 @@ DECODERS: Final = {
 JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
 LOWEST_HU, HIGHEST_HU = -3024, 4000
 FARTHEST = 2**24
+UNTOLD_PADDING = 64
 
 
 def syntax_name(syntax: UID) -> str:
@@ -129,7 +130,7 @@ def _word(entry: Slice, keyword: str) -> int | None:
 
 
 def hounsfield(entry: Slice) -> tuple[np.ndarray, float, bool]:
-    """Return a slice's HU int16 (rows, columns), the share of pixels above any CT number, and if its sign was mended.
+    """Return a slice's HU int16 (rows, columns), the share of pixels beyond any CT number, and if its sign was mended.
 
     slope * stored + intercept, rounded; padding and everything below air becomes -1024, metal above 3071 becomes 3071.
     A slice whose header says unsigned while its values are signed is read as signed when that gives CT numbers.
@@ -138,7 +139,7 @@ def hounsfield(entry: Slice) -> tuple[np.ndarray, float, bool]:
     padding = padding_range(entry)
     values, above = _scaled(stored, entry, padding)
     mended = False
-    if above > 0.001 and stored.dtype == np.uint16 and (stored >= 0x8000).any():
+    if above > 0 and stored.dtype == np.uint16 and (stored >= 0x8000).any():
         other, other_above = _scaled(stored.astype(np.uint16).view(np.int16), entry, padding)
         if other_above == 0 and other.min() >= LOWEST_HU:
             values, above, mended = other, other_above, True
@@ -146,7 +147,10 @@ def hounsfield(entry: Slice) -> tuple[np.ndarray, float, bool]:
 
 
 def _scaled(stored: np.ndarray, entry: Slice, padding: tuple[int, int] | None) -> tuple[np.ndarray, float]:
-    """Return rounded HU with padding set to air, not clipped, and the share of pixels above any CT number."""
+    """Return rounded HU with padding set to air, not clipped, and the share of pixels beyond any CT number.
+
+    One lowest value below any CT number is padding that the header does not tell of.
+    """
     assert entry.slope is not None
     assert entry.intercept is not None
     if entry.slope == 1 and entry.intercept == int(entry.intercept) and abs(entry.intercept) < FARTHEST:
@@ -156,4 +160,8 @@ def _scaled(stored: np.ndarray, entry: Slice, padding: tuple[int, int] | None) -
         values = np.clip(exact, -FARTHEST, FARTHEST).astype(np.int32)
     if padding is not None:
         values[(stored >= padding[0]) & (stored <= padding[1])] = HU_MIN
-    return values, float((values > HIGHEST_HU).mean())
+    beyond = np.count_nonzero(values > HIGHEST_HU)
+    lowest = int(values.min())
+    if lowest < LOWEST_HU:
+        beyond += np.count_nonzero((values < LOWEST_HU) & (values > lowest + UNTOLD_PADDING))
+    return values, beyond / values.size
