@@ -27,6 +27,7 @@ PIXEL_DATA = 0x7FE00010
 DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DEFER_BYTES = 4096
+MOST_COMPRESSED = 1024
 TRUNCATED = "Copy or export this scan again; the file's size tells"
 
 
@@ -92,7 +93,7 @@ def read_slices(path: Path) -> list[Slice]:
                 cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
                 code="no_dicom",
             )
-        return [entry for file, dataset in datasets for entry in _slices(file, dataset)]
+        return [entry for file, dataset in datasets for entry in _readable(file, dataset)]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -164,6 +165,17 @@ def _truncated(file: Path) -> SeriesError:
     return SeriesError("a file is truncated", where=file.name, cure=TRUNCATED, code="truncated")
 
 
+def _readable(file: Path, dataset: Dataset) -> list[Slice]:
+    """Return the slices of one file; SeriesError (unreadable) where a value of its header cannot be understood."""
+    try:
+        return list(_slices(file, dataset))
+    except SeriesError:
+        raise
+    except Exception as error:  # values are parsed when they are asked for, and errors on broken bytes are of any kind
+        cure = "Copy or export this scan again"
+        raise SeriesError("a header is damaged", where=file.name, cure=cure, code="unreadable") from error
+
+
 def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
     """Yield the slices of one file: itself, or each frame of an enhanced multi-frame file."""
     if PIXEL_DATA not in dataset:
@@ -172,7 +184,9 @@ def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
         return
     start = _pixels_at(file, dataset)
     if "PerFrameFunctionalGroupsSequence" not in dataset:
-        frames = _count(dataset, "NumberOfFrames") or 1
+        frames = max(1, _count(dataset, "NumberOfFrames"))
+        if frames * (_count(dataset, "Rows") * _count(dataset, "Columns") // MOST_COMPRESSED) > file.stat().st_size:
+            raise _truncated(file)
         yield from (_slice(file, dataset, None if frames == 1 else index, start, [dataset]) for index in range(frames))
         return
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])

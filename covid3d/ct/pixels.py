@@ -33,6 +33,7 @@ JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
 LOWEST_HU, HIGHEST_HU = -3024, 4000
 FARTHEST = 2**24
 UNTOLD_PADDING = 64
+SIGNED_SHARE = 0.01
 
 
 def syntax_name(syntax: UID) -> str:
@@ -55,7 +56,9 @@ def stored_values(entry: Slice) -> np.ndarray:
         )
     try:
         values = _native(entry) if _is_plain(entry) else _decoded(entry)
-    except Exception as error:  # each decoder raises errors of its own kind
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # each decoder raises errors of its own kind; a panic in Rust is no Exception
         raise SeriesError(
             "the pixel data are incomplete or damaged", where=entry.path.name, cure=TRUNCATED, code="truncated"
         ) from error
@@ -72,7 +75,8 @@ def stored_values(entry: Slice) -> np.ndarray:
 def _is_plain(entry: Slice) -> bool:
     """True for 16-bit little-endian words whose upper bits mean nothing else."""
     dataset = entry.dataset
-    whole = dataset.get("BitsStored") == 16 or dataset.get("PixelRepresentation") == 0
+    bits = dataset.get("BitsStored")
+    whole = bits == 16 or (dataset.get("PixelRepresentation") == 0 and isinstance(bits, int) and 0 < bits < 16)
     words = dataset.get("BitsAllocated") == 16 and whole
     return entry.syntax in NATIVE and words and entry.pixels_at is not None
 
@@ -85,7 +89,16 @@ def _native(entry: Slice) -> np.ndarray:
     with entry.path.open("rb") as stream:
         stream.seek(entry.pixels_at + 2 * count * (entry.frame or 0))
         content = stream.read(2 * count)
-    return np.frombuffer(content, dtype=kind, count=count).reshape(entry.rows, entry.columns)
+    values = np.frombuffer(content, dtype=kind, count=count).reshape(entry.rows, entry.columns)
+    bits = entry.dataset.BitsStored
+    return values if bits == 16 or values.max() < 1 << bits else _without_unused_bits(values, bits)
+
+
+def _without_unused_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """Return unsigned words without the bits above `bits` (overlays); as they are where these repeat a sign."""
+    above = values >> bits
+    sign = above == 0xFFFF >> bits
+    return values if sign.mean() > SIGNED_SHARE and (sign | (above == 0)).all() else values & ((1 << bits) - 1)
 
 
 def _decoded(entry: Slice) -> np.ndarray:

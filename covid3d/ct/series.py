@@ -30,6 +30,7 @@ AXIAL_COSINE = 0.7071
 NOT_HU_SHARE = 0.01
 SERIES_NAMED = 12
 ADULT_YEARS = 18
+LARGEST_MATRIX = 4096
 
 CURES = {
     "missing_slice": "Export the series again, complete",
@@ -73,10 +74,13 @@ def read_ct(path: str | Path, series: int | None = None, *, threads: int | None 
         raise _refusal("no_such_path", "there is no such file or folder", path)
     if is_image(path):
         return checked_range(read_image(path), path)
-    chosen, left = _choose(group_by_number(read_slices(path)), series, path)
-    _check_headers(chosen, path)
-    ordered, affine, spacing = _geometry(chosen, path)
-    return _decode(ordered, affine, spacing, path, threads or cpu_count(), left)
+    try:
+        chosen, left = _choose(group_by_number(read_slices(path)), series, path)
+        _check_headers(chosen, path)
+        ordered, affine, spacing = _geometry(chosen, path)
+        return _decode(ordered, affine, spacing, path, threads or cpu_count(), left)
+    except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as error:
+        raise _refusal("unreadable", f"a header is damaged ({type(error).__name__})", path) from error
 
 
 def list_series(path: str | Path) -> pd.DataFrame:
@@ -189,6 +193,8 @@ def _check_headers(slices: list[Slice], path: Path) -> None:
     if len(kinds) > 1:
         raise _refusal("mixed_image_type", f"the series mixes {len(kinds)} types of image", path)
     first = slices[0]
+    if not all(1 < size <= LARGEST_MATRIX for entry in slices for size in (entry.rows, entry.columns)):
+        raise _refusal("unreadable", "a slice has no matrix, or one that no scanner makes", path)
     if any(entry.dataset.get("SamplesPerPixel") not in (None, 1) for entry in slices):
         raise _refusal("not_ct", "the images are in colour", path)
     enhanced = first.frame is not None
