@@ -1,4 +1,4 @@
-"""Mutated DICOM files, read beside an independent decode of the same bytes: `python fuzz_reader.py FIRST LAST` prints a line a case."""
+"""Mutated DICOM files, read beside an independent decode of the same bytes; `fuzz_reader.py FIRST LAST` prints cases."""
 
 import resource
 import signal
