@@ -139,7 +139,11 @@ def acquisition_table(intake: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for setting in (name for name in ACQUISITION if name in read):
         value = read[setting]
-        text = value.round(1).astype(str) if setting.endswith("_mm") else value.astype(str).str.removesuffix(".0")
+        text = (
+            pd.to_numeric(value).round(1).astype(str)
+            if setting.endswith("_mm")
+            else value.astype(str).str.removesuffix(".0")
+        )
         text = text.where(value.notna() & (value.astype(str) != ""), "unknown")
         counts = read.assign(value=text).groupby(["hospital", "label", "value"]).size().reset_index(name="scans")
         counts.insert(2, "setting", setting)

@@ -1,5 +1,6 @@
 """DICOM files of a folder and what their headers say, one entry a slice; pixel data stay on disk."""
 
+import functools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,10 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from covid3d.errors import SeriesError
@@ -24,11 +28,36 @@ TAGS = [
     "ExtendedOffsetTableLengths", "PixelData",
 ]  # fmt: skip
 PIXEL_DATA = 0x7FE00010
+CONTEXT = ("SQ", "UN", "OW", "OB", "US or SS", "LO", "PN", "SH")  # they depend on more than their own bytes
 DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DEFER_BYTES = 4096
 MOST_COMPRESSED = 1024
 TRUNCATED = "Copy or export this scan again; the file's size tells"
+
+
+AMBIGUOUS = {BaseTag(0x00280120), BaseTag(0x00280121), BaseTag(0x7FE00010)}
+TAG_OF = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in TAGS}
+
+
+def header_value(dataset: Dataset, keyword: str) -> Any:
+    """Return a value of a header as pydicom reads it, None where it is silent; equal bytes are interpreted once."""
+    tag = TAG_OF.get(keyword)
+    if tag is None or tag not in dataset:
+        return dataset.get(keyword)
+    raw = dataset.get_item(tag)
+    if not isinstance(raw, RawDataElement) or raw.VR in CONTEXT or not isinstance(raw.value, bytes):
+        return dataset.get(keyword)
+    if raw.VR is None and tag in AMBIGUOUS:
+        return dataset.get(keyword)
+    return _interpreted(tag, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian)
+
+
+@functools.lru_cache(maxsize=4096)
+def _interpreted(tag: BaseTag, vr: str | None, value: bytes, implicit: bool, little: bool) -> Any:
+    """Return a value from its bytes."""
+    raw = RawDataElement(tag, vr, len(value), value, 0, implicit, little)
+    return convert_raw_data_element(raw).value
 
 
 @dataclass(frozen=True)
@@ -54,6 +83,10 @@ class Slice:
     rescale_type: str
     pixels_at: int | None
 
+    def get(self, keyword: str) -> Any:
+        """Return a value of the header, None where it is silent."""
+        return header_value(self.dataset, keyword)
+
     @property
     def localizer(self) -> bool:
         """True for a scout view."""
@@ -62,7 +95,7 @@ class Slice:
     @property
     def secondary_capture(self) -> bool:
         """True for a screen shot or a scanned page."""
-        return str(self.dataset.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
+        return str(self.get("SOPClassUID") or "").startswith(SECONDARY_CAPTURE)
 
     @property
     def group(self) -> str:
@@ -71,7 +104,7 @@ class Slice:
             return self.series
         way = () if self.orientation is None else (np.round(self.orientation, 2) + 0.0).tolist()
         spacing = () if self.pixel_spacing is None else np.round(self.pixel_spacing, 3).tolist()
-        rest = [str(self.dataset.get(keyword) or "") for keyword in ("SliceThickness", "ConvolutionKernel")]
+        rest = [str(self.get(keyword) or "") for keyword in ("SliceThickness", "ConvolutionKernel")]
         geometry = (self.modality, self.rows, self.columns, *spacing, *way, *rest)
         return f"{self.series_number}|{self.description}|{geometry}"
 
@@ -179,7 +212,7 @@ def _readable(file: Path, dataset: Dataset) -> list[Slice]:
 def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
     """Yield the slices of one file: itself, or each frame of an enhanced multi-frame file."""
     if PIXEL_DATA not in dataset:
-        if str(dataset.get("Modality", "")) == "CT":
+        if header_value(dataset, "Modality") == "CT":
             raise _truncated(file)
         return
     start = _pixels_at(file, dataset)
@@ -197,7 +230,7 @@ def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
 
 def _pixels_at(file: Path, dataset: Dataset) -> int | None:
     """Return where uncompressed pixel data begin in the file, or None; refuse a file that ends before they do."""
-    element: Any = dataset.get_item(PIXEL_DATA)
+    element: Any = dataset.get_item(PIXEL_DATA, keep_deferred=True)
     start = getattr(element, "value_tell", None)
     if start is None or element.length == 0xFFFFFFFF or _syntax(dataset) == DeflatedExplicitVRLittleEndian:
         return None
@@ -220,9 +253,9 @@ def _slice(file: Path, dataset: Dataset, frame: int | None, start: int | None, p
         frame=frame,
         dataset=dataset,
         syntax=_syntax(dataset),
-        modality=str(dataset.get("Modality", "")),
-        series=str(dataset.get("SeriesInstanceUID") or ""),
-        series_number=str(dataset.get("SeriesNumber") or "").lstrip("0"),
+        modality=str(header_value(dataset, "Modality") or ""),
+        series=str(header_value(dataset, "SeriesInstanceUID") or ""),
+        series_number=str(header_value(dataset, "SeriesNumber") or "").lstrip("0"),
         description=str(dataset.get("SeriesDescription") or "").strip(),
         image_type=tuple(str(value).strip() for value in ([image_type] if isinstance(image_type, str) else image_type)),
         rows=_count(dataset, "Rows"),
@@ -240,7 +273,7 @@ def _slice(file: Path, dataset: Dataset, frame: int | None, start: int | None, p
 def _first(places: list[Dataset], keyword: str) -> Any:
     """Return the value of a keyword in the first dataset that has one."""
     for place in places:
-        value = place.get(keyword)
+        value = header_value(place, keyword)
         if value is not None and value != "":
             return value
     return None
@@ -257,7 +290,7 @@ def _numbers(value: Any, count: int) -> np.ndarray | None:
 
 def _count(dataset: Dataset, keyword: str) -> int:
     """Return a header's count, 0 where it is absent or no number."""
-    return int(_number(dataset.get(keyword)) or 0)
+    return int(_number(header_value(dataset, keyword)) or 0)
 
 
 def _number(value: Any) -> float | None:

@@ -195,7 +195,7 @@ def _check_headers(slices: list[Slice], path: Path) -> None:
     first = slices[0]
     if not all(1 < size <= LARGEST_MATRIX for entry in slices for size in (entry.rows, entry.columns)):
         raise _refusal("unreadable", "a slice has no matrix, or one that no scanner makes", path)
-    if any(entry.dataset.get("SamplesPerPixel") not in (None, 1) for entry in slices):
+    if any(entry.get("SamplesPerPixel") not in (None, 1) for entry in slices):
         raise _refusal("not_ct", "the images are in colour", path)
     enhanced = first.frame is not None
     if (
@@ -331,7 +331,7 @@ def _decode(
 
 def checked_range(volume: CTVolume, path: Path) -> CTVolume:
     """Return the volume, or refuse one without air: a chest scan has some, other units have none."""
-    if not (volume.hu < -500).any() or volume.hu.max() <= -500:
+    if volume.hu.min() >= -500 or volume.hu.max() <= -500:
         raise _refusal("hu_out_of_range", "the values are no Hounsfield units of a body: no air, or only air", path)
     return volume
 

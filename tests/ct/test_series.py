@@ -9,6 +9,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
 
+from covid3d.ct.headers import read_slices
 from covid3d.ct.series import CURES, list_series, read_ct
 from covid3d.errors import SeriesError
 
@@ -434,11 +435,35 @@ def test_an_absurd_scale_does_not_wrap_round_to_ct_numbers(tmp_path, tag):
     assert refusal(write_series(tmp_path, **{tag: "1E+30"})).code == "hu_out_of_range"
 
 
-def test_a_count_that_is_no_number_is_refused_not_a_crash(tmp_path):
+def test_a_count_that_is_no_number_does_not_stop_a_series_whose_pixels_are_there(tmp_path):
     def change(dataset, index):
         dataset.add(DataElement("NumberOfFrames", "LO", "many"))
 
-    assert refusal(write_series(tmp_path, change=change)).code
+    np.testing.assert_array_equal(read_ct(write_series(tmp_path, change=change)).hu, body())
+
+
+def test_pixel_data_stay_on_disk_until_they_are_decoded(tmp_path):
+    plane = np.zeros((64, 64), np.int16)
+    slice_dataset(plane, 0, generate_uid()).save_as(tmp_path / "one.dcm", enforce_file_format=True)
+    (entry,) = read_slices(tmp_path)
+    assert entry.pixels_at == (tmp_path / "one.dcm").stat().st_size - 2 * plane.size
+    assert entry.dataset.get_item("PixelData", keep_deferred=True).value is None
+
+
+def test_bits_that_are_not_used_mean_nothing_unless_they_repeat_the_sign(tmp_path):
+    def overlay(dataset, index):
+        stored = body()[index].astype(int) + 1024
+        stored[10:20, 10:20] |= 0x1000
+        dataset.PixelData = stored.astype("<u2").tobytes()
+
+    np.testing.assert_array_equal(read_ct(write_series(tmp_path / "overlay", change=overlay)).hu, body())
+
+    def signed(dataset, index):
+        dataset.RescaleIntercept, dataset.PixelData = 0, body()[index].astype("<i2").tobytes()
+
+    volume = read_ct(write_series(tmp_path / "signed", change=signed))
+    np.testing.assert_array_equal(volume.hu, body())
+    assert any("sign mended" in line for line in volume.history)
 
 
 def test_an_unknown_transfer_syntax_is_named(tmp_path):
