@@ -176,16 +176,16 @@ def serve(name: str) -> None:
     for line in sys.stdin:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before = memory("VmRSS")
-        start = time.perf_counter()
+        start, work = time.perf_counter(), time.process_time()
         try:
             grid = run(Path(line.strip()))
-            seconds = time.perf_counter() - start
+            seconds, work = time.perf_counter() - start, time.process_time() - work
             mean = None if grid is None else float(grid.mean())
             error = "" if grid is None or grid.shape == GRID else f"shape {grid.shape}"
         except Exception as caught:
             seconds, mean, error = None, None, f"{type(caught).__name__}: {str(caught.__cause__ or caught)[:80]}"
         extra = memory("VmHWM") - before
-        print(json.dumps([seconds, extra, mean, error]), file=answers, flush=True)
+        print(json.dumps([seconds, extra, mean, error, work]), file=answers, flush=True)
 
 
 def compare(folder: Path, repeats: int) -> dict[str, dict]:
@@ -201,13 +201,16 @@ def compare(folder: Path, repeats: int) -> dict[str, dict]:
         for name, server in servers.items():
             server.stdin.write(f"{folder}\n")
             server.stdin.flush()
-            found[name].append(json.loads(server.stdout.readline() or '[null, 0, null, "the process died"]'))
+            found[name].append(json.loads(server.stdout.readline() or '[null, 0, null, "the process died", 0]'))
     for server in servers.values():
         server.stdin.close()
         server.wait()
     return {
         name: {
             "seconds": None if rounds[-1][0] is None else round(statistics.median(line[0] for line in rounds[1:]), 3),
+            "cpu_seconds": None
+            if rounds[-1][0] is None
+            else round(statistics.median(line[4] for line in rounds[1:]), 3),
             "extra_mib": round(rounds[0][1]),
             "hu_mean": None if rounds[0][2] is None else round(rounds[0][2], 2),
             "remark": rounds[-1][3],

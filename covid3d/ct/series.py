@@ -16,7 +16,7 @@ import pandas as pd
 
 from covid3d.config import PHANTOM_MANUFACTURER
 from covid3d.ct.headers import Slice, read_slices
-from covid3d.ct.images import is_image, read_image
+from covid3d.ct.images import OBLIQUE_DEGREES, is_image, read_image
 from covid3d.ct.pixels import DECODERS, hounsfield, syntax_name
 from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
 from covid3d.errors import SeriesError
@@ -25,7 +25,6 @@ from covid3d.io import cpu_count
 FEWEST_SLICES = 16
 SPACING_TOLERANCE = 0.1
 TILT_DEGREES = 0.5
-OBLIQUE_DEGREES = 15.0
 AXIAL_COSINE = 0.7071
 NOT_HU_SHARE = 0.01
 SERIES_NAMED = 12
@@ -360,13 +359,13 @@ def _info(first: Slice) -> SeriesInfo:
         simulated=manufacturer.startswith(PHANTOM_MANUFACTURER),
         uid_sha256=hashlib.sha256(f"covid3d series {uid}".encode()).hexdigest() if uid else "",
         patient_sha256=hashlib.sha256(f"covid3d patient {patient}".encode()).hexdigest() if patient else "",
-        patient_position=_patient_position(first),
+        patient_position=patient_position(first),
         contrast=bool(str(dataset.get("ContrastBolusAgent") or "").strip()),
         paediatric=age is not None and (age[2] != "Y" or int(age[1]) < ADULT_YEARS),
     )
 
 
-def _patient_position(first: Slice) -> str:
+def patient_position(first: Slice) -> str:
     """Return supine, prone or decubitus: as the header says, else as the image is turned in the patient; "" unknown."""
     stated = str(first.dataset.get("PatientPosition") or "").strip().upper()[2:]
     known = {"S": "supine", "P": "prone", "DL": "decubitus", "DR": "decubitus"}

@@ -14,7 +14,7 @@ from covid3d.ct.headers import read_slices
 from covid3d.ct.intake import ensure_intake
 from covid3d.ct.lungs import lung_mask, lung_volume_ml
 from covid3d.ct.pixels import DECODERS, hounsfield, stored_values
-from covid3d.ct.series import list_series, read_ct
+from covid3d.ct.series import list_series, patient_position, read_ct
 from covid3d.errors import SeriesError
 from covid3d.manifest import COLUMNS
 
@@ -113,6 +113,8 @@ def test_a_folder_of_many_series_is_told_apart_by_their_uids():
     assert len(table) == 23
     assert table["slices"].sum() == 28
     assert table["aside"].ne("").all()
+    lay = {patient_position(entry) for entry in read_slices(REAL / "awkward" / "mixed_series_one_folder")}
+    assert lay == {"supine", "prone", "decubitus"}
 
 
 def test_a_compressed_slice_with_a_wrong_sign_in_its_header_stays_in_range():

@@ -219,6 +219,13 @@ def test_an_image_file_in_another_orientation_is_turned(tmp_path):
     np.testing.assert_allclose(volume.affine @ [0, 0, 0, 1], [-150, -120, -300, 1], atol=1e-4)
 
 
+def test_an_oblique_image_file_is_refused(tmp_path):
+    image = sitk.GetImageFromArray(body())
+    image.SetDirection([1, 0, 0, 0, 0.9, -0.43589, 0, 0.43589, 0.9])
+    sitk.WriteImage(image, str(tmp_path / "scan.nrrd"))
+    assert refusal(tmp_path / "scan.nrrd").code == "oblique"
+
+
 def test_other_modalities_and_localizers_beside_the_series_are_passed_over(tmp_path):
     write_series(tmp_path / "ct")
     write_series(tmp_path / "scout", body()[:2], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesNumber=1)
