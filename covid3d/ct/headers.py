@@ -182,6 +182,8 @@ def _header(file: Path) -> Dataset | None:
         raise _truncated(file) from error
     if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
         return None
+    if marked and "TransferSyntaxUID" not in dataset.file_meta:
+        raise _truncated(file)
     if "Modality" not in dataset and "SOPClassUID" not in dataset:
         if marked or named:
             raise _truncated(file)
@@ -201,7 +203,10 @@ def _truncated(file: Path) -> SeriesError:
 def _readable(file: Path, dataset: Dataset) -> list[Slice]:
     """Return the slices of one file; SeriesError (unreadable) where a value of its header cannot be understood."""
     try:
-        return list(_slices(file, dataset))
+        found = list(_slices(file, dataset))
+        for keyword in ("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation"):
+            header_value(dataset, keyword)
+        return found
     except SeriesError:
         raise
     except Exception as error:  # values are parsed when they are asked for, and errors on broken bytes are of any kind
@@ -229,14 +234,15 @@ def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
 
 
 def _pixels_at(file: Path, dataset: Dataset) -> int | None:
-    """Return where uncompressed pixel data begin in the file, or None; refuse a file that ends before they do."""
+    """Return where uncompressed 16-bit pixel data begin in the file, or None; refuse a file that ends before they do."""
     element: Any = dataset.get_item(PIXEL_DATA, keep_deferred=True)
     start = getattr(element, "value_tell", None)
     if start is None or element.length == 0xFFFFFFFF or _syntax(dataset) == DeflatedExplicitVRLittleEndian:
         return None
     if start + element.length > file.stat().st_size:
         raise _truncated(file)
-    return int(start)
+    words = _count(dataset, "Rows") * _count(dataset, "Columns") * max(1, _count(dataset, "NumberOfFrames"))
+    return int(start) if element.VR in ("OW", "OB", None) and element.length >= 2 * words else None
 
 
 def _macros(groups: Dataset) -> list[Dataset]:

@@ -74,10 +74,12 @@ def read_ct(path: str | Path, series: int | None = None, *, threads: int | None 
     if is_image(path):
         return checked_range(read_image(path), path)
     try:
-        chosen, left = _choose(group_by_number(read_slices(path)), series, path)
-        _check_headers(chosen, path)
-        ordered, affine, spacing = _geometry(chosen, path)
-        return _decode(ordered, affine, spacing, path, threads or cpu_count(), left)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on odd headers, which may repeat what identifies a patient
+            chosen, left = _choose(group_by_number(read_slices(path)), series, path)
+            _check_headers(chosen, path)
+            ordered, affine, spacing = _geometry(chosen, path)
+            return _decode(ordered, affine, spacing, path, threads or cpu_count(), left)
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as error:
         raise _refusal("unreadable", f"a header is damaged ({type(error).__name__})", path) from error
 
@@ -194,7 +196,8 @@ def _check_headers(slices: list[Slice], path: Path) -> None:
     first = slices[0]
     if not all(1 < size <= LARGEST_MATRIX for entry in slices for size in (entry.rows, entry.columns)):
         raise _refusal("unreadable", "a slice has no matrix, or one that no scanner makes", path)
-    if any(entry.get("SamplesPerPixel") not in (None, 1) for entry in slices):
+    colours = {str(entry.get("PhotometricInterpretation") or "MONOCHROME2").strip()[:10] for entry in slices}
+    if colours != {"MONOCHROME"} or any(entry.get("SamplesPerPixel") not in (None, 1) for entry in slices):
         raise _refusal("not_ct", "the images are in colour", path)
     enhanced = first.frame is not None
     if (
@@ -314,8 +317,7 @@ def _decode(
     def decode(index: int) -> None:
         hu[index], above[index], mended[index] = hounsfield(slices[index])
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, threads)) as pool:
-        warnings.simplefilter("ignore")  # decoders' remarks on odd headers
+    with ThreadPoolExecutor(max(1, threads)) as pool:
         list(pool.map(decode, range(len(slices))))
     if above.mean() > NOT_HU_SHARE:
         raise _refusal("hu_out_of_range", f"{above.mean():.0%} of the pixels lie beyond any CT number", path)

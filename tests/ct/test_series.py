@@ -457,6 +457,16 @@ def test_pixel_data_stay_on_disk_until_they_are_decoded(tmp_path):
     assert entry.dataset.get_item("PixelData", keep_deferred=True).value is None
 
 
+def test_a_file_that_hides_its_transfer_syntax_is_refused_not_guessed(tmp_path):
+    write_series(tmp_path)
+    path = sorted(tmp_path.iterdir())[3]
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\x02\x00\x10\x00UI", b"\x02\x00\x11\x00UI", 1))
+    assert refusal(tmp_path).code == "truncated"
+    path.write_bytes(content.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00GW", 1))
+    assert refusal(tmp_path).code in ("truncated", "unreadable")
+
+
 def test_bits_that_are_not_used_mean_nothing_unless_they_repeat_the_sign(tmp_path):
     def overlay(dataset, index):
         stored = body()[index].astype(int) + 1024
