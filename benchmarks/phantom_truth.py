@@ -2,7 +2,7 @@
 
 `python -m benchmarks.phantom_truth` (about 1 min) writes benchmarks/results/phantom_course.csv, the embedded cohort's true course
 beside what the paper says of its patients (claims C106 to C114), and phantom_prognosis.csv: the stay foretold from true burden
-and density of one scan or two, in 371 followed patients, for each `phase_visible`.
+and density of one scan or two, in 343 followed patients, for each `phase_visible`.
 """
 
 from typing import Any

@@ -29,7 +29,9 @@ app = group("COVID3D companion. `make` is for a run; these commands are for one 
 manifest_app = group("Draft a manifest of your own scans.")
 phantom_app = group("Simulate scans with known truth.")
 claims_app = group("Published against re-run, claim by claim.")
+public_app = group("The public replication cohort of the Imaging Data Commons.")
 app.add_typer(manifest_app, name="manifest")
+app.add_typer(public_app, name="public")
 app.add_typer(phantom_app, name="phantom")
 app.add_typer(claims_app, name="claims")
 
@@ -120,35 +122,25 @@ def deployed_weights() -> Path:
 @app.command()
 def check(
     manifest: Path,
-    out: Annotated[Path | None, typer.Option(help="folder for check.csv, qc.csv and leakage.json")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the tables, flow.json and leakage.json")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
-    """Read every scan of a manifest once: what would be refused and why, and a leakage certificate."""
-    import pandas as pd
+    """Read every scan of a manifest once: refusals, quality, clinical rows, flow, acquisition, leakage certificate."""
+    from covid3d.ct.gate import check_manifest
 
-    from covid3d.ct.intake import check_manifest
-    from covid3d.io import write_json
-    from covid3d.manifest import read_manifest
-    from covid3d.splits import leakage_certificate
-
-    table = check_manifest(manifest, out)
-    none = pd.DataFrame({name: pd.Series(dtype=str) for name in ("fold", "scan_id", "patient_id", "split")})
-    certificate = leakage_certificate(read_manifest(manifest), none, table)
-    if out is not None:
-        write_json(out / "leakage.json", certificate)
-    rows = table[["scan_id", "ok", "code", "message"]]
-    found = [
-        f"{test['question']} {', '.join(test['found'])}" for test in certificate["checks"] if test["passed"] is False
-    ]
-    read = int(rows["ok"].sum())
-    clean = f"leakage: nothing found among the {read} of {len(rows)} scans that could be read"
+    gate = check_manifest(manifest, out)
     if as_json:
-        typer.echo(json.dumps({"scans": rows.to_dict("records"), "leakage": certificate}, indent=2, default=int))
+        report = {
+            "scans": gate.intake[["scan_id", "ok", "code", "message"]].to_dict("records"),
+            "clinical": gate.findings.to_dict("records"),
+            "acquisition": gate.acquisition.to_dict("records"),
+            "flow": gate.flow,
+            "leakage": gate.certificate,
+        }
+        typer.echo(json.dumps(report, indent=2, default=int))
     else:
-        for row in rows.to_dict("records"):
-            typer.echo(f"{row['scan_id']}  ok" if row["ok"] else f"{row['scan_id']}  {row['code']}: {row['message']}")
-        typer.echo("\n".join(found) or (clean if read else "leakage: not judged, no scan could be read"))
-    if found or not rows["ok"].all():
+        typer.echo("\n".join(gate.lines()))
+    if not gate.passed:
         raise typer.Exit(1)
 
 
@@ -180,6 +172,41 @@ def manifest_new(
         f"{out.name}: {len(table)} scans of {table['patient_id'].nunique()} patients; fill in label, hospital and role"
     )
     typer.echo(f"the key to the pseudonyms is data/keys/{key.name}: keep it to yourself")
+
+
+@public_app.command("select")
+def public_select(
+    out: Annotated[Path | None, typer.Option(help="CSV file for the series selected")] = None,
+) -> None:
+    """Select the cohort from the installed index; exit status 1 when it differs from the embedded one."""
+    from covid3d.io import write_csv
+    from covid3d.public import INDEX_VERSION, differences, licences, overview, select
+
+    table, version = select()
+    if out is not None:
+        write_csv(out, table)
+    other = differences(table, version)
+    typer.echo("\n".join([*overview(table), "", licences(table)]))
+    typer.echo(
+        f"{len(table)} series selected from index {version}; embedded: index {INDEX_VERSION}, which is downloaded"
+    )
+    typer.echo("\n".join(other) or "no difference")
+    if other:
+        raise typer.Exit(1)
+
+
+@public_app.command("download")
+def public_download(
+    role: Annotated[list[str], typer.Option(help="some of A, B, C, D, F, SBU, SBU1, AR, separated by commas")],
+    to: Annotated[Path, typer.Option(help="folder for scans, licences and manifest")],
+    endpoint: Annotated[str | None, typer.Option(help="another S3 endpoint that holds the same buckets")] = None,
+    clinical: Annotated[Path | None, typer.Option(help="clinical CSV of COVID-19-NY-SBU: remaining stays")] = None,
+) -> None:
+    """Fetch scans of some roles, check them and write a manifest for `make run`; a stopped download goes on."""
+    from covid3d.public import ENDPOINT, download
+
+    names = [name for part in role for name in part.split(",")]
+    download(names, to, endpoint=endpoint or ENDPOINT, clinical=clinical, say=typer.echo)
 
 
 @claims_app.command("show")

@@ -65,6 +65,12 @@ class StorageError(Covid3DError):
     code = "storage"
 
 
+class DownloadError(Covid3DError):
+    """The archive cannot be reached, or what it sends is not what it announces."""
+
+    code = "download"
+
+
 class MissingResult(Covid3DError):
     """A result is needed that has not been computed."""
 

@@ -66,23 +66,28 @@ RULES: dict[str, Rule] = {
     "sha256": matching(r"[0-9a-fA-F]{64}", "64 hexadecimal digits, empty when unknown"),
 }
 COLUMNS = tuple(RULES)
+OPTIONAL: dict[str, Rule] = {
+    "days_since_admission": _days(-LONGEST_DAYS, "days from admission to this scan, below 0 before it"),
+}
+"""Columns that a hospital's manifest may have, for the clinical checks; a run's own manifest has none of them."""
 
 
-def read_manifest(path: str | Path, *, delivered: bool = False) -> pd.DataFrame:
+def read_manifest(path: str | Path, *, delivered: bool = False, clinical: bool = False) -> pd.DataFrame:
     """Read and check a manifest.
 
     Returns one row a scan with the columns of `COLUMNS`: ids and other text as str ("" when blank), counts, labels and
     indices Int64, days and age Float64 (<NA> when blank). Spaces around a value and a UTF-8 byte-order
     mark are removed.
-    With `delivered`, every source must be a path that exists, relative to the manifest's folder.
+    With `delivered`, every source must be a path that exists, relative to the manifest's folder. With `clinical`, the
+    columns of `OPTIONAL` are returned too.
     Raises ManifestError naming file, row (line of the file), column, value and cure.
     """
     path = Path(path)
-    cells = _checked_cells(path, RULES)
+    cells = _checked_cells(path, RULES, OPTIONAL)
     _check_sequence(cells, path.name)
     if delivered:
         _check_sources(cells, path)
-    return typed(cells, RULES)
+    return typed(cells, RULES | OPTIONAL) if clinical else typed(cells[list(RULES)], RULES)
 
 
 def read_controls(run: RunPaths) -> pd.DataFrame:
@@ -131,10 +136,11 @@ def locate(manifest: str | Path, source: str) -> Source:
     return Source(folder / source, None)
 
 
-def _checked_cells(path: Path, rules: dict[str, Rule]) -> pd.DataFrame:
+def _checked_cells(path: Path, rules: dict[str, Rule], optional: dict[str, Rule] | None = None) -> pd.DataFrame:
     """Read a table and check each cell, then what must agree between rows of one scan or patient."""
-    cells = read_cells(path, rules)
-    check_values(cells, rules, path.name)
+    optional = optional or {}
+    cells = read_cells(path, rules, optional)
+    check_values(cells, rules | optional, path.name)
     _check_ids(cells, path.name)
     _check_patients(cells, path.name)
     _check_outcomes(cells, path.name)
@@ -174,6 +180,7 @@ def _check_patients(cells: pd.DataFrame, file: str) -> None:
                     column,
                     f"patient '{patient}' has '{value}' here and '{first}' in row {line}",
                     f"A patient has one {column}: correct one of the rows, or the patient_id",
+                    f"two_{column}s" if column != "sex" else "two_sexes",
                 )
 
 
@@ -187,6 +194,7 @@ def _check_outcomes(cells: pd.DataFrame, file: str) -> None:
                 "censored",
                 "the stay is censored, yet the outcome is 'discharged'",
                 "Write censored 0 when the day of discharge is known, else another outcome",
+                "censored_discharge",
             )
         if number(censored) == 0 and outcome == "in_hospital":
             what = "the patient is still in hospital, yet the stay is not censored"

@@ -11,8 +11,7 @@ import numpy as np
 
 from covid3d.config import Explain, Model, Profile, load_profile, profile_names
 from covid3d.ct.grid import grid_spacing, resample, resize, to_volume_space
-from covid3d.ct.lungs import lung_volume_ml
-from covid3d.ct.scan import LUNG_GRID
+from covid3d.ct.scan import find_lungs
 from covid3d.ct.series import read_ct
 from covid3d.ct.volume import CTVolume, to_source_axes
 from covid3d.ct.windows import Window
@@ -131,12 +130,11 @@ def weights_window(metadata: dict[str, str]) -> Window:
 
 
 def _warnings(volume: CTVolume, unsafe: bool) -> tuple[str, ...]:
-    """Return what the reader must know before the number."""
+    """Return what the reader must know before the number; SeriesError (not_chest) where no lung is found."""
     warnings = [SIMULATED_WEIGHTS] if unsafe else []
     if volume.simulated:
         warnings.append("this scan is simulated")
-    coarse = tuple(min(own, most) for own, most in zip(volume.shape, LUNG_GRID, strict=True))
-    lungs = lung_volume_ml(resample(volume, coarse), grid_spacing(volume, coarse))
+    lungs = find_lungs(volume).volume_ml
     if lungs < SMALL_LUNGS_ML:
         warnings.append(f"hardly any lung was found ({lungs:.0f} ml): is this a whole chest?")
     return tuple(warnings)

@@ -1,7 +1,7 @@
 """Patient-level folds of hospital A's first scans, and the certificate that nothing leaks between the splits."""
 
 import hashlib
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ THUMBNAIL = (12, 24, 24)
 # Simulated scans of two patients reach 0.89 (64 scans), two real patients 0.0;
 # a copy smoothed and with 30 HU of noise 0.986 or more.
 NEAR_DUPLICATE = 0.975
+BLOCK = 512
 
 
 def first_scans(table: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +131,10 @@ def _check_validation(splits: pd.DataFrame, table: pd.DataFrame, folds: int, fil
 
 
 def leakage_certificate(
-    manifest: pd.DataFrame, splits: pd.DataFrame, intake: pd.DataFrame, thumbnails: dict[str, np.ndarray] | None = None
+    manifest: pd.DataFrame,
+    splits: pd.DataFrame,
+    intake: pd.DataFrame,
+    thumbnails: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Return what was looked for, what was found, and whether all of it is clean.
 
@@ -197,27 +201,34 @@ def _hash_check(accepted: pd.DataFrame, column: str, name: str, question: str) -
     return _check(name, question, known, [" = ".join(group) for group in sorted(groups)])
 
 
-def _near_check(thumbnails: dict[str, np.ndarray], patients: dict[str, str]) -> dict[str, Any]:
+def _near_check(thumbnails: Mapping[str, np.ndarray], patients: dict[str, str]) -> dict[str, Any]:
     question = f"Are scans of two patients near duplicates (correlation above {NEAR_DUPLICATE})?"
     return _check("near_duplicates", question, thumbnails, near_duplicates(thumbnails, patients))
 
 
-def near_duplicates(thumbnails: dict[str, np.ndarray], patients: dict[str, str]) -> list[str]:
-    """Return pairs of scans of different patients whose thumbnails correlate above `NEAR_DUPLICATE`."""
+def near_duplicates(thumbnails: Mapping[str, np.ndarray], patients: dict[str, str]) -> list[str]:
+    """Return pairs of scans of different patients whose thumbnails correlate above `NEAR_DUPLICATE`.
+
+    Thumbnails are compared in blocks, so that memory does not grow with their number.
+    """
     ids = sorted(thumbnails)
-    if len(ids) < 2:
-        return []
-    values = np.stack([np.asarray(thumbnails[scan], dtype=np.float32).ravel() for scan in ids])
-    values = values - values.mean(axis=1, keepdims=True)
-    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     found = []
-    for start in range(0, len(ids), 512):
-        alike = values[start : start + 512] @ values.T
-        for i, j in np.argwhere(alike > NEAR_DUPLICATE):
-            a, b = ids[start + i], ids[j]
-            if start + i < j and patients.get(a) != patients.get(b):
-                found.append(f"{a} ~ {b}")
+    for start in range(0, len(ids), BLOCK):
+        block = _normed(thumbnails, ids[start : start + BLOCK])
+        for other in range(start, len(ids), BLOCK):
+            alike = block @ (block if other == start else _normed(thumbnails, ids[other : other + BLOCK])).T
+            for i, j in np.argwhere(alike > NEAR_DUPLICATE):
+                a, b = ids[start + i], ids[other + j]
+                if start + i < other + j and patients.get(a) != patients.get(b):
+                    found.append(f"{a} ~ {b}")
     return found
+
+
+def _normed(thumbnails: Mapping[str, np.ndarray], ids: list[str]) -> np.ndarray:
+    """Return thumbnails as rows of mean 0 and length 1, float32."""
+    values = np.stack([np.asarray(thumbnails[scan], dtype=np.float32).ravel() for scan in ids])
+    values -= values.mean(axis=1, keepdims=True)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
 def thumbnail(grid: np.ndarray) -> np.ndarray:

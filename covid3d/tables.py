@@ -70,8 +70,10 @@ def identifier(*, blank: bool = False) -> Rule:
     )
 
 
-def read_cells(path: Path, columns: Collection[str]) -> pd.DataFrame:
+def read_cells(path: Path, columns: Collection[str], optional: Collection[str] = ()) -> pd.DataFrame:
     """Return a CSV file's cells as stripped text, in the order of `columns`, indexed by the line each row starts on.
+
+    `optional` columns that the file does not have are blank.
 
     Raises ManifestError for a file that is missing, empty, no UTF-8 text, not separated by commas, or has missing,
     unknown, unnamed or repeated columns, or rows of another length.
@@ -79,7 +81,10 @@ def read_cells(path: Path, columns: Collection[str]) -> pd.DataFrame:
     records = _records(path, columns)
     _, header = next(records, (1, [""]))
     header = [name.strip() for name in header]
-    _check_header(header, columns, path.name)
+    _check_header([name for name in header if name not in optional], columns, path.name)
+    for name in optional:
+        if header.count(name) > 1:
+            refuse(path.name, 1, name, f"the column appears {header.count(name)} times", "Keep one of them")
     rows: dict[int, list[str]] = {}
     for line, record in records:
         if not any(cell.strip() for cell in record):
@@ -95,7 +100,8 @@ def read_cells(path: Path, columns: Collection[str]) -> pd.DataFrame:
         rows[line] = [cell.strip() for cell in record]
     if not rows:
         raise ManifestError("there is no row below the header", where=path.name, cure="Add one row for each scan")
-    return pd.DataFrame.from_dict(rows, orient="index", columns=header)[list(columns)]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=header)
+    return table.reindex(columns=[*columns, *optional], fill_value="")
 
 
 def _records(path: Path, columns: Collection[str]) -> Iterator[tuple[int, list[str]]]:
@@ -189,6 +195,9 @@ def typed(cells: pd.DataFrame, rules: Mapping[str, Rule]) -> pd.DataFrame:
     return table
 
 
-def refuse(file: str, row: object, column: str | None, what: str, cure: str) -> NoReturn:
+def refuse(
+    file: str, row: object, column: str | None, what: str, cure: str, code: str = ManifestError.code
+) -> NoReturn:
     """Raise a ManifestError that names the file, the row (line of the file) and the column."""
-    raise ManifestError(what, where=f"{file}, row {row}" + (f", column '{column}'" if column else ""), cure=cure)
+    where = f"{file}, row {row}" + (f", column '{column}'" if column else "")
+    raise ManifestError(what, where=where, cure=cure, code=code)

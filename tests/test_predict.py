@@ -197,11 +197,13 @@ def test_weights_whose_window_is_none_are_refused():
         weights_window({"window": "lung"})
 
 
-def test_a_scan_without_lungs_is_warned_about(weights, tmp_path):
+def test_a_scan_with_little_lung_is_warned_about_and_one_without_is_refused(weights, tmp_path):
+    found = predict(write_series(tmp_path / "s", spacing=(5.0, 5.0, 5.0)), weights("site"))
+    assert any("hardly any lung" in line for line in found.warnings)
     hu = np.where(body() > -1100, 40, 0).astype(np.int16)
     hu[:, :4] = -1000
-    found = predict(write_series(tmp_path / "s", hu), weights("site"))
-    assert "hardly any lung" in found.lines()[0]
+    with pytest.raises(SeriesError, match="no lung was found"):
+        predict(write_series(tmp_path / "none", hu), weights("site"))
 
 
 def test_weights_of_an_unknown_profile_bring_their_own_size():

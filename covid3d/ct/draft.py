@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 
 from covid3d.ct.cohort import POOLED_AGE, pseudonym, write_private
 from covid3d.ct.headers import Slice, read_slices
-from covid3d.ct.series import CURES, FEWEST_SLICES, group_by_number
+from covid3d.ct.series import CURES, FEWEST_SLICES, group_by_number, why_aside
 from covid3d.errors import SeriesError
 from covid3d.io import atomic_path
 from covid3d.manifest import COLUMNS
@@ -67,11 +67,7 @@ def _series_of(place: Path) -> list[tuple[Path, int | None, list[Slice]]]:
         slices = [entry for entry in read_slices(place) if entry.path.parent == place]
     except SeriesError:
         return []
-    ct = {
-        number: group
-        for number, group in group_by_number(slices).items()
-        if group[0].modality == "CT" and len(group) >= FEWEST_SLICES and not group[0].localizer
-    }
+    ct = {number: group for number, group in group_by_number(slices).items() if not why_aside(group)}
     several = len(group_by_number(slices)) > 1
     return [(place, number if several else None, group) for number, group in ct.items()]
 

@@ -5,6 +5,7 @@ anti-aliased linear filter), so that noise is averaged and not picked; growing i
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import sparse
@@ -36,28 +37,37 @@ def axis_weights(size_in: int, size_out: int) -> sparse.csr_matrix:
     return matrix
 
 
-def resample(volume: CTVolume, shape: Sequence[int]) -> np.ndarray:
+def resample(volume: CTVolume, shape: Sequence[int], *, threads: int = 1) -> np.ndarray:
     """Return the whole scan on a grid of `shape` (z, y, x), int16 HU, anti-aliased.
 
     The field of view is kept and each axis stretched on its own, as the paper does.
     """
-    return np.rint(resize(volume.hu, shape)).astype(np.int16)
+    return np.rint(resize(volume.hu, shape, threads=threads)).astype(np.int16)
 
 
-def resize(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return an array (z, y, x) resized to `shape`, float32; slices are taken one by one to spare memory."""
+def resize(array: np.ndarray, shape: Sequence[int], *, threads: int = 1) -> np.ndarray:
+    """Return an array (z, y, x) resized to `shape`, float32; slices are taken one by one to spare memory.
+
+    `threads` share the output's slices; the result does not depend on their number.
+    """
     if array.ndim != 3 or len(shape) != 3 or min(*shape, *array.shape) < 1:
         raise ValueError(f"resize takes (z, y, x) arrays and shapes, not {array.shape} and {tuple(shape)}")
     along_z, along_y, along_x = (axis_weights(old, new) for old, new in zip(array.shape, shape, strict=True))
-    along_z_columns = along_z.tocsc()
     out = np.zeros(tuple(shape), dtype=np.float32)
-    for index in range(array.shape[0]):
-        first, last = along_z_columns.indptr[index : index + 2]
-        if first == last:
-            continue
-        plane = _plane(array[index], along_y, along_x)
-        for row, weight in zip(along_z_columns.indices[first:last], along_z_columns.data[first:last], strict=True):
-            out[row] += weight * plane
+    ends = np.linspace(0, shape[0], max(1, min(threads, shape[0])) + 1).astype(int)
+
+    def fill(first: int, last: int) -> None:
+        columns = along_z[first:last].tocsc()
+        for index in range(array.shape[0]):
+            begin, end = columns.indptr[index : index + 2]
+            if begin == end:
+                continue
+            plane = _plane(array[index], along_y, along_x)
+            for row, weight in zip(columns.indices[begin:end], columns.data[begin:end], strict=True):
+                out[first + row] += weight * plane
+
+    with ThreadPoolExecutor(len(ends) - 1) as pool:
+        list(pool.map(fill, ends[:-1], ends[1:]))
     return out
 
 

@@ -1,5 +1,6 @@
 """DICOM files of a folder and what their headers say, one entry a slice; pixel data stay on disk."""
 
+import functools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,14 +9,18 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from covid3d.errors import SeriesError
 
 TAGS = [
-    "ImageType", "SOPClassUID", "Modality", "Manufacturer", "SeriesDescription", "KVP", "SliceThickness",
-    "ConvolutionKernel", "GantryDetectorTilt", "SeriesInstanceUID", "SeriesNumber", "ImagePositionPatient",
+    "ImageType", "SOPClassUID", "Modality", "Manufacturer", "SeriesDescription", "PatientID", "PatientAge",
+    "ContrastBolusAgent", "PatientPosition", "KVP", "SliceThickness", "ConvolutionKernel", "GantryDetectorTilt",
+    "SeriesInstanceUID", "SeriesNumber", "ImagePositionPatient",
     "ImageOrientationPatient", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
     "PlanarConfiguration", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
@@ -23,8 +28,36 @@ TAGS = [
     "ExtendedOffsetTableLengths", "PixelData",
 ]  # fmt: skip
 PIXEL_DATA = 0x7FE00010
+CONTEXT = ("SQ", "UN", "OW", "OB", "US or SS", "LO", "PN", "SH")  # they depend on more than their own bytes
+DIRECTORY = "1.2.840.10008.1.3.10"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DEFER_BYTES = 4096
+MOST_COMPRESSED = 1024
 TRUNCATED = "Copy or export this scan again; the file's size tells"
+
+
+AMBIGUOUS = {BaseTag(0x00280120), BaseTag(0x00280121), BaseTag(0x7FE00010)}
+TAG_OF = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in TAGS}
+
+
+def header_value(dataset: Dataset, keyword: str) -> Any:
+    """Return a value of a header as pydicom reads it, None where it is silent; equal bytes are interpreted once."""
+    tag = TAG_OF.get(keyword)
+    if tag is None or tag not in dataset:
+        return dataset.get(keyword)
+    raw = dataset.get_item(tag)
+    if not isinstance(raw, RawDataElement) or raw.VR in CONTEXT or not isinstance(raw.value, bytes):
+        return dataset.get(keyword)
+    if raw.VR is None and tag in AMBIGUOUS:
+        return dataset.get(keyword)
+    return _interpreted(tag, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian)
+
+
+@functools.lru_cache(maxsize=4096)
+def _interpreted(tag: BaseTag, vr: str | None, value: bytes, implicit: bool, little: bool) -> Any:
+    """Return a value from its bytes."""
+    raw = RawDataElement(tag, vr, len(value), value, 0, implicit, little)
+    return convert_raw_data_element(raw).value
 
 
 @dataclass(frozen=True)
@@ -50,25 +83,41 @@ class Slice:
     rescale_type: str
     pixels_at: int | None
 
+    def get(self, keyword: str) -> Any:
+        """Return a value of the header, None where it is silent."""
+        return header_value(self.dataset, keyword)
+
     @property
     def localizer(self) -> bool:
         """True for a scout view."""
         return "LOCALIZER" in self.image_type
 
     @property
+    def secondary_capture(self) -> bool:
+        """True for a screen shot or a scanned page."""
+        return str(self.get("SOPClassUID") or "").startswith(SECONDARY_CAPTURE)
+
+    @property
     def group(self) -> str:
-        """Return what series this slice belongs to, also when UIDs were blanked."""
-        return self.series or f"{self.series_number}|{self.description}"
+        """Return what series this slice belongs to; where the UID was blanked, slices of one geometry belong together."""
+        if self.series:
+            return self.series
+        way = () if self.orientation is None else (np.round(self.orientation, 2) + 0.0).tolist()
+        spacing = () if self.pixel_spacing is None else np.round(self.pixel_spacing, 3).tolist()
+        rest = [str(self.get(keyword) or "") for keyword in ("SliceThickness", "ConvolutionKernel")]
+        geometry = (self.modality, self.rows, self.columns, *spacing, *way, *rest)
+        return f"{self.series_number}|{self.description}|{geometry}"
 
 
 def read_slices(path: Path) -> list[Slice]:
-    """Return every image slice of a DICOM file or of a folder (nested, any file names), in the order of file names.
+    """Return every image slice of a DICOM file, of a folder (nested, any file names) or of the files a DICOMDIR lists.
 
-    Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early.
+    Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early, missing_file for
+    one that a DICOMDIR lists and that is not there.
     """
-    files = [path] if path.is_file() else list(_files(path))
     with warnings.catch_warnings():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
         warnings.simplefilter("ignore")
+        files = _listed(path) if path.is_file() else list(_files(path))
         datasets = [(file, dataset) for file in files if (dataset := _header(file)) is not None]
         if not datasets:
             raise SeriesError(
@@ -77,7 +126,7 @@ def read_slices(path: Path) -> list[Slice]:
                 cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
                 code="no_dicom",
             )
-        return [entry for file, dataset in datasets for entry in _slices(file, dataset)]
+        return [entry for file, dataset in datasets for entry in _readable(file, dataset)]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -88,6 +137,25 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def _listed(file: Path) -> list[Path]:
+    """Return the file itself, or the image files that it lists when it is a DICOMDIR."""
+    try:
+        directory = dcmread(file, specific_tags=["DirectoryRecordSequence"])
+        if directory.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
+            return [file]
+        names = [record.get("ReferencedFileID") for record in directory.DirectoryRecordSequence]
+    except Exception:  # whatever is wrong with it is told when its header is read
+        return [file]
+    parts = [[name] if isinstance(name, str) else list(name) for name in names if name]
+    places = [file.parent.joinpath(*part) for part in parts if ".." not in part]
+    gone = sum(not place.is_file() for place in places)
+    if gone:
+        what = f"{gone} of the {len(places)} files that the DICOMDIR lists are not there"
+        cure = "Copy the whole medium, or give the folder instead of its DICOMDIR"
+        raise SeriesError(what, where=file.name, cure=cure, code="missing_file")
+    return sorted(places)
+
+
 def _header(file: Path) -> Dataset | None:
     """Return a file's header with its pixel data left on disk, or None when it is no DICOM file."""
     try:
@@ -96,10 +164,11 @@ def _header(file: Path) -> Dataset | None:
     except OSError as error:
         cure = "Make the file readable, or move it away"
         raise SeriesError("a file cannot be opened", where=file.name, cure=cure, code="unreadable") from error
-    if not start and file.suffix.lower() in (".dcm", ".ima"):
-        raise _truncated(file)
     marked = start[128:] == b"DICM"
+    named = file.suffix.lower() in (".dcm", ".ima")
     if not marked and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        if named or (start and not start.strip(b"\0")):
+            raise _truncated(file)
         return None
     try:
         dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=TAGS, force=not marked)
@@ -111,8 +180,12 @@ def _header(file: Path) -> Dataset | None:
         return None
     except Exception as error:  # the parser's own errors on broken bytes are of any kind
         raise _truncated(file) from error
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
+        return None
+    if marked and "TransferSyntaxUID" not in dataset.file_meta:
+        raise _truncated(file)
     if "Modality" not in dataset and "SOPClassUID" not in dataset:
-        if marked:
+        if marked or named:
             raise _truncated(file)
         return None
     return dataset
@@ -127,15 +200,31 @@ def _truncated(file: Path) -> SeriesError:
     return SeriesError("a file is truncated", where=file.name, cure=TRUNCATED, code="truncated")
 
 
+def _readable(file: Path, dataset: Dataset) -> list[Slice]:
+    """Return the slices of one file; SeriesError (unreadable) where a value of its header cannot be understood."""
+    try:
+        found = list(_slices(file, dataset))
+        for keyword in ("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation"):
+            header_value(dataset, keyword)
+        return found
+    except SeriesError:
+        raise
+    except Exception as error:  # values are parsed when they are asked for, and errors on broken bytes are of any kind
+        cure = "Copy or export this scan again"
+        raise SeriesError("a header is damaged", where=file.name, cure=cure, code="unreadable") from error
+
+
 def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
     """Yield the slices of one file: itself, or each frame of an enhanced multi-frame file."""
     if PIXEL_DATA not in dataset:
-        if str(dataset.get("Modality", "")) == "CT":
+        if header_value(dataset, "Modality") == "CT":
             raise _truncated(file)
         return
     start = _pixels_at(file, dataset)
     if "PerFrameFunctionalGroupsSequence" not in dataset:
-        frames = _count(dataset, "NumberOfFrames") or 1
+        frames = max(1, _count(dataset, "NumberOfFrames"))
+        if frames * (_count(dataset, "Rows") * _count(dataset, "Columns") // MOST_COMPRESSED) > file.stat().st_size:
+            raise _truncated(file)
         yield from (_slice(file, dataset, None if frames == 1 else index, start, [dataset]) for index in range(frames))
         return
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])
@@ -145,14 +234,15 @@ def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
 
 
 def _pixels_at(file: Path, dataset: Dataset) -> int | None:
-    """Return where uncompressed pixel data begin in the file, or None; refuse a file that ends before they do."""
-    element: Any = dataset.get_item(PIXEL_DATA)
+    """Return where uncompressed 16-bit pixel data begin in the file, or None; refuse a file that ends before they do."""
+    element: Any = dataset.get_item(PIXEL_DATA, keep_deferred=True)
     start = getattr(element, "value_tell", None)
     if start is None or element.length == 0xFFFFFFFF or _syntax(dataset) == DeflatedExplicitVRLittleEndian:
         return None
     if start + element.length > file.stat().st_size:
         raise _truncated(file)
-    return int(start)
+    words = _count(dataset, "Rows") * _count(dataset, "Columns") * max(1, _count(dataset, "NumberOfFrames"))
+    return int(start) if element.VR in ("OW", "OB", None) and element.length >= 2 * words else None
 
 
 def _macros(groups: Dataset) -> list[Dataset]:
@@ -169,9 +259,9 @@ def _slice(file: Path, dataset: Dataset, frame: int | None, start: int | None, p
         frame=frame,
         dataset=dataset,
         syntax=_syntax(dataset),
-        modality=str(dataset.get("Modality", "")),
-        series=str(dataset.get("SeriesInstanceUID") or ""),
-        series_number=str(dataset.get("SeriesNumber") or "").lstrip("0"),
+        modality=str(header_value(dataset, "Modality") or ""),
+        series=str(header_value(dataset, "SeriesInstanceUID") or ""),
+        series_number=str(header_value(dataset, "SeriesNumber") or "").lstrip("0"),
         description=str(dataset.get("SeriesDescription") or "").strip(),
         image_type=tuple(str(value).strip() for value in ([image_type] if isinstance(image_type, str) else image_type)),
         rows=_count(dataset, "Rows"),
@@ -189,7 +279,7 @@ def _slice(file: Path, dataset: Dataset, frame: int | None, start: int | None, p
 def _first(places: list[Dataset], keyword: str) -> Any:
     """Return the value of a keyword in the first dataset that has one."""
     for place in places:
-        value = place.get(keyword)
+        value = header_value(place, keyword)
         if value is not None and value != "":
             return value
     return None
@@ -206,7 +296,7 @@ def _numbers(value: Any, count: int) -> np.ndarray | None:
 
 def _count(dataset: Dataset, keyword: str) -> int:
     """Return a header's count, 0 where it is absent or no number."""
-    return int(_number(dataset.get(keyword)) or 0)
+    return int(_number(header_value(dataset, keyword)) or 0)
 
 
 def _number(value: Any) -> float | None:

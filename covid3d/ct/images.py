@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from covid3d.ct.volume import HU_MAX, HU_MIN, CTVolume, SeriesInfo, axial_volume
 from covid3d.errors import SeriesError
 
+OBLIQUE_DEGREES = 15.0
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
@@ -20,7 +21,7 @@ def read_image(path: Path) -> CTVolume:
     """Read a volume file as int16 HU, axial, head up, clipped to -1024 … 3071.
 
     Raises SeriesError: truncated when it cannot be read, no_ct_volume unless it has three axes and one channel,
-    too_few_slices, hu_out_of_range for values that are no CT numbers.
+    oblique, too_few_slices, hu_out_of_range for values that are no CT numbers.
     """
     try:
         image = sitk.ReadImage(str(path))
@@ -37,6 +38,10 @@ def read_image(path: Path) -> CTVolume:
             cure="Give one volume with one value a voxel",
             code="no_ct_volume",
         )
+    directions = np.abs(np.array(image.GetDirection()).reshape(3, 3)).max(axis=0)
+    if np.degrees(np.arccos(np.clip(directions.min(), 0, 1))) > OBLIQUE_DEGREES:
+        what, cure = "the slices lie oblique to the body", "Choose an axial reconstruction"
+        raise SeriesError(what, where=path.name, cure=cure, code="oblique")
     volume = axial_volume(
         sitk.GetArrayViewFromImage(image),
         _affine(image),

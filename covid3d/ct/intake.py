@@ -3,11 +3,11 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from covid3d.clinical import findings, kept_counts
 from covid3d.config import Run
 from covid3d.ct.cohort import ensure_cohort, private_hash, source_of
 from covid3d.ct.scan import read_scan, safe_message
@@ -15,14 +15,14 @@ from covid3d.ct.series import CURES
 from covid3d.ct.store import Store
 from covid3d.errors import MissingResult, SeriesError, StorageError
 from covid3d.io import cpu_count, parallel_map, sha256_tree, write_csv, write_json
-from covid3d.manifest import Source, locate, read_controls, read_manifest
+from covid3d.manifest import Source, read_controls, read_manifest
 from covid3d.steps import code_fingerprint, ensure_in_place
 
 IDS = ("scan_id", "patient_id", "hospital", "role", "label", "scan_index")
 FACTS = (
-    "n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "kernel", "kvp", "manufacturer",
-    "transfer_syntax", "hu_mean", "hu_sd", "lung_volume_ml", "pixel_sha256", "series_uid_sha256",
-    "volume",
+    "n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "thickness_mm", "kernel", "kvp",
+    "manufacturer", "transfer_syntax", "hu_mean", "hu_sd", "lung_volume_ml", "kept_with", "pixel_sha256",
+    "series_uid_sha256", "patient_sha256", "volume",
 )  # fmt: skip
 COLUMNS = (*IDS, "ok", "code", "message", *FACTS)
 WHOLE = ("label", "scan_index", "ok", "n_slices", "rows", "columns")
@@ -52,7 +52,7 @@ def read_intake(run: Run) -> pd.DataFrame:
     for column in table.columns:
         if column in WHOLE:
             table[column] = pd.to_numeric(table[column]).astype("Int64")
-        elif column.startswith(("spacing_", "hu_")) or column in ("kvp", "lung_volume_ml"):
+        elif column.startswith(("spacing_", "hu_")) or column in ("kvp", "thickness_mm", "lung_volume_ml"):
             table[column] = pd.to_numeric(table[column])
     return table
 
@@ -84,16 +84,17 @@ def take_in(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         if given and found != given:
             raise SeriesError("the scan's files have another checksum than the manifest says", code="checksum")
         grid, facts = read_scan(place.path, place.series, store.shape)
-        facts["series_uid_sha256"] = private_hash(run, str(row["source"]), facts["series_uid_sha256"])
+        for name in ("series_uid_sha256", "patient_sha256"):
+            facts[name] = private_hash(run, str(row["source"]), facts[name])
         name = store.name(ids["scan_id"], _source_hash(found, place))
         noted = {**facts, "volume": name, "code": code_fingerprint("covid3d.ct.scan")}
         store.put(ids["scan_id"], _source_hash(found, place), grid, noted)
     except SeriesError as error:
-        return _refused(ids, error.code, safe_message(error))
+        return refused(ids, error.code, safe_message(error))
     except StorageError:
         raise
     except Exception as error:  # one scan's fault, whatever kind, must not stop the others
-        return _refused(ids, "unreadable", f"reading failed ({type(error).__name__}). {CURES['unreadable']}")
+        return refused(ids, "unreadable", f"reading failed ({type(error).__name__}). {CURES['unreadable']}")
     return _row(ids, noted)
 
 
@@ -120,7 +121,8 @@ def _row(ids: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**ids, "ok": 1, "code": "", "message": "", **{name: facts[name] for name in FACTS}}
 
 
-def _refused(ids: dict[str, Any], code: str, message: str) -> dict[str, Any]:
+def refused(ids: dict[str, Any], code: str, message: str) -> dict[str, Any]:
+    """Return the row of a scan that was not read."""
     return {**ids, "ok": 0, "code": code, "message": message}
 
 
@@ -157,15 +159,20 @@ def _intake(run: Run) -> None:
     for record, row in zip(records, known, strict=True):
         rows.append(next(read) if row is None else row)
         _let_go(run, record, rows[-1])
-    intake = _table(rows)
-    refused = intake[intake["ok"] == 0]
-    if len(refused):
-        print(f"intake: {len(refused)} of {len(intake)} scans refused: {_counts(refused['code'])}", flush=True)
-    write_json(run.path("flow.json"), flow(read_manifest(run.order_form), intake))
+    intake = as_table(rows)
+    bad = intake[intake["ok"] == 0]
+    if len(bad):
+        print(f"intake: {len(bad)} of {len(intake)} scans refused: {_counts(bad['code'])}", flush=True)
+    order = read_manifest(run.order_form, clinical=True)
+    listed = read_manifest(run.manifest)
+    if len(order) == len(listed):  # a site's manifest: the same rows under pseudonyms
+        listed["days_since_admission"] = order["days_since_admission"]
+    write_json(run.path("flow.json"), flow(order, intake, findings(listed, intake)))
     write_csv(run.intake, intake)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def as_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as a table with the columns of intake.csv."""
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     return table.astype(dict.fromkeys(WHOLE, "Int64"))
 
@@ -174,8 +181,11 @@ def _counts(values: pd.Series) -> dict[str, int]:
     return {str(value): int(count) for value, count in values.value_counts().sort_index().items()}
 
 
-def flow(order: pd.DataFrame, intake: pd.DataFrame) -> dict[str, Any]:
-    """Return the counts of a flow diagram: ordered, delivered, read, refused by code, and the same for each group."""
+def flow(order: pd.DataFrame, intake: pd.DataFrame, found: pd.DataFrame) -> dict[str, Any]:
+    """Return the counts of a flow diagram (STARD): ordered, delivered, read, refused by code, and for each group.
+
+    `found`: the clinical findings; scans that were kept with a code are counted by it.
+    """
     listed = intake[~intake["role"].isin(["rescan", "control"])]
     groups = []
     for names, part in intake.groupby(["hospital", "role", "label"], sort=True):
@@ -199,39 +209,6 @@ def flow(order: pd.DataFrame, intake: pd.DataFrame) -> dict[str, Any]:
         "read": int((listed["ok"] == 1).sum()),
         "refused": int((listed["ok"] == 0).sum()),
         "refused_by_code": _counts(intake.loc[intake["ok"] == 0, "code"]),
+        "kept_with_code": kept_counts(found),
         "groups": groups,
     }
-
-
-# --- a manifest that belongs to no run yet ---------------------------------------------------------------------------
-
-
-def check_manifest(path: str | Path, out: str | Path | None = None) -> pd.DataFrame:
-    """Read every scan of a manifest once; return the rows of intake.csv, without storing volumes.
-
-    With `out`, writes check.csv (scan_id, ok, code, message) and qc.csv (what was measured) there. Raises ManifestError
-    for a faulty manifest; a source that does not exist is a row with code no_such_path.
-    """
-    path = Path(path)
-    table = read_manifest(path)
-    rows = list(
-        parallel_map(partial(_check, path), table.to_dict("records"), workers=cpu_count(), description="checking scans")
-    )
-    intake = _table(rows)
-    if out is not None:
-        write_csv(Path(out) / "check.csv", intake[["scan_id", "ok", "code", "message"]])
-        write_csv(Path(out) / "qc.csv", intake[["scan_id", "ok", *FACTS[:-1]]])
-    return intake
-
-
-def _check(manifest: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one scan's row of a check."""
-    ids = {name: row[name] for name in IDS}
-    place = locate(manifest, str(row["source"]))
-    try:
-        _, facts = read_scan(place.path, place.series, (16, 16, 16))
-        return {**ids, "ok": 1, "code": "", "message": "", **facts}
-    except SeriesError as error:
-        return _refused(ids, error.code, safe_message(error))
-    except Exception as error:  # one scan's fault, whatever kind, must not stop the others
-        return _refused(ids, "unreadable", f"reading failed ({type(error).__name__}). {CURES['unreadable']}")

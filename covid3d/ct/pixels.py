@@ -32,6 +32,8 @@ DECODERS: Final = {
 JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
 LOWEST_HU, HIGHEST_HU = -3024, 4000
 FARTHEST = 2**24
+UNTOLD_PADDING = 64
+SIGNED_SHARE = 0.01
 
 
 def syntax_name(syntax: UID) -> str:
@@ -54,7 +56,9 @@ def stored_values(entry: Slice) -> np.ndarray:
         )
     try:
         values = _native(entry) if _is_plain(entry) else _decoded(entry)
-    except Exception as error:  # each decoder raises errors of its own kind
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # each decoder raises errors of its own kind; a panic in Rust is no Exception
         raise SeriesError(
             "the pixel data are incomplete or damaged", where=entry.path.name, cure=TRUNCATED, code="truncated"
         ) from error
@@ -70,9 +74,9 @@ def stored_values(entry: Slice) -> np.ndarray:
 
 def _is_plain(entry: Slice) -> bool:
     """True for 16-bit little-endian words whose upper bits mean nothing else."""
-    dataset = entry.dataset
-    whole = dataset.get("BitsStored") == 16 or dataset.get("PixelRepresentation") == 0
-    words = dataset.get("BitsAllocated") == 16 and whole
+    bits = entry.get("BitsStored")
+    whole = bits == 16 or (entry.get("PixelRepresentation") == 0 and isinstance(bits, int) and 0 < bits < 16)
+    words = entry.get("BitsAllocated") == 16 and whole
     return entry.syntax in NATIVE and words and entry.pixels_at is not None
 
 
@@ -80,17 +84,26 @@ def _native(entry: Slice) -> np.ndarray:
     """Return uncompressed 16-bit values, read straight from their place in the file."""
     assert entry.pixels_at is not None
     count = entry.rows * entry.columns
-    kind = "<i2" if entry.dataset.PixelRepresentation == 1 else "<u2"
+    kind = "<i2" if entry.get("PixelRepresentation") == 1 else "<u2"
     with entry.path.open("rb") as stream:
         stream.seek(entry.pixels_at + 2 * count * (entry.frame or 0))
         content = stream.read(2 * count)
-    return np.frombuffer(content, dtype=kind, count=count).reshape(entry.rows, entry.columns)
+    values = np.frombuffer(content, dtype=kind, count=count).reshape(entry.rows, entry.columns)
+    bits = entry.get("BitsStored")
+    return values if bits == 16 or values.max() < 1 << bits else _without_unused_bits(values, bits)
+
+
+def _without_unused_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """Return unsigned words without the bits above `bits` (overlays); as they are where these repeat a sign."""
+    above = values >> bits
+    sign = above == 0xFFFF >> bits
+    return values if sign.mean() > SIGNED_SHARE and (sign | (above == 0)).all() else values & ((1 << bits) - 1)
 
 
 def _decoded(entry: Slice) -> np.ndarray:
     """Return the values through pydicom and a decoder."""
     dataset = entry.dataset
-    if entry.frame is None and dataset.get_item(PIXEL_DATA).value is None:
+    if entry.frame is None and dataset.get_item(PIXEL_DATA, keep_deferred=True).value is None:
         dataset = dcmread(entry.path, force=True)  # this copy goes when the slice is decoded
     if entry.syntax == JPEG_EXTENDED and entry.frame is None:
         return _through_gdcm(entry)
@@ -121,32 +134,55 @@ def padding_range(entry: Slice) -> tuple[int, int] | None:
 
 def _word(entry: Slice, keyword: str) -> int | None:
     """Return a 16-bit header value with the sign of the pixels (some writers give -2000 as 63536)."""
-    value = entry.dataset.get(keyword)
+    value = entry.get(keyword)
     if not isinstance(value, int):
         return None
-    signed = entry.dataset.get("PixelRepresentation") == 1
+    signed = entry.get("PixelRepresentation") == 1
     return (value + 0x8000) % 0x10000 - 0x8000 if signed else value % 0x10000
 
 
 def hounsfield(entry: Slice) -> tuple[np.ndarray, float, bool]:
-    """Return a slice's HU int16 (rows, columns), the share of pixels above any CT number, and if its sign was mended.
+    """Return a slice's HU int16 (rows, columns), the share of pixels beyond any CT number, and if its sign was mended.
 
     slope * stored + intercept, rounded; padding and everything below air becomes -1024, metal above 3071 becomes 3071.
     A slice whose header says unsigned while its values are signed is read as signed when that gives CT numbers.
     """
     stored = stored_values(entry)
     padding = padding_range(entry)
+    plain = _plain_hounsfield(stored, entry, padding)
+    if plain is not None:
+        return plain, 0.0, False
     values, above = _scaled(stored, entry, padding)
     mended = False
-    if above > 0.001 and stored.dtype == np.uint16 and (stored >= 0x8000).any():
+    if above > 0 and stored.dtype == np.uint16 and (stored >= 0x8000).any():
         other, other_above = _scaled(stored.astype(np.uint16).view(np.int16), entry, padding)
         if other_above == 0 and other.min() >= LOWEST_HU:
             values, above, mended = other, other_above, True
     return np.clip(values, HU_MIN, HU_MAX).astype(np.int16), above, mended
 
 
+def _plain_hounsfield(stored: np.ndarray, entry: Slice, padding: tuple[int, int] | None) -> np.ndarray | None:
+    """Return HU clipped from below, int16, where slope is 1 and all values are CT numbers; else None. One or two passes."""
+    if entry.slope != 1 or entry.intercept is None or entry.intercept != int(entry.intercept):
+        return None
+    shift, lowest, highest = int(entry.intercept), int(stored.min()), int(stored.max())
+    if abs(shift) >= FARTHEST or lowest + shift < LOWEST_HU or highest + shift > HU_MAX:
+        return None
+    if lowest + shift < HU_MIN:
+        values = np.maximum(stored, stored.dtype.type(HU_MIN - shift)).astype(np.int16)
+    else:
+        values = stored.astype(np.int16)
+    values += np.int16(shift)
+    if padding is not None and padding[0] <= highest and padding[1] >= lowest:
+        values[(stored >= padding[0]) & (stored <= padding[1])] = HU_MIN
+    return values
+
+
 def _scaled(stored: np.ndarray, entry: Slice, padding: tuple[int, int] | None) -> tuple[np.ndarray, float]:
-    """Return rounded HU with padding set to air, not clipped, and the share of pixels above any CT number."""
+    """Return rounded HU with padding set to air, not clipped, and the share of pixels beyond any CT number.
+
+    One lowest value below any CT number is padding that the header does not tell of.
+    """
     assert entry.slope is not None
     assert entry.intercept is not None
     if entry.slope == 1 and entry.intercept == int(entry.intercept) and abs(entry.intercept) < FARTHEST:
@@ -156,4 +192,8 @@ def _scaled(stored: np.ndarray, entry: Slice, padding: tuple[int, int] | None) -
         values = np.clip(exact, -FARTHEST, FARTHEST).astype(np.int32)
     if padding is not None:
         values[(stored >= padding[0]) & (stored <= padding[1])] = HU_MIN
-    return values, float((values > HIGHEST_HU).mean())
+    beyond = np.count_nonzero(values > HIGHEST_HU)
+    lowest = int(values.min())
+    if lowest < LOWEST_HU:
+        beyond += np.count_nonzero((values < LOWEST_HU) & (values > lowest + UNTOLD_PADDING))
+    return values, beyond / values.size

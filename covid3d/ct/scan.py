@@ -1,19 +1,33 @@
 """One scan's files -> its grid and the facts about it: the code that decides whether a stored grid is current."""
 
 import hashlib
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from covid3d.ct.grid import grid_spacing, resample
-from covid3d.ct.lungs import lung_volume_ml
+from covid3d.ct.lungs import lung_mask
 from covid3d.ct.series import CURES, read_ct
-from covid3d.ct.volume import CTVolume
+from covid3d.ct.volume import CTVolume, SeriesInfo
 from covid3d.errors import SeriesError
 
 LUNG_GRID = (48, 96, 96)
+LEAST_LUNG_ML = 300.0
+CUT_SHARE = 0.5
+SMALLEST_FIELD_MM = 250.0
+BONE_KERNEL = re.compile(r"(?i)bone|^EDGE|^(B80|[HJ][6-9]\d|FC(3\d|8\d)|YD$|D$|E$)")  # GE; Siemens, Canon, Philips
+
+
+@dataclass(frozen=True)
+class Lungs:
+    """Aerated lung of a scan in ml, and how large its first or last slice is, 0 … 1 of its largest."""
+
+    volume_ml: float
+    cut: float
 
 
 def read_scan(
@@ -21,14 +35,30 @@ def read_scan(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Read one scan; return its grid int16 HU (z, y, x) and what intake.csv says about it. Raises SeriesError."""
     volume = read_ct(path, series, threads=threads)
-    return resample(volume, shape), facts(volume)
+    found = facts(volume)
+    return resample(volume, shape), found
+
+
+def find_lungs(volume: CTVolume) -> Lungs:
+    """Return the lungs of a scan. Raises SeriesError (not_chest) below 300 ml: no chest, or the wrong part of one."""
+    coarse = tuple(min(own, most) for own, most in zip(volume.shape, LUNG_GRID, strict=True))
+    spacing = grid_spacing(volume, coarse)
+    areas = lung_mask(resample(volume, coarse), spacing).sum(axis=(1, 2))
+    lungs = Lungs(float(areas.sum() * np.prod(spacing) / 1000), float(max(areas[0], areas[-1]) / max(areas.max(), 1)))
+    if lungs.volume_ml < LEAST_LUNG_ML:
+        what = f"no lung was found ({lungs.volume_ml:.0f} ml of air within the body)"
+        raise SeriesError(what, cure=CURES["not_chest"], code="not_chest")
+    return lungs
 
 
 def facts(volume: CTVolume) -> dict[str, Any]:
-    """Return size, spacing, scanner settings, HU statistics, lung volume and pixel hash; nothing that identifies."""
+    """Return size, spacing, scanner settings, HU statistics, lungs, hashes, and codes of what is odd but was kept.
+
+    Nothing in it identifies a patient. Raises SeriesError (not_chest).
+    """
+    lungs = find_lungs(volume)
     mean, deviation = _mean_and_sd(volume.hu)
-    coarse = tuple(min(own, most) for own, most in zip(volume.shape, LUNG_GRID, strict=True))
-    series = volume.series
+    series = volume.series or SeriesInfo()
     return {
         "n_slices": volume.shape[0],
         "rows": volume.shape[1],
@@ -36,16 +66,35 @@ def facts(volume: CTVolume) -> dict[str, Any]:
         "spacing_z_mm": round(volume.spacing_mm[0], 5),
         "spacing_y_mm": round(volume.spacing_mm[1], 5),
         "spacing_x_mm": round(volume.spacing_mm[2], 5),
-        "kernel": series.kernel[:32] if series else "",
-        "kvp": series.kvp if series else None,
-        "manufacturer": series.manufacturer[:32] if series else "",
-        "transfer_syntax": series.transfer_syntax if series else "",
+        "thickness_mm": series.slice_thickness_mm,
+        "kernel": series.kernel[:32],
+        "kvp": series.kvp,
+        "manufacturer": series.manufacturer[:32],
+        "transfer_syntax": series.transfer_syntax,
         "hu_mean": round(mean, 3),
         "hu_sd": round(deviation, 3),
-        "lung_volume_ml": round(lung_volume_ml(resample(volume, coarse), grid_spacing(volume, coarse)), 1),
+        "lung_volume_ml": round(lungs.volume_ml, 1),
+        "kept_with": " ".join(oddities(volume, lungs)),
         "pixel_sha256": pixel_sha256(volume.hu),
-        "series_uid_sha256": series.uid_sha256 if series else "",
+        "series_uid_sha256": series.uid_sha256,
+        "patient_sha256": series.patient_sha256,
     }
+
+
+def oddities(volume: CTVolume, lungs: Lungs) -> list[str]:
+    """Return the codes of what a reader of the results must know of a scan that was kept."""
+    series = volume.series or SeriesInfo()
+    field = min(step * count for step, count in zip(volume.spacing_mm[1:], volume.shape[1:], strict=True))
+    found = {
+        "prone": series.patient_position == "prone",
+        "decubitus": series.patient_position == "decubitus",
+        "contrast": series.contrast,
+        "paediatric": series.paediatric,
+        "bone_kernel": BONE_KERNEL.search(series.kernel) is not None,
+        "half_chest": lungs.cut > CUT_SHARE or field < SMALLEST_FIELD_MM,
+        "sign_mended": any("sign mended" in line for line in volume.history),
+    }
+    return [code for code, holds in found.items() if holds]
 
 
 def pixel_sha256(hu: np.ndarray) -> str:

@@ -23,6 +23,10 @@ class SeriesInfo:
     slice_thickness_mm: float | None = None
     file_format: str = "DICOM"
     simulated: bool = False
+    patient_sha256: str = ""  # tells that two patients of a manifest are one; intake keys it
+    patient_position: str = ""  # supine, prone or decubitus
+    contrast: bool = False
+    paediatric: bool = False
     uid_sha256: str = ""  # tells that two scans come from one series; blank where de-identification blanked the UID
 
 

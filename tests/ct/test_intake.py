@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from dicom_series import body, write_series
 
-from covid3d.ct import cohort, intake
+from covid3d.ct import cohort, gate, intake
 from covid3d.ct.cohort import ensure_cohort, key_file, source_of
 from covid3d.ct.draft import draft_manifest
 from covid3d.ct.grid import resample
@@ -285,13 +285,14 @@ def test_the_simulator_runs_in_a_process_of_its_own_and_its_error_is_passed_on(m
 
 
 def test_check_lists_every_scan_and_writes_its_tables(site, tmp_path, monkeypatch):
-    table = intake.check_manifest(site.order_form, tmp_path / "out")
+    monkeypatch.setattr(gate, "cpu_count", lambda: 1)
+    table = gate.check_manifest(site.order_form, tmp_path / "out").intake
     assert table["code"].tolist() == ["", "", "missing_slice", "several_series", ""]
     written = pd.read_csv(tmp_path / "out" / "check.csv", keep_default_na=False)
     assert list(written.columns) == ["scan_id", "ok", "code", "message"]
     assert "lung_volume_ml" in (tmp_path / "out" / "qc.csv").read_text()
     shutil.rmtree(site.order_form.parent / f"{CANARY}-drive" / "one")
-    assert intake.check_manifest(site.order_form)["code"][0] == "no_such_path"
+    assert gate.check_manifest(site.order_form).intake["code"][0] == "no_such_path"
 
 
 def test_a_draft_holds_pseudonyms_and_days_but_no_dates(root):

@@ -14,7 +14,7 @@ from covid3d.ct.headers import read_slices
 from covid3d.ct.intake import ensure_intake
 from covid3d.ct.lungs import lung_mask, lung_volume_ml
 from covid3d.ct.pixels import DECODERS, hounsfield, stored_values
-from covid3d.ct.series import read_ct
+from covid3d.ct.series import list_series, patient_position, read_ct
 from covid3d.errors import SeriesError
 from covid3d.manifest import COLUMNS
 
@@ -92,9 +92,9 @@ REFUSALS = {
     "awkward/missing_slice": ("missing_slice", "1 of 5 slices"),
     "awkward/missing_slice_and_tilt": ("gantry_tilt", "15.5 degrees; 1 of 5 slices are missing"),
     "awkward/four_slices_one_position": ("duplicate_position", "3 slices"),
-    "awkward/mixed_series_one_folder": ("several_series", "23 CT series"),
+    "awkward/mixed_series_one_folder": ("no_ct_volume", "too short"),
     "awkward/eCT_Supplemental.dcm": ("not_hu", "Hounsfield"),
-    "awkward/TOSHIBA_J2K_SIZ1_PixRep0.dcm": ("too_few_slices", "1 slices"),
+    "awkward/TOSHIBA_J2K_SIZ1_PixRep0.dcm": ("no_ct_volume", "1 not axial"),
     "nrrd/lm-64.nrrd": ("hu_out_of_range", "Hounsfield"),
 }
 
@@ -106,6 +106,15 @@ def test_awkward_scans_are_refused_each_for_its_own_reason(path):
     code, words = REFUSALS[path]
     assert caught.value.code == code
     assert words in str(caught.value)
+
+
+def test_a_folder_of_many_series_is_told_apart_by_their_uids():
+    table = list_series(REAL / "awkward" / "mixed_series_one_folder")
+    assert len(table) == 23
+    assert table["slices"].sum() == 28
+    assert table["aside"].ne("").all()
+    lay = {patient_position(entry) for entry in read_slices(REAL / "awkward" / "mixed_series_one_folder")}
+    assert lay == {"supine", "prone", "decubitus"}
 
 
 def test_a_compressed_slice_with_a_wrong_sign_in_its_header_stays_in_range():
