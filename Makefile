@@ -73,10 +73,9 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 verify: $(STAMP)
-	@echo "Campaigns at their stated size; results go to benchmarks/results/."
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -m verify $(PYTEST_ARGS); status=$$?; \
-	if [ $$status -eq 5 ]; then echo "error: this version has no campaigns yet; their fixed-seed slices run in 'make test'" >&2; exit 1; fi; \
-	exit $$status
+	@echo "Campaigns at their stated size: about 5 h on 2 cores; each says what it does. Results go to benchmarks/results/;"
+	@echo "what is stored there and current is not computed again. One alone: make verify PYTEST_ARGS='-k null'"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -s -m verify $(PYTEST_ARGS)
 
 extended: $(STAMP)
 	@echo "Two more seeds of 'standard' (about 25 min each), compared with the first."

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.fairness [hospital …]` measures 600 simulated patients a class in each hospital's setting and writes
 benchmarks/results/phantom_fairness.csv. `python -m benchmarks.fairness difficulty` lets a fixed classifier of A meet each scanner
-with each case mix, 300 patients a class, and writes phantom_difficulty.csv. Without arguments both are done.
+with each case mix, 300 patients a setting, and writes phantom_difficulty.csv. Without arguments both are done.
 """
 
 import functools
@@ -18,7 +18,7 @@ from covid3d.phantom.fairness import Setting
 NAME, DIFFICULTY = "phantom_fairness", "phantom_difficulty"
 MADE_BY = ("covid3d.phantom.fairness", __file__)
 HOSPITALS = ("A", "B", "C")
-A_CLASS, DIFFICULTY_A_CLASS = 600, 300
+A_CLASS, DIFFICULTY_A_CLASS = 600, 150
 SETTINGS = {
     "as trained": Setting("A"),
     "scanner of B": Setting("B", mix="A"),

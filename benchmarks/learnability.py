@@ -69,8 +69,8 @@ def _scans(run: Run) -> int:
 def missed(table: pd.DataFrame) -> list[str]:
     """Return the bars that are not reached, one line each, with the figure."""
     figures = dict(zip(BARS, ("auc_low", "auc_low", "auc_low", "skill_a", "flatness", "map_ratio"), strict=True))
-    rows = table.to_dict("records")
-    return [f"seed {r['seed']}: {bar} not reached ({figures[bar]} {r[figures[bar]]:.3f})" for r in rows for bar in BARS if not r[bar]]
+    short = [(row, bar) for row in table.to_dict("records") for bar in BARS if not row[bar]]
+    return [f"seed {row['seed']}: {bar} not reached ({figures[bar]} {row[figures[bar]]:.3f})" for row, bar in short]
 
 
 def campaign(seeds: tuple[int, ...] = SEEDS, profile: str = "standard", cores: int | None = None) -> pd.DataFrame:

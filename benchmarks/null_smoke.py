@@ -25,7 +25,14 @@ from covid3d.risk import MEASURES
 from covid3d.truth import lesion_mask, read_truth
 
 NAME = "null_smoke"
-MADE_BY = ("covid3d.book", "covid3d.prognosis", "covid3d.explain", "covid3d.trajectories", "covid3d.phantom.build", __file__)
+MADE_BY = (
+    "covid3d.book",
+    "covid3d.prognosis",
+    "covid3d.explain",
+    "covid3d.trajectories",
+    "covid3d.phantom.build",
+    __file__,
+)
 SEEDS = (1, 2, 3, 4, 5)
 NAN = float("nan")
 

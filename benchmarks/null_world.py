@@ -66,7 +66,9 @@ def order_form(seed: int) -> tuple[pd.DataFrame, int]:
     raise RuntimeError(f"no order form from seed {seed}")
 
 
-def shown(table: pd.DataFrame, courses: int, world: str, seed: int, phase_visible: float = PHASE_VISIBLE) -> pd.DataFrame:
+def shown(
+    table: pd.DataFrame, courses: int, world: str, seed: int, phase_visible: float = PHASE_VISIBLE
+) -> pd.DataFrame:
     """Return what each scan of an order form shows: columns burden, phase, ground_glass, contrast_hu, pattern (1 | 0)."""
     days = table.groupby("patient_id")["day"].agg(lambda values: [int(day) for day in values])
     pattern, rows = pattern_labels(table, "null" if world == "null" else "effect", seed), []
@@ -126,7 +128,9 @@ def _task_1(table: pd.DataFrame, splits: pd.DataFrame, found: np.ndarray) -> tup
     """Return the logits of each fold's model on all scans, the deployed fold, and the mean fold AUC at A."""
     logits, curves, held_out = [], [], []
     for fold, part in splits.groupby("fold"):
-        train, held = (table["scan_id"].isin(part.loc[part["split"] == side, "scan_id"]) for side in ("train", "validation"))
+        train, held = (
+            table["scan_id"].isin(part.loc[part["split"] == side, "scan_id"]) for side in ("train", "validation")
+        )
         weight, bias = linear_head(found[fold][train], table.loc[train, "label"].to_numpy(float), prognosis.COMPONENTS)
         logits.append(found[fold] @ weight + bias)
         scores = table.loc[held, ["label"]].assign(fold=fold, logit=logits[-1][held])
@@ -188,7 +192,10 @@ def _write_heads(run: Run, pairs: pd.DataFrame, scans: pd.Series, found: np.ndar
     place = pd.Series(np.arange(len(scans)), index=scans)
     one, two = place[pairs["scan_id"]].to_numpy(), place[pairs["prior_scan_id"]].to_numpy()
     for fold in range(FOLDS):
-        for variant, values in (("single", found[fold][one]), ("pair", np.hstack([found[fold][two], found[fold][one]]))):
+        for variant, values in (
+            ("single", found[fold][one]),
+            ("pair", np.hstack([found[fold][two], found[fold][one]])),
+        ):
             train = ((pairs["fold"] != fold) & (pairs["test"] == 1) & pairs["label"].notna()).to_numpy()
             held = ((pairs["fold"] == fold) & (pairs["test"] == 1)).to_numpy()
             labels = pairs.loc[train, "label"].to_numpy(float)
@@ -197,7 +204,9 @@ def _write_heads(run: Run, pairs: pd.DataFrame, scans: pd.Series, found: np.ndar
             folder.mkdir(parents=True)
             np.savez(folder / "features.npz", scan_ids=pairs["scan_id"].to_numpy(str), features=values)
             scored = pairs[held]
-            rows = prediction_rows("prognosis", variant, fold, 1, scored, "validation", "nominal", values[held] @ weight + bias)
+            rows = prediction_rows(
+                "prognosis", variant, fold, 1, scored, "validation", "nominal", values[held] @ weight + bias
+            )
             rows.to_csv(folder / "predictions.csv", index=False)
 
 

@@ -97,7 +97,8 @@ def simulate(head: dict[str, Any], profile: Profile, scans: Sequence[str] | None
     table = pd.DataFrame(rows)
     core_seconds = table["seconds"] * table["workers"]
     table["ratio_to_floor"] = (core_seconds[0] / core_seconds).where(table.index > 0).round(2)
-    table["within_limits"] = [int(found["seconds"] <= head["limit_seconds"] and found["peak_mib"] <= head["limit_mib"]), None, None]
+    kept = found["seconds"] <= head["limit_seconds"] and found["peak_mib"] <= head["limit_mib"]
+    table["within_limits"] = [int(kept), None, None]
     size = {"scans": len(series), "matrix": profile.phantom.matrix, "slices": profile.phantom.slices}
     return table.assign(**head, **size, **machine())
 
@@ -122,7 +123,7 @@ def timed(write: Callable[[np.ndarray, Path], None], array: np.ndarray, folder: 
 
 def pydicom_loop(array: np.ndarray, folder: Path) -> None:
     """Write slices as uncompressed CT images with the fewest elements that a reader needs."""
-    uid = generate_uid()
+    uid = generate_uid(prefix=None)
     for number, plane in enumerate(array):
         ds = pydicom.Dataset()
         ds.file_meta = FileMetaDataset()
@@ -143,10 +144,11 @@ def simpleitk_writer(array: np.ndarray, folder: Path) -> None:
     """Write slices with SimpleITK's DICOM writer."""
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
-    uid = generate_uid()
+    uid = generate_uid(prefix=None)
     for number, plane in enumerate(array):
         image = sitk.GetImageFromArray(plane)
-        for tag, value in (("0008|0060", "CT"), ("0020|000e", uid), ("0020|0013", str(number + 1)), ("0008|0018", f"{uid}.{number + 1}")):
+        tags = {"0008|0060": "CT", "0020|000e": uid, "0020|0013": f"{number + 1}", "0008|0018": f"{uid}.{number + 1}"}
+        for tag, value in tags.items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{number:04d}.dcm"))
         writer.Execute(image)
@@ -155,7 +157,8 @@ def simpleitk_writer(array: np.ndarray, folder: Path) -> None:
 def machine() -> dict[str, object]:
     """Return what the seconds belong to: device, cores, and how busy the machine was."""
     cpu = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.is_file() else []
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     device = names[0] if names else platform.processor()
     return {"device": device, "cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1)}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks import null_world
 from benchmarks.null_world import FOLDS, order_form, shown
 from covid3d import campaigns, prognosis, risk
 from covid3d.claims import load_claims
@@ -17,13 +18,13 @@ from covid3d.config import DATA, load_profile
 from covid3d.io import random_seed
 from covid3d.manifest import read_manifest
 from covid3d.metrics import wilson
-from covid3d.phantom.course import CLEARED, FIGURE_4
+from covid3d.phantom.course import CLEARED
 from covid3d.phantom.order_form import FIGURE_4_AGE, FIGURE_4_DAYS, LATE_DAYS, SEED, course_of
 from covid3d.splits import make_folds
 from covid3d.survival import linear_head
 
 PROGNOSIS, COURSE = "phantom_prognosis", "phantom_course"
-MADE_BY = ("covid3d.phantom.build", "covid3d.prognosis", __file__)
+MADE_BY = ("covid3d.phantom.build", "covid3d.prognosis", null_world.__file__, __file__)
 FORMS, PHASES = 7, (0.0, 0.5, 1.0)
 TRUTH = ("burden", "ground_glass", "contrast_hu")
 
@@ -42,7 +43,9 @@ def followed(phase_visible: float, forms: int = FORMS) -> pd.DataFrame:
         table, courses = order_form(number)
         seen = shown(table, courses, "effect", number, phase_visible)[list(TRUTH)]
         seen["burden"] = np.log(seen["burden"])
-        pairs = prognosis.pairs_of(table, make_folds(table, FOLDS, number), limit).query("scan_index == 1 and test == 1")
+        pairs = prognosis.pairs_of(table, make_folds(table, FOLDS, number), limit).query(
+            "scan_index == 1 and test == 1"
+        )
         prior = seen.loc[pairs["prior_scan_id"]].add_prefix("prior_").set_index(pairs.index)
         known = pd.concat([pairs, seen.loc[pairs["scan_id"]].set_index(pairs.index), prior], axis=1)
         for name in ("scan_id", "patient_id"):
@@ -79,7 +82,9 @@ def foretold(phase_visible: float, forms: int = FORMS, draws: int = 2000) -> pd.
     for name, part in scored.items():
         found = risk.separation(part, draws, np.random.default_rng(random_seed("truth", name)))
         share = float((table["label"] == 1).mean())
-        rows.append({"predictor": name, "patients": len(table), "high_share": share, **{key: found[key] for key in wanted}})
+        rows.append(
+            {"predictor": name, "patients": len(table), "high_share": share, **{key: found[key] for key in wanted}}
+        )
     rng = np.random.default_rng(random_seed("truth", "gain"))
     gain = risk.compare(scored["two scans"], scored["one scan"], draws, rng).set_index("measure")
     row: dict[str, Any] = {"predictor": "two scans - one scan", "patients": len(table)}
@@ -99,13 +104,19 @@ def true_course() -> pd.DataFrame:
     """
     form = read_manifest(DATA / "data_manifest.csv")
     patients = form.groupby("patient_id", sort=False)
-    table = patients.agg(hospital=("hospital", "first"), age=("age", "first"), days=("day", list), scans=("day", "size"))
+    table = patients.agg(
+        hospital=("hospital", "first"), age=("age", "first"), days=("day", list), scans=("day", "size")
+    )
     table = table[table["scans"] > 1]
     last = form.groupby("patient_id")["days_to_discharge"].last()
-    courses = {name: course_of(SEED, str(name), float(row.age), [int(d) for d in row.days]) for name, row in table.iterrows()}
+    courses = {
+        name: course_of(SEED, str(name), float(row.age), [int(d) for d in row.days]) for name, row in table.iterrows()
+    }
     peak = pd.Series({name: course.peak for name, course in courses.items()})
     onset = pd.Series({name: course.onset_to_first for name, course in courses.items()})
-    burden = pd.Series({name: [c.burden(onset[name] + d) for d in table.at[name, "days"]] for name, c in courses.items()})
+    burden = pd.Series(
+        {name: [c.burden(onset[name] + d) for d in table.at[name, "days"]] for name, c in courses.items()}
+    )
     scans = form[form["patient_id"].isin(table.index) & (form["censored"] != 1)]
     stay = {index: part["days_to_discharge"].astype(float) for index, part in scans.groupby("scan_index")}
     late = (last[table.index] <= LATE_DAYS)[form.groupby("patient_id")["censored"].first()[table.index] != 1]
@@ -115,11 +126,14 @@ def true_course() -> pd.DataFrame:
     censored = form[(form["hospital"] == "C") & (form["censored"] == 1)]["patient_id"]
     first_burden, last_burden = burden.map(lambda b: b[0]), burden.map(lambda b: b[-1])
     discharge = last[table.index] + table["days"].map(lambda d: d[-1])
+    without_late = ~late[table.loc[late.index, "hospital"] == "A"]
     rows = [
         _count("C106", "followed patients at A", (table["hospital"] == "A").sum(), 49),
         _count("C106", "followed patients at C", (table["hospital"] == "C").sum(), 4),
         _share("C107", f"first scan shows disease (burden above {CLEARED})", first_burden > CLEARED, (0.9, 1)),
-        _share("C108", "burden at days 7 to 10 above that of the first scan", week > first_burden[week.index], (0.8, 1)),
+        _share(
+            "C108", "burden at days 7 to 10 above that of the first scan", week > first_burden[week.index], (0.8, 1)
+        ),
         _share("C109", "highest burden among the scans at days 7 to 10", seen_peak.between(7, 10)),
         _median("C109", "true peak, days after the first scan", peak - onset, (7, 10)),
         _share("C110", "true peak 10 to 15 days after onset", peak.between(10, 15), (1, 1)),
@@ -128,7 +142,12 @@ def true_course() -> pd.DataFrame:
         _share("C111", f"burden below {CLEARED} at a late last scan", last_burden[late[late].index] < CLEARED),
         _median("C112", "true peak, days before discharge", discharge - (peak - onset), None),
         _count("C113", "scans of the followed patients", int(table["scans"].sum()), 53 + 170),
-        _count("C114", f"patients of A without a scan within {LATE_DAYS} days of discharge", (~late[table["hospital"] == "A"]).sum(), 4),
+        _count(
+            "C114",
+            f"patients of A without a scan within {LATE_DAYS} days of discharge",
+            without_late.sum(),
+            4,
+        ),
         _median("", "stay after any scan of a followed patient", pd.concat(stay.values()), (6, 8)),
         _median("", "stay after the first scan", stay[0], None),
         _share("", "stay after the first scan above 7 days", stay[0] > 7, (0.8, 1)),
@@ -151,13 +170,29 @@ def _highest(days: list[float], burdens: list[float], first: int, last: int) -> 
 def _share(claim: str, quantity: str, true: pd.Series, wanted: tuple[float, float] | None = None) -> dict[str, Any]:
     k, n = int(true.sum()), len(true)
     share = wilson(k, n)
-    row = {"claim": claim, "quantity": quantity, "k": k, "n": n, "value": share.value, "low": share.low, "high": share.high}
+    row = {
+        "claim": claim,
+        "quantity": quantity,
+        "k": k,
+        "n": n,
+        "value": share.value,
+        "low": share.low,
+        "high": share.high,
+    }
     return row | _verdict(share.value, wanted)
 
 
 def _median(claim: str, quantity: str, values: pd.Series, wanted: tuple[float, float] | None) -> dict[str, Any]:
     low, middle, high = np.quantile(values.astype(float), [0.25, 0.5, 0.75])
-    row = {"claim": claim, "quantity": f"{quantity}: median, quartiles", "n": len(values), "value": middle, "low": low, "high": high}
+    quantity = f"{quantity}: median, quartiles"
+    row = {
+        "claim": claim,
+        "quantity": quantity,
+        "n": len(values),
+        "value": middle,
+        "low": low,
+        "high": high,
+    }
     return row | _verdict(middle, wanted)
 
 

@@ -74,7 +74,7 @@ def draw_thorax(rng: np.random.Generator, sex: str, age: float) -> Thorax:
     def normal(mean: float, sd: float, low: float = -np.inf, high: float = np.inf) -> float:
         return float(np.clip(rng.normal(mean, sd), low, high))
 
-    fat = normal(13 if male else 17, 5, 5, 32)
+    fat = float(np.clip((11 if male else 15) * np.exp(rng.normal(0, 0.5)), 3, 40))
     sizes = np.array(
         [normal(mean * size, sd) for mean, sd in zip(_MALE if male else _FEMALE, (7, 2.5, 2.5), strict=True)]
     )
@@ -103,12 +103,12 @@ def draw_thorax(rng: np.random.Generator, sex: str, age: float) -> Thorax:
         squareness=normal(2.4, 0.08, 2.2, 2.6),
         rib_slope=normal(1.0, 0.08, 0.8, 1.2),
         spine_start=normal(0.03, 0.02, -0.01, 0.07),
-        cortex_hu=normal(680 - 80 * old, 50, 450, 900),
+        cortex_hu=normal(840 - 80 * old, 80, 550, 1100),
         marrow_hu=normal(180 - 45 * old, 25, 70, 280),
         muscle_hu=normal(54 - 5 * old, 4, 35, 65),
         liver_hu=normal(57, 6, 35, 70),
-        lung_hu=normal(-868, 20),
-        gravity_hu=normal(45, 12, 15, 80),
+        lung_hu=normal(-872, 24, -930, -815),
+        gravity_hu=normal(28, 14, 4, 70),
         sag=0.0021,
         back=half_depth + body_wall.LAYER_MM + 14 + 0.55 * fat,
         texture=waves.astype(np.float32),

@@ -175,7 +175,7 @@ def acquire(
     pixel = round(field / matrix, 6)
     start = round(-pixel * (matrix - 1) / 2, 4)
     attenuation = float(np.exp(0.016 * (half_width_mm - AVERAGE_HALF_WIDTH_MM)))
-    mas = max(1, round(scanner.reference_mas * attenuation**0.6))
+    mas = max(1, round(scanner.reference_mas * attenuation**0.6 * float(np.exp(rng.normal(0, 0.25)))))
     return Acquisition(
         scanner=scanner,
         shape=(slices, matrix, matrix),

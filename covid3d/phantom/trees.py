@@ -54,7 +54,9 @@ def grow(thorax: chest.Thorax, rng: np.random.Generator) -> Trees:
     roots, starts = _venous_roots(thorax)
     veins = _pipes(_fill(roots, points[venous], regions[venous], starts, rng), None, 0.0)
     veins[:, 8] += np.where(veins[:, 8] >= 0, len(arteries), 0)
-    return Trees(np.concatenate([arteries, veins]), airways)
+    vessels = np.concatenate([arteries, veins])
+    vessels[:, 6:8] *= np.float32(np.clip(rng.normal(1.10, 0.12), 0.9, 1.5))  # the patient's calibre
+    return Trees(vessels, airways)
 
 
 def _targets(thorax: chest.Thorax, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -101,7 +101,9 @@ def lesion_scan() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """HU grids with and without a lesion, and the lesion's mask."""
     rng, shape = np.random.default_rng(5), load_profile("smoke").model.grid
     place = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"))
-    mask = np.linalg.norm((place - np.array([8, 30, 14])[:, None, None, None]) / [[[[4]]], [[[8]]], [[[8]]]], axis=0) < 1
+    mask = (
+        np.linalg.norm((place - np.array([8, 30, 14])[:, None, None, None]) / [[[[4]]], [[[8]]], [[[8]]]], axis=0) < 1
+    )
     healthy = rng.normal(-850, 40, shape)
     return (healthy + 350 * mask).astype(np.int16), healthy.astype(np.int16), mask.astype(np.float32)
 
