@@ -21,6 +21,7 @@ from covid3d.io import parallel_map
 from covid3d.phantom.build import build
 
 FORM = DATA / "data_manifest.csv"
+MADE_BY = ("covid3d.phantom.build", "covid3d.ct.realism", __file__)
 REAL = {"P002": "chest/covid_P002", "cap001": "chest/pneumonia_cap001", "CIP": "nrrd/ct-64.nrrd"}
 """COVID-19 and bacterial pneumonia of COVID-CT-MD (Afshar et al. 2021), and the 64x64x79 chest of Chest Imaging Platform."""
 
@@ -32,9 +33,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     folder = Path(os.environ.get("COVID3D_REAL_CT", campaigns.CHECKOUT.parent / "shared" / "real_ct"))
+    made = campaigns.stamp(MADE_BY)  # the code that is loaded now, not that of the end
     real = {name: realism.measure(read_ct(folder / path, threads=1)) for name, path in REAL.items()}
     table = compare(real, phantom(options.scans, options.workers))
-    campaigns.write("phantom_realism", table, ("covid3d.phantom.build", "covid3d.ct.realism", __file__))
+    campaigns.write("phantom_realism", table.assign(**made), MADE_BY)
     print(table.to_string(index=False))
 
 

@@ -149,7 +149,15 @@ def built(smoke_run) -> Path:
     return folder
 
 
-PAGES = ["index", "ledger", "audit", "own_scans", "public_cohort", "choices", *(f"notebooks/{name}" for name in CHAPTERS)]
+PAGES = [
+    "index",
+    "ledger",
+    "audit",
+    "own_scans",
+    "public_cohort",
+    "choices",
+    *(f"notebooks/{name}" for name in CHAPTERS),
+]
 
 
 @pytest.mark.parametrize("name", PAGES)

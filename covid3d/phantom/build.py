@@ -30,8 +30,8 @@ from covid3d.io import (
 )
 from covid3d.manifest import read_manifest, write_manifest
 from covid3d.phantom import cohort, dicom, masks, oracle, render, scanner
-from covid3d.phantom.lung import LOBES
 from covid3d.phantom.course import Appearance, Course, appearance
+from covid3d.phantom.lung import LOBES
 from covid3d.phantom.order_form import course_of
 from covid3d.phantom.readers import reader_study
 from covid3d.steps import code_fingerprint

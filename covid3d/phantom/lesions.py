@@ -3,7 +3,7 @@
 A patient's sites give every place of the lung a relative distance D. A scan does not use D itself but its rank q: the share of
 aerated lung, effusion and vessels left out, that lies nearer to a site. Weight, rim and consolidated core are functions of q
 and the scan's burden alone; the two classes differ in which places come first. Of several drafts of its sites a patient keeps
-the one whose compactness and contact with the lung's surface come nearest to values drawn alike for both classes.
+the one whose compactness, contact with the lung's surface and blood come nearest to values drawn alike for both classes.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,16 @@ from covid3d.phantom.chest import Thorax, cavity, hilum, lungs, pleura
 from covid3d.phantom.lung import Background, lattice, lobe, parenchyma
 from covid3d.phantom.shapes import Array, Points, soft
 
-ATYPICAL = 0.03  # share of each class that shows the other class's pattern
-CASE_MIX = {"A": 0.15, "B": 0.20, "C": 0.30}  # share of viral cases among COVID-, by hospital
+ATYPICAL = 0.02  # share of each class that shows the other class's pattern
+CASE_MIX = {"A": 0.10, "B": 0.14, "C": 0.20}  # share of viral cases among COVID-, by hospital
 PATTERNS = ("rounded", "patchy", "branching", "lobar")
 REFERENCE_MM = 6.0
 FAR = np.float32(1e3)
 RIM = 0.36  # width of a lesion's edge, as a share of its rank
-DRAFTS = 8
+DRAFTS = 12
 PROBES = (0.03, 0.12)  # burdens at which drafts are compared
-LOOKS = ((-0.15, 0.28), (0.08, 0.05), (0.05, 0.06))  # log fringe and surface contact: means and SDs wanted, tolerance
+LOOKS = ((-0.26, 0.27, 0.31), (0.08, 0.05, 0.15), (0.04, 0.05, 0.06))  # of `_look`: means, SDs, tolerance
+ASIDE_MM = (8.0, 18.0)  # how far a bronchovascular lesion lies from its vessel
 UNEVEN, OUTLINE_MM = (0.08, 0.18, 0.26), 22.0
 BAND_MM = 9.0  # atelectasis above free fluid
 
@@ -156,13 +157,16 @@ def _draft(pattern: str, thorax: Thorax, ref: Reference, vessels: Array, rng: np
 
 
 def _foci(thorax: Thorax, ref: Reference, rng: np.random.Generator, *, covid: bool) -> Draft:
-    """Draw rounded and short patches on both sides: with COVID under the pleura, low and behind, else anywhere."""
+    """Draw rounded and short patches on both sides: with COVID under the pleura, low and behind, else anywhere.
+
+    Places with more vessels come first, so that the foci cover as much blood as the tubes.
+    """
     t, q = ref.points.z / thorax.height, ref.points
     depth = rng.uniform(9, 20) if covid else rng.uniform(14, 34)
     weight = np.exp(-(((ref.pleura - depth) / (5 if covid else 12)) ** 2)) + 1e-9
     steep = max(rng.normal(1.15, 0.35), 0.0) if covid else rng.normal(-0.3, 0.35)
     weight = weight * np.exp(-2.2 * steep * np.clip(t, 0, 1)) / (1 + np.exp(-(q.y - 6) * steep / 13))
-    weight = weight * (np.abs(q.x) > (42 if covid else 28))
+    weight = weight * (np.abs(q.x) > (42 if covid else 28)) * (0.01 + 1 - ref.aerated)
     share = rng.beta(6, 6) if rng.random() < (0.93 if covid else 0.75) else float(rng.random() < 0.5)
     count = int(np.clip(round(np.exp(rng.normal(2.0, 0.55))), 2, 18))
     spare = 1 if 0 < share < 1 else 0
@@ -182,7 +186,7 @@ def _foci(thorax: Thorax, ref: Reference, rng: np.random.Generator, *, covid: bo
 
 
 def _branching(vessels: Array, rng: np.random.Generator) -> Draft:
-    """Choose tubes along the bronchovascular tree: from a few tips of one region, at times one on each side, inwards."""
+    """Choose tubes beside the bronchovascular tree: from a few tips of one region, at times one on each side, inwards."""
     first = -1 if rng.random() < 0.5 else 1
     sides = (first,) if rng.random() < 0.65 else (-1, 1)
     reach, parent = rng.uniform(20, 60), vessels[:, 8].astype(int)
@@ -193,6 +197,8 @@ def _branching(vessels: Array, rng: np.random.Generator) -> Draft:
         near = fit[gaps < reach]
         for tip in rng.choice(near, size=min(len(near), int(rng.integers(3, 9))), replace=False):
             nodes = _path(vessels, parent, int(tip))
+            way = rng.normal(0, 1, 3)
+            nodes[:, :3] += way * rng.uniform(*ASIDE_MM) / np.linalg.norm(way)
             lines.append(np.concatenate([nodes[1:, :3], nodes[:-1, :3]], axis=1))
             widths.append(nodes[:-1, 3])
     tubes = np.concatenate(lines)
@@ -200,7 +206,7 @@ def _branching(vessels: Array, rng: np.random.Generator) -> Draft:
     return tubes.astype(np.float32), np.repeat(size[:, None], 3, axis=1).astype(np.float32), _free(len(tubes))
 
 
-def _path(vessels: Array, parent: Array, tip: int, step_mm: float = 14.0, widest: float = 3.2) -> Array:
+def _path(vessels: Array, parent: Array, tip: int, step_mm: float = 14.0, widest: float = 2.4) -> Array:
     """Return nodes (z, y, x, radius) from a tip towards the hilum, about `step_mm` apart, at least two."""
     nodes, here = [np.append(vessels[tip, 3:6], vessels[tip, 7])], tip
     while here >= 0 and (len(nodes) < 2 or vessels[here, 6] < widest):
@@ -268,10 +274,12 @@ def _fitting(drafts: list[Draft], ref: Reference, thorax: Thorax, noise: Array, 
 
 
 def _look(ref: Reference, relative: Array) -> Array:
-    """Return log fringe and contact with the lung's surface, means over `PROBES`: what a coarse grid averages away.
+    """Return log fringe, contact with the lung's surface and log share of blood, means over `PROBES`.
 
-    Fringe: voxels that a grid of about 15 x 9 x 9 mm shows as partly ill, for each that is ill.
+    Fringe: voxels that a grid of about 15 x 9 x 9 mm shows as partly ill, for each that is ill. Blood: the share of vessels
+    in ill voxels over that in the lung, for vessels in ground glass give other densities than vessels in healthy lung.
     """
+    blood = 1 - ref.aerated
     order = np.argpartition(relative, [round(burden * len(relative)) for burden in PROBES])
     shown = np.zeros(ref.inside.shape, np.float32)
     found = []
@@ -282,7 +290,8 @@ def _look(ref: Reference, relative: Array) -> Array:
         shown[ref.inside] = flat
         around = ndimage.uniform_filter(shown, (3, 2, 2))[ref.inside]
         fringe = ((around > 0.04) & (around < 0.5)).sum() / len(ill)
-        found.append((np.log(fringe), (ref.depth[ill] < 9).mean()))
+        vessels = np.log(blood[ill].mean() / blood.mean() + 0.05)
+        found.append((np.log(fringe), (ref.depth[ill] < 9).mean(), vessels))
     return np.array(found).mean(0)
 
 

@@ -10,10 +10,10 @@ from scipy import ndimage
 
 Array = np.ndarray[Any, Any]
 FEATURES = ("balance", "pleural_depth", "posterior", "height", "lateral", "surface", "amount")
-CENTRE = (0.352, 1.236, 0.606, 0.441, 0.573, 2.182, -2.993)
-SCALE = (0.358, 0.157, 0.139, 0.127, 0.094, 0.273, 1.049)
-WEIGHTS = (0.543, -0.549, 2.284, 0.124, 1.305, 0.061, -0.077)
-BIAS = -0.303
+CENTRE = (0.351, 1.193, 0.602, 0.426, 0.586, 2.188, -2.998)
+SCALE = (0.362, 0.156, 0.159, 0.145, 0.088, 0.274, 1.056)
+WEIGHTS = (0.709, -0.760, 2.444, 0.411, 1.140, 0.040, -0.104)
+BIAS = -0.403
 LIMIT = 3.0  # SDs: no single feature decides alone
 
 

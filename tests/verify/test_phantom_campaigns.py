@@ -1,0 +1,56 @@
+"""The simulator at full size: fair, as the paper's course, learnable, fast. Results go to benchmarks/results/."""
+
+import pytest
+
+from benchmarks import fairness, learnability, phantom, phantom_truth
+from covid3d.phantom.fairness import GROUPS
+
+pytestmark = pytest.mark.verify
+
+
+def announce(what: str) -> None:
+    """Say what begins and how long it takes; a part whose result is stored and current is passed over."""
+    print(f"\ncampaign: {what}", flush=True)
+
+
+def test_the_true_course_is_the_one_the_paper_describes():
+    announce("true course of the embedded cohort, and the stay foretold from truth; 2 min")
+    course, stay = phantom_truth.campaign()
+    missed = course[course["verdict"] == "not reached"]
+    assert missed.empty, missed.to_string()
+    assert (stay["patients"] >= 300).all()
+    gain = stay[stay["predictor"] == "two scans - one scan"].set_index("phase_visible")
+    single = stay[stay["predictor"] == "one scan"].set_index("phase_visible")["auc"]
+    assert gain.loc[0.0, "auc_low"] > 0, "one scan without its phase tells less than two"
+    assert single[0.0] < single[0.5] < single[1.0], "the knob tells the phase"
+    assert gain.loc[1.0, "auc"] < gain.loc[0.0, "auc"]
+
+
+@pytest.mark.parametrize("size", ["scan", "cohort"])
+def test_a_simulation_keeps_its_limits_of_time_and_memory(size):
+    announce(f"speed and memory of a {size}; scan 1 min, cohort 4 min; the machine must do nothing else")
+    table = phantom.campaign((size,))
+    own = table[(table["size"] == size) & (table["by"] == "covid3d.phantom")].iloc[0]
+    assert own["seconds"] <= own["limit_seconds"] and own["peak_mib"] <= own["limit_mib"], own.to_string()
+
+
+@pytest.mark.parametrize("hospital", fairness.HOSPITALS)
+def test_nothing_but_site_side_and_shape_tells_the_class(hospital):
+    announce(f"fairness at hospital {hospital}, 600 patients a class; 20 min on 2 cores")
+    table = fairness.campaign((hospital,)).query(f"hospital == '{hospital}'")
+    assert set(GROUPS) <= set(table["group"])
+    assert (table["verdict"] == "reached").all(), table[table["verdict"] != "reached"].to_string()
+
+
+def test_another_scanner_and_another_mix_are_harder():
+    announce("difficulty of B and C for a fixed classifier of A, 300 patients a setting; 30 min on 2 cores")
+    table = fairness.difficulty_campaign().set_index("setting")
+    assert (table["n"] >= 300).all()
+    assert table.loc[["B", "C"], "auc"].mean() < table.at["as trained", "auc"], table.to_string()
+
+
+@pytest.mark.parametrize("seed", learnability.SEEDS)
+def test_the_classes_can_be_learned_and_from_the_lesions(seed):
+    announce(f"learnability, 'standard' with seed {seed} as far as Task 1 goes; 25 min on 2 cores")
+    table = learnability.campaign((seed,)).query(f"seed == {seed}")
+    assert not learnability.missed(table), "\n".join(learnability.missed(table))
