@@ -48,7 +48,8 @@ def measure(seed: int, world: str = "null") -> pd.DataFrame:
         command = [sys.executable, "-m", "covid3d", "pipeline", world, *given]
         done = subprocess.run(command, env={**os.environ, "COVID3D_ROOT": folder}, cwd=campaigns.CHECKOUT)
         if done.returncode:
-            raise RuntimeError(f"the {world} world's run with seed {seed} stopped with status {done.returncode}")
+            log = (root / "runs" / world / "logs" / "snakemake.log").read_text(encoding="utf-8")[-3000:]
+            raise RuntimeError(f"the {world} world's run with seed {seed} stopped with status {done.returncode}\n{log}")
         config = RunConfig(profile="smoke", world=world, seed=seed)
         return values_of(Run(world, root, config, load_profile("smoke"), compute=False))
 

@@ -155,6 +155,7 @@ PAGES = [
     "audit",
     "own_scans",
     "public_cohort",
+    "simulator",
     "choices",
     *(f"notebooks/{name}" for name in CHAPTERS),
 ]
