@@ -80,12 +80,28 @@ def spread(cells: np.ndarray, extractor: InceptionI3d, layer: str, shape: tuple[
 
     'SAME' padding puts that centre up to half a cell away from an even division of the grid.
     """
-    weights = []
-    for count, (first, step), size in zip(cells.shape, cell_centres(extractor, layer, shape), shape, strict=True):
-        place_of = np.clip((np.arange(size) - first) / step, 0, count - 1)
-        weights.append(np.maximum(1 - np.abs(place_of[:, None] - np.arange(count)), 0))
+    weights = _weights(extractor, layer, shape, cells.shape)
     out = np.einsum("az,by,cx,zyx->abc", *weights, cells.astype(np.float64), optimize=True)
     return (out * (cells.size / out.size)).astype(np.float32)
+
+
+def best_map(lesion: np.ndarray, extractor: InceptionI3d, layer: str, cells: tuple[int, ...]) -> np.ndarray:
+    """Return the lesion itself as a map of this layer's cells: its mean in each cell, spread to the grid again.
+
+    No map of these cells that follows the lesions is sharper; its ratio tells what the size of the cells allows.
+    """
+    weights = [part / part.sum(0) for part in _weights(extractor, layer, lesion.shape, cells)]
+    means = np.einsum("az,by,cx,abc->zyx", *weights, lesion.astype(np.float64), optimize=True)
+    return spread(means, extractor, layer, lesion.shape)
+
+
+def _weights(extractor: InceptionI3d, layer: str, shape: tuple[int, ...], cells: tuple[int, ...]) -> list[np.ndarray]:
+    """Return, per axis, the weight of each cell at each voxel (voxels, cells); each row sums to 1."""
+    found = []
+    for count, (first, step), size in zip(cells, cell_centres(extractor, layer, shape), shape, strict=True):
+        place_of = np.clip((np.arange(size) - first) / step, 0, count - 1)
+        found.append(np.maximum(1 - np.abs(place_of[:, None] - np.arange(count)), 0))
+    return found
 
 
 def cell_centres(extractor: InceptionI3d, layer: str, shape: tuple[int, ...]) -> list[tuple[float, float]]:
@@ -116,18 +132,20 @@ def mass(values: np.ndarray, lesion: np.ndarray | None, lung: np.ndarray | None)
     """Return a map's positive and negative mass, and the shares of the positive mass in lesions and in the lung.
 
     values, lesion, lung: (z, y, x), the masks as shares in [0, 1], or None where there is no truth. lesion_of_lung:
-    lesion volume / lung volume; ratio: lesion_share / lesion_of_lung. NaN where not defined.
+    lesion volume / lung volume; ratio: lesion_share / lesion_of_lung; ratio_in_lung: the same with the map cut to the lung,
+    where a map that is the same everywhere has 1. NaN where not defined.
     """
     positive = np.maximum(values, 0).astype(np.float64)
     total, nan = positive.sum(), float("nan")
     row = {"positive_mass": float(total), "negative_mass": float(np.minimum(values, 0).sum(dtype=np.float64))}
-    row |= dict.fromkeys(("lesion_share", "lung_share", "lesion_of_lung", "ratio"), nan)
+    row |= dict.fromkeys(("lesion_share", "lung_share", "lesion_of_lung", "ratio", "ratio_in_lung"), nan)
     if lung is not None and lung.sum() > 0:
         row["lung_share"] = float((positive * lung).sum() / total) if total > 0 else nan
         if lesion is not None:
             row["lesion_share"] = float((positive * lesion).sum() / total) if total > 0 else nan
             row["lesion_of_lung"] = float(lesion.sum(dtype=np.float64) / lung.sum(dtype=np.float64))
             row["ratio"] = row["lesion_share"] / row["lesion_of_lung"] if row["lesion_of_lung"] > 0 else nan
+            row["ratio_in_lung"] = row["ratio"] / row["lung_share"] if row["lung_share"] > 0 else nan
     return row
 
 
@@ -158,7 +176,8 @@ def case_patient(table: pd.DataFrame) -> str | None:
 def ensure_explain(run: Run) -> pd.DataFrame:
     """Return explain/summary.csv, computing it and explain/maps/<scan_id>.npz (key "map", on the grid) when needed.
 
-    Columns: scan_id, patient_id, hospital, role, label, why, fold, logit, map_sum (of the cells), and those of `mass`.
+    Columns: scan_id, patient_id, hospital, role, label, why, fold, logit, map_sum (of the cells), those of `mass`, and
+    best_ratio, the ratio of `best_map`.
     B and C by the deployed fold, patients of A by the fold that never saw them.
     """
     folds = range(run.profile.training.folds)
@@ -192,7 +211,11 @@ def _explain(run: Run, folder: Path) -> None:
             cells, logit = cell_map(model, grid, window, settings.layer, settings.method, device)
             values = spread(cells, model.extractor, settings.layer, grid.shape)  # type: ignore[arg-type]
             np.savez_compressed(folder / "maps" / f"{scan_id}.npz", map=values)
-            truth = mass(values, lesion_mask(run, scan_id), lung_mask(run, scan_id))
+            lesion, lung = lesion_mask(run, scan_id), lung_mask(run, scan_id)
+            truth = mass(values, lesion, lung) | {"best_ratio": float("nan")}
+            if lesion is not None and lesion.sum() > 0:
+                best = best_map(lesion, model.extractor, settings.layer, cells.shape)  # type: ignore[arg-type]
+                truth["best_ratio"] = mass(best, lesion, lung)["ratio"]
             known = {name: scan[name] for name in KNOWN}
             rows.append({**known, "fold": fold, "logit": logit, "map_sum": float(cells.sum()), **truth})
     write_csv(folder / "summary.csv", pd.DataFrame(rows).sort_values("scan_id"))

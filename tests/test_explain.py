@@ -106,10 +106,33 @@ def test_mass_counts_shares_of_the_positive_part_only():
     found = explain.mass(values, lesion, lung)
     assert found["positive_mass"] == 8 and found["negative_mass"] == -5
     assert found["lesion_share"] == 3 / 8 and found["lung_share"] == 4 / 8
-    assert found["lesion_of_lung"] == 0.5 and found["ratio"] == 0.75
+    assert found["lesion_of_lung"] == 0.5 and found["ratio"] == 0.75 and found["ratio_in_lung"] == 1.5
     blank = explain.mass(values, None, None)
     assert blank["positive_mass"] == 8 and np.isnan(blank["lesion_share"]) and np.isnan(blank["ratio"])
     assert np.isnan(explain.mass(-np.abs(values), lesion, lung)["lesion_share"])
+
+
+def test_a_map_that_is_the_same_everywhere_has_ratio_one_in_the_lung():
+    lung, lesion = np.zeros((8, 8, 8)), np.zeros((8, 8, 8))
+    lung[2:6, 2:6, 2:6], lesion[3, 3, 3] = 1.0, 1.0
+    assert explain.mass(np.ones((8, 8, 8)), lesion, lung)["ratio_in_lung"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("layer", ["Conv3d_2c_3x3", "Mixed_3c"])
+def test_no_map_of_these_cells_beats_the_lesion_itself_by_much(layer):
+    """An even lesion gives an even map; a small one loses most of its mass to the size of the cells."""
+    net, shape, rng = InceptionI3d(width=1 / 16), (16, 64, 64), np.random.default_rng(1)
+    strides = (2, 4, 4) if layer == "Conv3d_2c_3x3" else (2, 8, 8)
+    cells = tuple(size // step for size, step in zip(shape, strides, strict=True))
+    even = explain.best_map(np.ones(shape), net, layer, cells)
+    assert np.ptp(even) < 1e-6 * even.mean()
+    lung, lesion = np.ones(shape), np.zeros(shape)
+    lesion[6:9, 30:35, 30:35] = 1.0
+    best = explain.mass(explain.best_map(lesion, net, layer, cells), lesion, lung)["ratio"]
+    others = [
+        explain.mass(explain.spread(rng.random(cells), net, layer, shape), lesion, lung)["ratio"] for _ in range(20)
+    ]
+    assert 1 < max(others) < best < 1 / lesion.mean()
 
 
 def accepted() -> pd.DataFrame:
