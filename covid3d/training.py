@@ -71,6 +71,9 @@ class Plan:
     epochs: int
     batch_size: int
     learning_rate: float
+    warm_up: float
+    hold: float
+    final_rate: float
     weight_decay: float
     flip: bool
     shift_voxels: int
@@ -160,7 +163,7 @@ def _train_epoch(
     for number, batch in enumerate(batches):
         x = augment(np.asarray(train.grids[batch]), plan, rng, device)
         step, steps = (epoch - 1) * len(batches) + number, plan.epochs * len(batches)
-        optimiser.param_groups[0]["lr"] = one_cycle(step, steps, plan.learning_rate)
+        optimiser.param_groups[0]["lr"] = one_cycle(step / steps, plan)
         optimiser.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits = model(x)
@@ -177,14 +180,16 @@ def _train_epoch(
     return total / len(train)
 
 
-def one_cycle(step: int, steps: int, peak: float, warm: float = 0.25) -> float:
-    """Return a step's rate: cosine from peak/25 up to peak, then down to peak/10000 (Smith, arXiv:1708.07120)."""
-    turn = warm * steps
-    if step < turn:
-        low, share = peak / 25, step / turn
-    else:
-        low, share = peak / 1e4, (steps - 1 - step) / max(steps - 1 - turn, 1)
-    return low + (peak - low) * (1 - math.cos(math.pi * min(share, 1.0))) / 2
+def one_cycle(progress: float, plan: Plan) -> float:
+    """Return the rate after a share of the steps: cosine from peak/25 up to the peak, down to the final rate, then constant.
+
+    One cycle as in Smith and Topin, arXiv:1708.07120. At the constant end, the loss tells whether training has converged.
+    """
+    peak, end = plan.learning_rate, 1 - plan.hold
+    low, way = peak / 25, progress / plan.warm_up if plan.warm_up else 1.0
+    if way >= 1:
+        low, way = peak * plan.final_rate, max(end - progress, 0.0) / (end - plan.warm_up)
+    return low + (peak - low) * (1 - math.cos(math.pi * way)) / 2
 
 
 def augment(grids: np.ndarray, plan: Plan, rng: np.random.Generator, device: str = "cpu") -> Tensor:

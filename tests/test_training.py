@@ -24,7 +24,7 @@ from covid3d.models.weights import write_tensors
 from covid3d.training import Examples, Plan, TrainingError, augment, fit, one_cycle
 
 NOMINAL = Window(-600, 1500)
-PLAN = Plan(3, 4, 0.01, 1e-4, True, 2, 5.0, 20.0, 1, NOMINAL)
+PLAN = Plan(3, 4, 0.01, 0.25, 0.0, 1e-4, 1e-4, True, 2, 5.0, 20.0, 1, NOMINAL)
 STILL = replace(PLAN, flip=False, shift_voxels=0, rotation_degrees=0.0, window_jitter_hu=0.0)
 
 
@@ -181,11 +181,18 @@ def test_threads_and_determinism_are_given_back():
     assert found == 3 and not torch.are_deterministic_algorithms_enabled()
 
 
-def test_the_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
-    rates = np.array([one_cycle(step, 100, 0.01) for step in range(100)])
-    assert rates[0] == pytest.approx(0.0004) and rates.max() == pytest.approx(0.01, rel=1e-3)
-    assert rates.argmax() == 25 and rates[-1] == pytest.approx(1e-6)
-    assert (np.diff(rates[:26]) > 0).all() and (np.diff(rates[26:]) < 0).all()
+def test_the_rate_rises_to_its_peak_falls_to_its_final_value_and_stays_there():
+    plan = replace(PLAN, warm_up=0.25, hold=0.4, final_rate=0.02)
+    rates = np.array([one_cycle(step / 100, plan) for step in range(100)])
+    assert rates[0] == pytest.approx(0.0004) and rates.max() == rates[25] == pytest.approx(0.01)
+    assert (np.diff(rates[:26]) > 0).all() and (np.diff(rates[25:61]) < 0).all()
+    np.testing.assert_allclose(rates[60:], 0.0002)
+    assert one_cycle(0.0, replace(plan, warm_up=0.0)) == pytest.approx(0.01)
+
+
+def test_a_cycle_without_a_constant_end_falls_to_nearly_nothing():
+    rates = np.array([one_cycle(step / 100, replace(PLAN, hold=0.0, final_rate=1e-4)) for step in range(100)])
+    assert (np.diff(rates[25:]) < 0).all() and 1e-6 < rates[-1] < 1e-5
 
 
 def grid_of_a_block() -> np.ndarray:
