@@ -264,7 +264,7 @@ def risk_table(run: Run) -> pd.DataFrame:
 
 def permutation(run: Run, variant: str) -> survival.Permutation:
     """Return the permutation test of the out-of-fold log-rank: outcomes permuted, heads refitted on cached features."""
-    table = pairs(run).query("test == 1").dropna(subset=["label", "remaining_days"]).reset_index(drop=True)
+    table = _with_outcome(run)
     inputs = [_head_inputs(run, variant, table, fold) for fold in range(run.profile.training.folds)]
     return survival.permute_outcomes(
         inputs,
@@ -277,6 +277,26 @@ def permutation(run: Run, variant: str) -> survival.Permutation:
     )
 
 
+def _with_outcome(run: Run) -> pd.DataFrame:
+    return pairs(run).query("test == 1").dropna(subset=["label", "remaining_days"]).reset_index(drop=True)
+
+
+def gain_permutation(run: Run) -> pd.DataFrame:
+    """Return `risk.permuted_gain` of two scans over one: heads of both refitted under the same permuted outcomes."""
+    table = _with_outcome(run)
+    if len(table) < 4 or table["label"].nunique() < 2:
+        return pd.DataFrame({"measure": list(risk.MEASURES), "gain_heads": NAN, "p_permutation": NAN})
+    rng = np.random.default_rng(random_seed(run.seed, "prognosis", "permutation"))
+    orders = survival.permuted_orders(len(table), run.profile.prognosis.permutations, rng)
+    held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
+    folds = range(run.profile.training.folds)
+    pair, single = (
+        survival.permuted_logits([_head_inputs(run, name, table, fold) for fold in folds], held, label, orders)
+        for name in ("pair", "single")
+    )
+    return risk.permuted_gain(table, pair, single, orders)
+
+
 def _head_inputs(run: Run, variant: str, table: pd.DataFrame, fold: int) -> np.ndarray:
     """Return the head inputs (N, K) of one fold: principal components of its features, fitted without the held-out patients."""
     with np.load(ensure_prognosis(run, variant, fold) / "features.npz", allow_pickle=False) as stored:
@@ -287,17 +307,20 @@ def _head_inputs(run: Run, variant: str, table: pd.DataFrame, fold: int) -> np.n
 
 
 def two_scans_against_one(run: Run) -> pd.DataFrame:
-    """Return differences of the two-scan model to one scan and to the controls on the same patients, paired bootstrap.
+    """Return differences of the two-scan model to one scan and to the controls on the same patients, paired.
 
-    Columns comparison, measure (c_index, auc), difference, low, high, n.
+    Columns comparison, measure (c_index, auc), difference, low, high (bootstrap, nominal), n; for one scan also gain_heads
+    and p_permutation, `gain_permutation`.
     """
     pair = out_of_fold(run, "pair")
     parts = []
     for other in ("single", *CONTROLS):
         rng = np.random.default_rng(random_seed(run.seed, "prognosis", "pair", other))
         found = risk.compare(pair, predictor(run, other), run.profile.statistics.bootstrap, rng)
+        found = found.merge(gain_permutation(run), on="measure") if other == "single" else found
         parts.append(found.assign(comparison=f"pair - {other}"))
-    return pd.concat(parts, ignore_index=True)[["comparison", "measure", "difference", "low", "high", "n"]]
+    columns = ["comparison", "measure", "difference", "low", "high", "n", "gain_heads", "p_permutation"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
 def kaplan_meier(run: Run, name: str) -> pd.DataFrame:
