@@ -266,12 +266,10 @@ def permutation(run: Run, variant: str) -> survival.Permutation:
     """Return the permutation test of the out-of-fold log-rank: outcomes permuted, heads refitted on cached features."""
     table = _with_outcome(run)
     inputs = [_head_inputs(run, variant, table, fold) for fold in range(run.profile.training.folds)]
+    columns = (table[name] for name in ("fold", "remaining_days", "event", "label"))
     return survival.permute_outcomes(
         inputs,
-        table["fold"],
-        table["remaining_days"],
-        table["event"],
-        table["label"],
+        *columns,
         permutations=run.profile.prognosis.permutations,
         rng=np.random.default_rng(random_seed(run.seed, "prognosis", "permutation")),
     )
@@ -283,18 +281,10 @@ def _with_outcome(run: Run) -> pd.DataFrame:
 
 def gain_permutation(run: Run) -> pd.DataFrame:
     """Return `risk.permuted_gain` of two scans over one: heads of both refitted under the same permuted outcomes."""
-    table = _with_outcome(run)
-    if len(table) < 4 or table["label"].nunique() < 2:
-        return pd.DataFrame({"measure": list(risk.MEASURES), "gain_heads": NAN, "p_permutation": NAN})
+    table, folds = _with_outcome(run), range(run.profile.training.folds)
+    inputs = {name: [_head_inputs(run, name, table, fold) for fold in folds] for name in VARIANTS}
     rng = np.random.default_rng(random_seed(run.seed, "prognosis", "permutation"))
-    orders = survival.permuted_orders(len(table), run.profile.prognosis.permutations, rng)
-    held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
-    folds = range(run.profile.training.folds)
-    pair, single = (
-        survival.permuted_logits([_head_inputs(run, name, table, fold) for fold in folds], held, label, orders)
-        for name in ("pair", "single")
-    )
-    return risk.permuted_gain(table, pair, single, orders)
+    return risk.permuted_gain(table, inputs["pair"], inputs["single"], run.profile.prognosis.permutations, rng)
 
 
 def _head_inputs(run: Run, variant: str, table: pd.DataFrame, fold: int) -> np.ndarray:
@@ -309,18 +299,16 @@ def _head_inputs(run: Run, variant: str, table: pd.DataFrame, fold: int) -> np.n
 def two_scans_against_one(run: Run) -> pd.DataFrame:
     """Return differences of the two-scan model to one scan and to the controls on the same patients, paired.
 
-    Columns comparison, measure (c_index, auc), difference, low, high (bootstrap, nominal), n; for one scan also gain_heads
-    and p_permutation, `gain_permutation`.
+    Columns comparison, measure, difference, low, high (bootstrap, nominal), n; of one scan `gain_permutation`'s as well.
     """
-    pair = out_of_fold(run, "pair")
-    parts = []
+    pair, parts = out_of_fold(run, "pair"), []
     for other in ("single", *CONTROLS):
         rng = np.random.default_rng(random_seed(run.seed, "prognosis", "pair", other))
         found = risk.compare(pair, predictor(run, other), run.profile.statistics.bootstrap, rng)
         found = found.merge(gain_permutation(run), on="measure") if other == "single" else found
         parts.append(found.assign(comparison=f"pair - {other}"))
-    columns = ["comparison", "measure", "difference", "low", "high", "n", "gain_heads", "p_permutation"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    first = ["comparison", "measure", "difference", "low", "high", "n", "gain_heads", "p_permutation"]
+    return pd.concat(parts, ignore_index=True)[first]
 
 
 def kaplan_meier(run: Run, name: str) -> pd.DataFrame:

@@ -133,15 +133,23 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, draws: int, rng: np.rando
     return pd.DataFrame(rows, columns=["measure", "difference", "low", "high", "n"])
 
 
-def permuted_gain(table: pd.DataFrame, logits: Floats, other: Floats, orders: NDArray[np.int_]) -> pd.DataFrame:
-    """Return the paired permutation test of what `logits` (P, N) add to `other`: measure, gain_heads, p_permutation.
+def permuted_gain(
+    table: pd.DataFrame, pair: list[Floats], single: list[Floats], permutations: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Return the permutation test of what two scans add to one: measure, gain_heads (pair - single), p_permutation.
 
-    Row 0 of `orders` is the observed order; the rows of both scores were fitted again to outcomes in that row's order, so
-    the dependence of out-of-fold scores is in the null distribution (Ojala & Garriga 2010, test 1). Two-sided: twice the
-    smaller tail, the observed gain counted in both (Phipson & Smyth 2010). Exact where neither scan tells of the outcome;
-    where one scan does, the null distribution is that of two uninformed predictors, an approximation.
+    table: fold and known outcomes; pair, single: each fold's head inputs (N, K). Stay, event and label are permuted jointly,
+    and the heads of both are fitted again to the same permuted outcomes: the comparison is paired, and the dependence of
+    out-of-fold scores is in its null distribution (Ojala & Garriga 2010, test 1). Two-sided: twice the smaller tail, the
+    observed gain counted in (Phipson & Smyth 2010). Exact where no scan tells of the outcome; where one scan does, an
+    approximation, for the null gains are those of two uninformed predictors. NaN for few patients or one class.
     """
-    rows = []
+    if len(table) < 4 or table["label"].nunique() < 2:
+        return pd.DataFrame({"measure": list(MEASURES), "gain_heads": NAN, "p_permutation": NAN})
+    orders = survival.permuted_orders(len(table), permutations, rng)
+    held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
+    logits, other = (survival.permuted_logits(inputs, held, label, orders) for inputs in (pair, single))
+    rows: list[tuple[str, float, float]] = []
     for name, measure in MEASURES.items():
         usable = measure(table.assign(logit=0.0)).usable
         if not usable.sum():
