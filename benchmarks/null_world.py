@@ -44,8 +44,8 @@ PHASE_VISIBLE = 0.5
 TESTS = {
     "AUC at B is not 0.5": "b_rejects",
     "AUC at C is not 0.5": "c_rejects",
-    "two scans gain, C-index": "gain_c_index_rejects",
-    "two scans gain, AUC": "gain_auc_rejects",
+    "two scans gain by permutation, C-index": "gain_c_index_rejects",
+    "two scans gain by permutation, AUC": "gain_auc_rejects",
     "log-rank by permutation, one scan": "log_rank_single_rejects",
     "log-rank by permutation, two scans": "log_rank_pair_rejects",
 }
@@ -182,8 +182,8 @@ def _prognosis(
     row: dict[str, Any] = {f"p_{variant}": p for variant, p in chance.items()}
     row |= {f"log_rank_{variant}_rejects": int(p <= 0.05) for variant, p in chance.items()}
     for measure, found_gain in gain.iterrows():
-        missed = np.isfinite(found_gain["low"]) and not found_gain["low"] <= 0 <= found_gain["high"]
-        row |= {f"gain_{measure}": found_gain["difference"], f"gain_{measure}_rejects": int(missed)}
+        rejects = int(found_gain["p_permutation"] <= 0.05)
+        row |= {f"gain_{measure}": found_gain["difference"], f"gain_{measure}_rejects": rejects}
     return row
 
 

@@ -264,17 +264,27 @@ def risk_table(run: Run) -> pd.DataFrame:
 
 def permutation(run: Run, variant: str) -> survival.Permutation:
     """Return the permutation test of the out-of-fold log-rank: outcomes permuted, heads refitted on cached features."""
-    table = pairs(run).query("test == 1").dropna(subset=["label", "remaining_days"]).reset_index(drop=True)
+    table = _with_outcome(run)
     inputs = [_head_inputs(run, variant, table, fold) for fold in range(run.profile.training.folds)]
+    columns = (table[name] for name in ("fold", "remaining_days", "event", "label"))
     return survival.permute_outcomes(
         inputs,
-        table["fold"],
-        table["remaining_days"],
-        table["event"],
-        table["label"],
+        *columns,
         permutations=run.profile.prognosis.permutations,
         rng=np.random.default_rng(random_seed(run.seed, "prognosis", "permutation")),
     )
+
+
+def _with_outcome(run: Run) -> pd.DataFrame:
+    return pairs(run).query("test == 1").dropna(subset=["label", "remaining_days"]).reset_index(drop=True)
+
+
+def gain_permutation(run: Run) -> pd.DataFrame:
+    """Return `risk.permuted_gain` of two scans over one: heads of both refitted under the same permuted outcomes."""
+    table, folds = _with_outcome(run), range(run.profile.training.folds)
+    inputs = {name: [_head_inputs(run, name, table, fold) for fold in folds] for name in VARIANTS}
+    rng = np.random.default_rng(random_seed(run.seed, "prognosis", "permutation"))
+    return risk.permuted_gain(table, inputs["pair"], inputs["single"], run.profile.prognosis.permutations, rng)
 
 
 def _head_inputs(run: Run, variant: str, table: pd.DataFrame, fold: int) -> np.ndarray:
@@ -287,17 +297,18 @@ def _head_inputs(run: Run, variant: str, table: pd.DataFrame, fold: int) -> np.n
 
 
 def two_scans_against_one(run: Run) -> pd.DataFrame:
-    """Return differences of the two-scan model to one scan and to the controls on the same patients, paired bootstrap.
+    """Return differences of the two-scan model to one scan and to the controls on the same patients, paired.
 
-    Columns comparison, measure (c_index, auc), difference, low, high, n.
+    Columns comparison, measure, difference, low, high (bootstrap, nominal), n; of one scan `gain_permutation`'s as well.
     """
-    pair = out_of_fold(run, "pair")
-    parts = []
+    pair, parts = out_of_fold(run, "pair"), []
     for other in ("single", *CONTROLS):
         rng = np.random.default_rng(random_seed(run.seed, "prognosis", "pair", other))
         found = risk.compare(pair, predictor(run, other), run.profile.statistics.bootstrap, rng)
+        found = found.merge(gain_permutation(run), on="measure") if other == "single" else found
         parts.append(found.assign(comparison=f"pair - {other}"))
-    return pd.concat(parts, ignore_index=True)[["comparison", "measure", "difference", "low", "high", "n"]]
+    first = ["comparison", "measure", "difference", "low", "high", "n", "gain_heads", "p_permutation"]
+    return pd.concat(parts, ignore_index=True)[first]
 
 
 def kaplan_meier(run: Run, name: str) -> pd.DataFrame:

@@ -241,12 +241,8 @@ def permute_outcomes(
     held = np.asarray(folds, int)
     if len(time) < 4 or np.ptp(label) == 0:
         return Permutation(NAN, NAN, np.array([]), "too few patients, or one risk class only")
-    orders = np.vstack([np.arange(len(time)), *(rng.permutation(len(time)) for _ in range(permutations))])
-    groups = np.zeros(orders.shape, bool)
-    for fold, values in enumerate(inputs):
-        test = held == fold
-        if test.any() and not test.all():
-            groups[:, test] = logistic_heads(values, label[orders], ~test)[:, test] >= 0
+    orders = permuted_orders(len(time), permutations, rng)
+    groups = permuted_logits(inputs, held, label, orders) >= 0
     statistics = np.array(
         [
             log_rank_statistics(time[order], event[order], row[None])[0]
@@ -256,6 +252,23 @@ def permute_outcomes(
     if groups[0].all() or not groups[0].any():
         return Permutation(NAN, NAN, statistics[1:], "all patients are in one group")
     return Permutation(float(statistics[0]), permutation_p(float(statistics[0]), statistics[1:]), statistics[1:])
+
+
+def permuted_orders(patients: int, permutations: int, rng: np.random.Generator) -> NDArray[np.int_]:
+    """Return the observed order of the patients and permutations of it, (1 + permutations, N)."""
+    return np.vstack([np.arange(patients), *(rng.permutation(patients) for _ in range(permutations))])
+
+
+def permuted_logits(
+    inputs: Sequence[Floats], held: NDArray[np.int_], label: Floats, orders: NDArray[np.int_]
+) -> Floats:
+    """Return the out-of-fold logits (P, N) of heads refitted for every order of the labels; -1 where no fold can be fitted."""
+    logits = np.full(orders.shape, -1.0)
+    for fold, values in enumerate(inputs):
+        test = held == fold
+        if test.any() and not test.all():
+            logits[:, test] = logistic_heads(values, label[orders], ~test)[:, test]
+    return logits
 
 
 def permutation_p(statistic: float, null: Floats) -> float:

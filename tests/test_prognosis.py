@@ -230,6 +230,18 @@ def test_two_scans_against_one_is_paired_on_the_same_patients():
     assert worse.loc["c_index", "low"] > 0 and (worse["n"] == 50).all()
 
 
+def test_the_gain_by_permutation_finds_a_telling_second_scan_and_is_paired():
+    rng = np.random.default_rng(12)
+    table = synthetic(0.0, 50, rng).dropna(subset=["label"]).reset_index(drop=True)
+    table["fold"] = np.arange(len(table)) % 5
+    noise = rng.normal(size=(len(table), 3))
+    told = np.column_stack([noise, table["remaining_days"] / 2 + rng.normal(0, 0.3, len(table))])
+    found = risk.permuted_gain(table, [told] * 5, [noise] * 5, 99, np.random.default_rng(13))
+    assert found["p_permutation"].tolist() == pytest.approx([0.02, 0.02]), "twice 1 / 100"
+    same = risk.permuted_gain(table, [noise] * 5, [noise] * 5, 99, np.random.default_rng(13))
+    assert (same["gain_heads"] == 0).all() and (same["p_permutation"] == 1).all()
+
+
 def test_without_effect_the_paired_interval_holds_zero_most_of_the_time():
     rng = np.random.default_rng(11)
     held = []
