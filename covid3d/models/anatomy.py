@@ -1,11 +1,10 @@
 """What a built network looks like from outside: each stage's output, parameters and work, and what one cell sees."""
 
-import copy
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from covid3d.models.covid3d import Covid3D
@@ -24,18 +23,18 @@ def stages(model: Covid3D, grid: Sequence[int]) -> pd.DataFrame:
     """Return one row a stage, from the stem to the FC layer, for one scan on a grid (z, y, x).
 
     Columns: stage, kind, channels, z, y, x (the output's), parameters, gflop (10^9 operations of one forward pass, two a
-    multiplication and addition; convolutions and the FC layer only). Nothing is computed: shapes alone pass the network.
+    multiplication and addition; convolutions and the FC layer only). Read from the layers; nothing passes the network.
     """
-    net, rows = copy.deepcopy(model).to("meta").eval(), []
-    x = torch.empty(1, net.extractor.in_channels, *grid, device="meta")
-    with torch.no_grad():
-        for name, stage in (*net.extractor.items(), ("pool", net.pool), ("head", net.head)):
-            x = stage(x)
-            size = (*x.shape[2:], 1, 1, 1)[:3]
-            kernels = sum(part.numel() for part in stage.parameters() if part.ndim > 1)  # all see the output's cells
-            work = 2e-9 * kernels * float(np.prod(size))
-            total = sum(part.numel() for part in stage.parameters())
-            rows.append((name, KINDS[type(stage)], x.shape[1], *size, total, work))
+    size, channels, rows = tuple(grid), model.extractor.in_channels, []
+    for name, stage in (*model.extractor.items(), ("pool", model.pool), ("head", model.head)):
+        stride = np.broadcast_to(size if name == "pool" else getattr(stage, "stride", 1), 3)
+        size = tuple(-(-cells // step) for cells, step in zip(size, stride.tolist(), strict=True))
+        channels = _outputs(stage) or channels
+        kernels = sum(
+            part.numel() for part in stage.parameters() if part.ndim > 1
+        )  # each visits every cell of the output
+        total = sum(part.numel() for part in stage.parameters())
+        rows.append((name, KINDS[type(stage)], channels, *size, total, 2e-9 * kernels * math.prod(size)))
     return pd.DataFrame(rows, columns=["stage", "kind", "channels", "z", "y", "x", "parameters", "gflop"])
 
 
@@ -59,6 +58,15 @@ def branches(block: Inception) -> list[list[tuple[str, int | None]]]:
         [(name, layer.conv.out_channels if isinstance(layer, ConvUnit) else None) for name, layer in branch.items()]
         for branch in (dict(chain.named_children()) for chain in block.values())
     ]
+
+
+def _outputs(stage: nn.Module) -> int:
+    """Return the channels that a stage gives, 0 for a pool, which keeps those it gets."""
+    if isinstance(stage, Inception):
+        return sum(chain[-1][1] or 0 for chain in branches(stage))
+    if isinstance(stage, ConvUnit):
+        return stage.conv.out_channels
+    return stage.out_features if isinstance(stage, nn.Linear) else 0
 
 
 def _reach(module: nn.Module) -> np.ndarray:

@@ -49,7 +49,6 @@ def test_stages_have_the_published_sizes_and_all_parameters(grid):
     assert table["parameters"].sum() == parameter_count(model)
     found = {row.stage: (row.channels, row.z, row.y, row.x) for row in table.itertuples()}
     assert found == literal_i3d.shapes(grid) | {"pool": (1024, 1, 1, 1), "head": (1, 1, 1, 1)}
-    assert all(parameter.device.type == "cpu" for parameter in model.parameters())  # the model itself stays
 
 
 def probe(model: Covid3D, axis: int, size: int) -> dict[str, int]:
