@@ -1,7 +1,7 @@
 """Figures of 02_model: the network drawn from its stages, what a cell sees, what a window shows, a first map."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -54,8 +54,8 @@ def _slabs(axes: Axes, stages: pd.DataFrame, grid: Sequence[int]) -> None:
     """Draw every stage's output as a slab on one base line, sizes on square-root scales, and its shape below."""
     start = pd.DataFrame([{"stage": "scan", "kind": "", "channels": 1, "z": grid[0], "y": grid[1], "x": grid[2]}])
     rows = pd.concat([start, stages], ignore_index=True)
-    left, groups = 0.0, []
-    for row in rows.itertuples():
+    left, groups = 0.0, cast(list[Any], [])
+    for row in cast(Any, rows.itertuples()):
         shape = (row.z, row.y, row.x)
         if groups and groups[-1][0] != shape:
             left += 0.45
@@ -113,7 +113,7 @@ def _inception(axes: Axes, block: str, chains: Sequence[Sequence[tuple]]) -> Non
 def _layer(axes: Axes, x: float, y: float, name: str, channels: int | None) -> None:
     """Draw one layer of a branch as a box with its name in the code and its channels."""
     colour = GREY if channels is None else BLUE
-    style = {"boxstyle": "round,pad=0.03", "edgecolor": colour, "facecolor": colour, "alpha": 0.18}
+    style: dict[str, Any] = {"boxstyle": "round,pad=0.03", "edgecolor": colour, "facecolor": colour, "alpha": 0.18}
     axes.add_patch(FancyBboxPatch((x - 0.9, y - 0.3), 1.8, 0.6, **style))
     axes.text(x, y, name if channels is None else f"{name}  →  {channels}", ha="center", va="center", fontsize=8.5)
 
@@ -200,7 +200,7 @@ def _ramps(axes: Axes, hu: np.ndarray, lung: np.ndarray, chosen: Mapping[str, tu
     for values, colour, name in ((hu.ravel(), "#cfcfcf", "all voxels"), (hu[lung], SKY, "lungs")):
         if len(values):
             weights = np.full(len(values), 100 / hu.size)
-            axes.hist(np.clip(values, bins[0], bins[-1]), bins, weights=weights, color=colour, label=name)
+            axes.hist(np.clip(values, bins[0], bins[-1]), bins.tolist(), weights=weights, color=colour, label=name)
     top = 1.15 * 100 * np.histogram(hu[hu > -950], bins)[0].max() / hu.size
     axes.set_ylim(0, max(top, 1e-3))
     tidy(axes, "HU", "% of voxels")
