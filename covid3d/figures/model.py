@@ -54,7 +54,8 @@ def _slabs(axes: Axes, stages: pd.DataFrame, grid: Sequence[int]) -> None:
     """Draw every stage's output as a slab on one base line, sizes on square-root scales, and its shape below."""
     start = pd.DataFrame([{"stage": "scan", "kind": "", "channels": 1, "z": grid[0], "y": grid[1], "x": grid[2]}])
     rows = pd.concat([start, stages], ignore_index=True)
-    left, groups = 0.0, cast(list[Any], [])
+    left: float = 0.0
+    groups: list[Any] = []
     for row in cast(Any, rows.itertuples()):
         shape = (row.z, row.y, row.x)
         if groups and groups[-1][0] != shape:
