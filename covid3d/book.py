@@ -41,7 +41,7 @@ from covid3d.steps import code_fingerprint, code_hash, imports_of, note_cost
 COHORT = ("manifest.csv", "controls.csv", "intake.csv", "flow.json", "splits.csv", "leakage.json")
 READS: dict[str, tuple[str, ...]] = {
     "01_data": (*COHORT, "truth/truth.csv"),
-    "02_model": COHORT,
+    "02_model": (*COHORT, "models/task1/selection", "models/task1/covid3d"),
     "03_cross_validation": (*COHORT, "truth/truth.csv", "models/task1", "windows"),
     "04_external_tests": (*COHORT, "truth/truth.csv", "models/task1", "external", "windows", "explain"),
     "05_reader_comparison": (*COHORT, "models/task1", "external", "reader_study.csv"),

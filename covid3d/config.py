@@ -344,7 +344,7 @@ class Parameters(Strict):
 
 
 class ModelParameters(Parameters):
-    scan_id: str = Field(description="the scan shown; '' takes the first of hospital B")
+    scan_id: str = Field(description="the scan shown; '' takes the first COVID+ one of hospital B")
 
 
 class CaseParameters(Parameters):

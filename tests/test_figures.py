@@ -32,13 +32,21 @@ KM = pd.DataFrame(
         "at_risk": [4, 2, 3],
     }
 )
+STAGES = pd.DataFrame(
+    [("stem", "convolution", 8, 4, 6, 6, 90, 0.1), ("head", "fully connected", 1, 1, 1, 1, 9, 0.0)],
+    columns=["stage", "kind", "channels", "z", "y", "x", "parameters", "gflop"],
+)
 FIGURES = {
     "cohort": lambda: data.cohort(pd.DataFrame({"hospital": ["A", "A"], "label": [0, 1], "patients": [3, 4]})),
     "scan_times": lambda: data.scan_times(COURSE),
     "no_scan_times": lambda: data.scan_times(COURSE.head(0)),
     "planes": lambda: data.planes({"A": GRID, "B": GRID}, SPACING, -600, 1500),
-    "windows": lambda: model.windows(GRID, SPACING, [(-600, 1500), (-500, 1200)]),
-    "parameters": lambda: model.parameters(pd.DataFrame({"block": ["a"], "parameters": [3]})),
+    "windows": lambda: model.windows(GRID, GRID < -500, SPACING, {"one": (-600, 1500), "two": (-500, 1200)}),
+    "no_windows": lambda: model.windows(GRID[:0], GRID[:0] < 0, SPACING, {"one": (-600, 1500)}),
+    "architecture": lambda: model.architecture(STAGES, (8, 12, 12), "block", [[("pool", None), ("unit", 8)]]),
+    "costs": lambda: model.costs(STAGES),
+    "receptive_fields": lambda: model.receptive_fields(STAGES, GRID, SPACING, (-600, 1500), ["stem"]),
+    "first_map": lambda: model.maps(GRID, {"late": HEAT, "flat": 0 * HEAT}, SPACING, (3, 4, 5), (-600, 1500)),
     "learning_curves": lambda: cross_validation.learning_curves(
         pd.DataFrame(
             {

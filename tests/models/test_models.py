@@ -63,6 +63,18 @@ def test_logit_is_linear_in_the_pooled_features():
         torch.testing.assert_close(model(x), pooled @ model.head.weight[0] + model.head.bias)
 
 
+def test_dropout_is_off_by_default_and_zeroes_pooled_features_in_training_when_asked_for():
+    trunk = InceptionI3d(width=1 / 16)
+    x = torch.randn(2, 1, 8, 32, 32)
+    for model in (Covid3D(1 / 16), PairedCovid3D(trunk)):
+        assert model.dropout.p == 0 and torch.equal(model.train().dropout(x), x)
+    dropped, kept = Covid3D(1 / 16, dropout=1.0), Covid3D(1 / 16)
+    assert torch.equal(dropped.train()(x), dropped.head.bias.expand(2))
+    kept.load_state_dict(dropped.state_dict())  # it adds no tensor, so weights fit either way
+    with torch.no_grad():
+        assert torch.equal(dropped.eval()(x), kept.eval()(x))
+
+
 def test_both_scans_of_a_pair_pass_the_same_extractor_in_their_order():
     model = PairedCovid3D(InceptionI3d(width=1 / 16)).eval()
     prior, index = torch.randn(2, 2, 1, 8, 32, 32).unbind()
