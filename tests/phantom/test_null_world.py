@@ -79,9 +79,11 @@ def test_on_a_slice_of_the_campaign_no_test_finds_what_is_not_there(replicates):
 
 
 def test_the_same_tests_find_what_is_there(replicates):
+    """The gain in AUC is found less often than that in C-index: what its permutation test pays for holding its level."""
     shares = replicates["stay"][list(null_world.TESTS.values())].mean()
-    assert (shares.drop("log_rank_single_rejects") >= 0.8).all(), shares
-    assert shares["log_rank_single_rejects"] >= 0.2
+    seldom = ["log_rank_single_rejects", "gain_auc_rejects"]
+    assert (shares.drop(seldom) >= 0.8).all(), shares
+    assert (shares[seldom] >= 0.2).all(), shares
 
 
 def test_without_an_effect_s_has_no_sign(replicates):
