@@ -191,7 +191,9 @@ def validate(model: type[Checked], content: Mapping[str, Any], *, where: str) ->
         if first["type"] == "missing":
             raise ConfigError(f"key '{key}' is missing", where=where, cure="Add it") from None
         raise ConfigError(
-            f"key '{key}' is {first['input']!r}", where=where, cure=first["msg"].replace("Input should", "It should").removeprefix("Value error, ")
+            f"key '{key}' is {first['input']!r}",
+            where=where,
+            cure=first["msg"].replace("Input should", "It should").removeprefix("Value error, "),
         ) from None
 
 

@@ -51,7 +51,9 @@ def read_index(path: Path) -> dict[str, Variable]:
                 raise ValueError(f"'{name}' does not begin where the variable before it ends")
             end += variable.size
     except OSError as error:
-        raise WeightsError(f"it cannot be read ({error.strerror})", where=path.name, cure="Give another file") from error
+        raise WeightsError(
+            f"it cannot be read ({error.strerror})", where=path.name, cure="Give another file"
+        ) from error
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise WeightsError(f"not a whole checkpoint index ({error})", where=path.name, cure=CURE) from error
     return variables
@@ -67,7 +69,9 @@ def read_variables(path: Path, variables: dict[str, Variable]) -> Iterator[tuple
     try:
         shard = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"it cannot be read ({error.strerror})", where=path.name, cure="Give another file") from error
+        raise WeightsError(
+            f"it cannot be read ({error.strerror})", where=path.name, cure="Give another file"
+        ) from error
     if len(shard) != shard_size(variables):
         what = f"it has {len(shard):,} bytes, but its index asks for {shard_size(variables):,}"
         raise WeightsError(what, where=path.name, cure=CURE)
@@ -126,10 +130,12 @@ def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, byte
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
     """Return the variable-length number at a position, seven bits a byte from the lowest, and where it ends."""
-    value = shift = 0
+    value, shift, start = 0, 0, at
     while True:
         value |= (content[at] & 0x7F) << shift
         at, shift = at + 1, shift + 7
+        if content[at - 1] == 0 < at - start - 1:
+            raise ValueError("a number is longer than it needs to be")
         if content[at - 1] < 0x80:
             return value, at
 

@@ -160,7 +160,12 @@ def _fits(name: str, variable: Variable, tensors: dict[str, Tensor]) -> bool:
     if name in LOGITS:
         return variable.shape[-1:] == (600,)
     tensor, shape = tensors.get(our_name(name) or ""), variable.shape
-    return tensor is not None and len(shape) == 5 and our_shape(name, shape) == tensor.shape and math.prod(shape) == tensor.numel()
+    return (
+        tensor is not None
+        and len(shape) == 5
+        and our_shape(name, shape) == tensor.shape
+        and math.prod(shape) == tensor.numel()
+    )
 
 
 def _few(found: set[str]) -> str:

@@ -102,7 +102,7 @@ def test_a_forward_in_two_parts_equals_one():
 
 def test_one_channel_with_a_summed_kernel_equals_replicated_rgb():
     torch.manual_seed(1)
-    rgb, grey = ConvUnit(3, 8, 7, 2).eval(), ConvUnit(1, 8, 7, 2).eval()
+    rgb, grey = ConvUnit(3, 8, 7, 2).double().eval(), ConvUnit(1, 8, 7, 2).double().eval()
     grey.conv.weight.data = rgb.conv.weight.data.sum(1, keepdim=True)
-    x = torch.randn(1, 1, 8, 16, 16)
-    torch.testing.assert_close(grey(x), rgb(x.expand(1, 3, 8, 16, 16)), rtol=1e-4, atol=1e-5)
+    x = torch.randn(1, 1, 8, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(grey(x), rgb(x.expand(1, 3, 8, 16, 16)), rtol=1e-6, atol=1e-12)

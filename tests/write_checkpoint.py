@@ -1,8 +1,8 @@
 """Write TensorFlow V2 checkpoints without TensorFlow, and with code of its own, for the tests of the reader.
 
-`python tests/data/write_checkpoint.py` writes tests/data/small.ckpt.{index,data-00000-of-00001} again: the variables of
+`python tests/write_checkpoint.py` writes tests/data/small.ckpt.{index,data-00000-of-00001} again: the variables of
 tests/data/kinetics600_variables.csv with the channels of an I3D of width 1/16, their values drawn by a fixed rule.
-tests/data/kinetics600.ckpt.index is the index of rgb_scratch_kin600, google-deepmind/kinetics-i3d, Apache-2.0.
+tests/data/kinetics600.ckpt.index is the true index of rgb_scratch_kin600, google-deepmind/kinetics-i3d, Apache-2.0.
 """
 
 import csv
@@ -15,7 +15,7 @@ import numpy as np
 from covid3d.models.i3d import InceptionI3d
 from covid3d.models.kinetics import our_name
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "data"
 
 
 def slow_crc32c(content: bytes) -> int:
