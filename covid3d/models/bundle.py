@@ -126,6 +126,8 @@ def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, byte
         key = key[:shared] + block[at : at + fresh]
         yield key, block[at + fresh : at + fresh + length]
         at += fresh + length
+    if at != end:
+        raise ValueError(f"the block at byte {offset} is cut short")
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
@@ -167,6 +169,8 @@ def _messages(message: bytes) -> Iterator[tuple[int, Any]]:
         else:
             yield tag >> 3, message[at : at + size]
             at += size
+    if at != len(message):
+        raise ValueError("a message is cut short")
 
 
 def _fields(message: bytes) -> dict[int, Any]:
