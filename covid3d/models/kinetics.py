@@ -80,16 +80,19 @@ def convert(source: str, out: Path) -> dict[str, str]:
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.{os.getpid()}.") as folder:
-            prefix = Path(folder) / "downloaded"
-            for ending in (".index", SHARD):
-                download(source.removesuffix(".index") + ending, Path(f"{prefix}{ending}"))
+            address = source.removesuffix(".index")
+            prefix = Path(folder) / address.rpartition("/")[2]
+            download(f"{address}.index", Path(f"{prefix}.index"))
+            read_index(Path(f"{prefix}.index"))  # before the long download
+            download(f"{address}{SHARD}", Path(f"{prefix}{SHARD}"))
             return _convert(prefix, out)
 
 
 def _convert(prefix: Path, out: Path) -> dict[str, str]:
     index, shard = (Path(f"{prefix}{ending}") for ending in (".index", SHARD))
+    trunk = read_trunk(index, shard)
     metadata = {**METADATA, "index_sha256": sha256_file(index), "shard_sha256": sha256_file(shard)}
-    save_weights(out, read_trunk(index, shard), metadata)
+    save_weights(out, trunk, metadata)
     return metadata
 
 
