@@ -90,6 +90,7 @@ rule fold:
         touch(done("fold_{k}")),
     params:
         code=steps.static_fingerprint(run, "fold"),
+        given=pipeline.own_files(run, "fold"),
     threads: THREADS
     log:
         "logs/fold_{k}.log",

@@ -21,7 +21,7 @@ import pandas as pd
 import papermill
 import yaml
 
-from covid3d.chapter import banner, cohort_of, read_values
+from covid3d.chapter import banner, cohort_of, initialisation, read_values
 from covid3d.claims import ledger
 from covid3d.config import CHAPTERS, SITE_CHAPTERS, Run, chapter_title
 from covid3d.errors import Covid3DError, MissingResult, nearest
@@ -399,8 +399,9 @@ def stage(run: Run, target: Path) -> None:
     write_text(target / "_config.yml", yaml.safe_dump(settings, sort_keys=True, allow_unicode=True))
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        if banner(run) and ("{{" in text or "_generated" in text):
-            page.write_text(f"{banner_source(run)}\n\n{text}", encoding="utf-8")
+        if "{{" in text or "_generated" in text:
+            first = [f"{part}\n\n" for part in (banner(run) and banner_source(run), initialisation(run)) if part]
+            page.write_text("".join(first) + text, encoding="utf-8")
     for chapter in CHAPTERS:
         stage_chapter(run, chapter, target / "notebooks")
 

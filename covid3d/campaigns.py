@@ -21,7 +21,7 @@ STAMP = ("code", "commit", "versions")
 def read(name: str) -> pd.DataFrame | None:
     """Return the stored result of a campaign, columns of the campaign and `STAMP`, or None while it has not been run."""
     path = RESULTS / f"{name}.csv"
-    return pd.read_csv(path, dtype=dict.fromkeys(STAMP, str)) if path.is_file() else None
+    return pd.read_csv(path, dtype=dict.fromkeys(STAMP, str), float_precision="round_trip") if path.is_file() else None
 
 
 def write(name: str, table: pd.DataFrame, made_by: Sequence[str]) -> pd.DataFrame:

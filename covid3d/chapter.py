@@ -42,6 +42,18 @@ def banner(run: Run) -> str:
     return BANNERS[cohort_of(run)]
 
 
+def initialisation(run: Run) -> str:
+    """Return the sentence that says what the network of a run starts from, or that it was given."""
+    if run.is_site:
+        return "COVID3D has the weights that were given."
+    if run.pretrained:
+        return "COVID3D starts from Kinetics-600."
+    if run.profile.model.width != 1:
+        return "COVID3D starts from scratch: no pretrained weights exist at this width."
+    why = "the Kinetics-600 weights are not at hand" if run.profile.model.pretrained else "the profile asks for it"
+    return f"COVID3D starts from scratch: {why}."
+
+
 def missing(value: Any) -> bool:
     """True for None, NaN, infinity and pandas' NA."""
     if value is None or value is pd.NA or value is pd.NaT:
@@ -98,12 +110,13 @@ class Chapter:
         return self.name[:2]
 
     def show_banner(self) -> None:
-        """Show where the scans come from, and the run."""
+        """Show where the scans come from, the run, and what its network starts from, on which all but chapter 01 depends."""
         run = self.run
+        start = "" if self.number == "01" else f" {initialisation(run)}"
         origin = f"<strong>{html.escape(banner(run))}</strong> " if banner(run) else ""
         _display_html(
             f"<p>{origin}Run <code>{html.escape(run.name)}</code>: profile {html.escape(run.profile.name)}, "
-            f"world {run.world}, seed {run.seed}; chapter {html.escape(chapter_title(self.name))}.</p>"
+            f"world {run.world}, seed {run.seed}; chapter {html.escape(chapter_title(self.name))}.{start}</p>"
         )
 
     def value(

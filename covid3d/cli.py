@@ -30,10 +30,12 @@ manifest_app = group("Draft a manifest of your own scans.")
 phantom_app = group("Simulate scans with known truth.")
 claims_app = group("Published against re-run, claim by claim.")
 public_app = group("The public replication cohort of the Imaging Data Commons.")
+weights_app = group("Weights that networks start from.")
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(public_app, name="public")
 app.add_typer(phantom_app, name="phantom")
 app.add_typer(claims_app, name="claims")
+app.add_typer(weights_app, name="weights")
 
 
 @phantom_app.command("build")
@@ -207,6 +209,23 @@ def public_download(
 
     names = [name for part in role for name in part.split(",")]
     download(names, to, endpoint=endpoint or ENDPOINT, clinical=clinical, say=typer.echo)
+
+
+@weights_app.command("kinetics600")
+def weights_kinetics600(
+    source: Annotated[
+        str, typer.Argument(help="the checkpoint: its prefix, its folder, or the http(s) address of its prefix")
+    ],
+    out: Annotated[Path | None, typer.Option(help="default: data/weights/kinetics600.safetensors")] = None,
+) -> None:
+    """Check the Kinetics-600 checkpoint byte by byte and convert it to weights that a run at full width starts from."""
+    from covid3d.config import KINETICS, repository_root
+    from covid3d.models.kinetics import convert
+
+    target = out or repository_root() / KINETICS
+    metadata = convert(source, target)
+    typer.echo(f"{target.name}: {metadata['source']} ({metadata['licence']})")
+    typer.echo(f"{metadata['changes']}; shard sha256 {metadata['shard_sha256']}")
 
 
 @claims_app.command("show")

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from covid3d.errors import ConfigError, MissingResult, nearest
 from covid3d.io import write_text
@@ -18,6 +18,8 @@ PROFILES = Path(__file__).parent / "profiles"
 DATA = Path(__file__).parent / "data"
 PHANTOM_MANUFACTURER = "COVID3D phantom"
 """What the Manufacturer of simulated DICOM begins with."""
+KINETICS = Path("data", "weights", "kinetics600.safetensors")
+"""Where runs look for converted Kinetics-600 weights, below the repository root."""
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -51,6 +53,14 @@ class Model(Strict):
 
     grid: tuple[int, int, int] = Field(strict=False, description="(z, y, x) voxels")
     width: float = Field(gt=0, le=1, description="scales the number of channels of I3D")
+    pretrained: bool = Field(description="start from Kinetics-600 where its weights are at hand; width 1 only")
+
+    @field_validator("pretrained")
+    @classmethod
+    def _only_at_full_width(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("width", 1) != 1:
+            raise ValueError("It should be false: there are no pretrained weights at a width other than 1")
+        return value
 
 
 class Training(Strict):
@@ -184,7 +194,9 @@ def validate(model: type[Checked], content: Mapping[str, Any], *, where: str) ->
         if first["type"] == "missing":
             raise ConfigError(f"key '{key}' is missing", where=where, cure="Add it") from None
         raise ConfigError(
-            f"key '{key}' is {first['input']!r}", where=where, cure=first["msg"].replace("Input should", "It should")
+            f"key '{key}' is {first['input']!r}",
+            where=where,
+            cure=first["msg"].replace("Input should", "It should").removeprefix("Value error, "),
         ) from None
 
 
@@ -263,6 +275,12 @@ class Run:
     @property
     def intake(self) -> Path:
         return self.path("intake.csv")
+
+    @property
+    def pretrained(self) -> Path | None:
+        """The Kinetics-600 weights that Task-1 folds start from; None when the profile wants none or none are at hand."""
+        path = self.root / KINETICS
+        return path if self.profile.model.pretrained and not self.is_site and path.is_file() else None
 
     @property
     def splits(self) -> Path:

@@ -21,6 +21,7 @@ from covid3d.errors import Covid3DError
 from covid3d.inference import pick_device
 from covid3d.io import random_seed, write_csv
 from covid3d.metrics import Interval
+from covid3d.models.kinetics import load_trunk
 from covid3d.models.registry import build
 from covid3d.splits import ensure_splits, require_certificate
 from covid3d.training import Examples, Plan, fit, write_fold
@@ -42,7 +43,7 @@ def ensure_fold(run: Run, fold: int) -> Path:
     folder = run.model(TASK, THREE_D, fold)
     plan = Plan.of(run.profile.training, nominal_window(run.profile.windows))
     command = f"python -m covid3d step fold --run {run.name} --fold {fold}"
-    inputs = _inputs(run, fold, train, validation)
+    inputs = {**_inputs(run, fold, train, validation), "starts_from": run.pretrained or "random values"}
     return steps.ensure(
         run, "fold", folder, inputs, lambda out: _train(run, THREE_D, fold, plan, train, validation, out), again=command
     )
@@ -160,6 +161,8 @@ def _train(
     examples, held_out = (Examples.of(table, store.stack(table["scan_id"])) for table in (train, validation))
     seed = random_seed(run.seed, TASK, name, fold)
     model = build(name, run.profile, seed=seed)
+    if name == THREE_D and run.pretrained:
+        load_trunk(model, run.pretrained)
     checkpoint = run.path("checkpoints", f"{TASK}__{name}__fold_{fold:02d}.safetensors")
     device = pick_device(run.device)
     result = fit(model, examples, held_out, plan, checkpoint=checkpoint, device=device, seed=seed)

@@ -176,9 +176,11 @@ def create(name: str, **options: Any) -> Run:
 
 
 def own_files(run: Run, step: str) -> str:
-    """Return the hash of the user's file that a step reads: the order form, or the given weights."""
+    """Return the hash of the user's file that a step reads: the order form, weights to start from, or given weights."""
     if step == "cohort":
         return sha256_file(run.order_form)
+    if step == "fold":
+        return sha256_file(run.pretrained) if run.pretrained else ""
     return sha256_file(run.root / run.config.weights) if step == "external" and run.config.weights else ""
 
 

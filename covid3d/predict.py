@@ -115,7 +115,7 @@ def weights_profile(metadata: dict[str, str]) -> Profile:
     profile = load_profile(metadata["profile"] if known else "standard")
     explain = profile.explain if known else Explain(layer="Mixed_3c", method="hirescam")
     try:
-        size = Model(grid=grid_shape(metadata["grid"]), width=float(metadata["width"]))
+        size = Model(grid=grid_shape(metadata["grid"]), width=float(metadata["width"]), pretrained=False)
     except ValueError:
         raise WeightsError("grid or width in its metadata is no number", cure="Train the weights again") from None
     return profile.model_copy(update={"model": size, "explain": explain})

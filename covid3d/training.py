@@ -312,7 +312,15 @@ def weights_metadata(run: Run, name: str) -> dict[str, str]:
         "manifest_sha256": sha256_file(run.manifest),
         "commit": _commit(),
         "licence": "MIT",
+        "starts_from": _starts_from(run, name),
     }
+
+
+def _starts_from(run: Run, name: str) -> str:
+    """Return what a model's trunk was before its first epoch, with the SHA-256 of a weights file."""
+    if run.pretrained and name in ("covid3d", "single", "pair"):
+        return f"kinetics600 {sha256_file(run.pretrained)}"
+    return "random values"
 
 
 def _trained_on(run: Run) -> str:

@@ -10,8 +10,18 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from covid3d.chapter import Chapter, banner, claims_of, cohort_of, format_value, read_values, render, table_html
-from covid3d.config import Run, open_run
+from covid3d.chapter import (
+    Chapter,
+    banner,
+    claims_of,
+    cohort_of,
+    format_value,
+    initialisation,
+    read_values,
+    render,
+    table_html,
+)
+from covid3d.config import KINETICS, Run, open_run
 from covid3d.errors import ConfigError
 
 
@@ -147,3 +157,19 @@ def test_counts_that_a_missing_cell_made_floats_are_printed_whole_and_shares_are
     cells = re.findall(r"<td>(.*?)</td>", table_html(table))
     assert cells == ["24", "1.00", "", "0.000"]
     assert (format_value(4.0, unit="day"), format_value(4.5, unit="days")) == ("4 day", "4.50 days")
+
+
+def test_a_run_says_what_its_network_starts_from(run, tmp_path, monkeypatch):
+    assert initialisation(run) == "COVID3D starts from scratch: no pretrained weights exist at this width."
+    paper = open_run("paper")
+    assert initialisation(paper) == "COVID3D starts from scratch: the Kinetics-600 weights are not at hand."
+    (tmp_path / KINETICS).parent.mkdir(parents=True)
+    (tmp_path / KINETICS).touch()
+    assert initialisation(paper) == "COVID3D starts from Kinetics-600."
+    assert "width" in initialisation(run)
+    shown: list[str] = []
+    monkeypatch.setattr("covid3d.chapter._display_html", shown.append)
+    Chapter(paper, "03_cross_validation").show_banner()
+    Chapter(paper, "01_data").show_banner()
+    assert "starts from Kinetics-600" in shown[0]
+    assert "starts from" not in shown[1]

@@ -39,7 +39,7 @@ def refused(found, *words):
 def test_help_names_every_command(call):
     found = call("--help")
     assert found.returncode == 0
-    for command in ("predict", "check", "manifest", "phantom", "claims", "audit", "doctor"):
+    for command in ("predict", "check", "manifest", "phantom", "claims", "weights", "audit", "doctor"):
         assert command in found.stdout
     for hidden in ("pipeline", "step"):
         assert f"  {hidden}" not in found.stdout

@@ -72,6 +72,12 @@ def test_a_value_of_the_wrong_type_or_size_is_refused(tmp_path, key, value):
         load_profile(path)
 
 
+def test_pretrained_weights_at_another_width_are_refused_by_key(tmp_path):
+    path = edited(tmp_path, lambda content: content["model"].update(pretrained=True))
+    with pytest.raises(ConfigError, match=r"key 'model\.pretrained' is True. It should be false: .* width"):
+        load_profile(path)
+
+
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1")
     with pytest.raises(ConfigError, match=r"bad\.yaml: not valid YAML"):
