@@ -1,7 +1,6 @@
 """One small fold on stored noise, trained through `covid3d step fold`: whole, or killed at random moments."""
 
 import hashlib
-import os
 import random
 import shutil
 import subprocess
@@ -24,7 +23,6 @@ from covid3d.pipeline import environment, leftovers
 EPOCHS = 5
 FOLD = ("step", "fold", "--run", "noise", "--fold", "0")
 NOTING = """
-import os
 from covid3d import cli, training
 train = training._train_epoch
 def noted(*arguments):
