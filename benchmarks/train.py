@@ -176,7 +176,7 @@ def contenders(wanted: Size) -> dict[str, Contender]:
     found = {"literal port": Contender(literal(net), wanted.shape)}
     found = {"covid3d": Contender(net, wanted.shape, layout=True), **found}
     for name, (package, channels, build) in PEERS.items() if wanted.peers else ():
-        if importlib.util.find_spec(package):
+        if installed(package):
             found[name] = Contender(build(), wanted.shape, channels)
     return found
 
@@ -221,9 +221,14 @@ def measure(name: str, wanted: Size | None = None, repeats: int = REPEATS) -> pd
     return table.reset_index().assign(**facts, gemm_gflops=rate, repeats=repeats, **machine()).round(4)
 
 
+def installed(package: str) -> bool:
+    """Return whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
 def version(package: str) -> str:
     """Return a package's version, or that it is not installed."""
-    return importlib.metadata.version(package) if importlib.util.find_spec(package) else "not installed"
+    return importlib.metadata.version(package) if installed(package) else "not installed"
 
 
 def parts(name: str, steps: int = 5) -> pd.DataFrame:

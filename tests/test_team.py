@@ -64,7 +64,9 @@ def test_two_processes_train_as_one_with_the_whole_batch_and_the_first_alone_wri
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_the_shares_of_a_batch_are_all_of_it_once(size):
     shares = [list(range(7))[Team(rank, size).share(7)] for rank in range(size)]
-    assert sum(shares, []) == list(range(7)) and max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [one for share in shares for one in share] == list(range(7)) and max(map(len, shares)) - min(
+        map(len, shares)
+    ) <= 1
 
 
 def test_a_process_by_itself_is_no_team(monkeypatch):
