@@ -23,7 +23,7 @@ class Team(NamedTuple):
     @classmethod
     def join(cls, device: str) -> "Team":
         """Return the team that torchrun has started this process in; `cuda` then means the process's own GPU."""
-        if not dist.is_torchelastic_launched():
+        if not dist.is_available() or not dist.is_torchelastic_launched():
             return cls()
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

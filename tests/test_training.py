@@ -142,7 +142,7 @@ def test_grids_that_are_no_int16_hu_are_refused():
 def test_the_cost_of_the_epochs_to_go_is_told_after_the_first(tmp_path, capsys):
     run_fit(start(), tmp_path / "fold.safetensors")
     assert re.search(
-        r"2 epochs to go: about \d+\.\d min, \d+\.\d GB memory, 2 MB of checkpoint", capsys.readouterr().out
+        r"2 epochs to go: about \d+\.\d min, \d+\.\d GB memory, \d+ MB of checkpoint", capsys.readouterr().out
     )
 
 
