@@ -70,8 +70,8 @@ class Training(Strict):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0, description="the highest rate of the one-cycle schedule")
-    warm_up: float = Field(ge=0, lt=1, description="share of the steps in which the rate rises to its peak")
-    hold: float = Field(ge=0, lt=1, description="share of the steps, at the end, with the final rate")
+    warm_up: float = Field(ge=0, le=0.5, description="share of the steps in which the rate rises to its peak")
+    hold: float = Field(ge=0, lt=0.5, description="share of the steps, at the end, with the final rate")
     final_rate: float = Field(gt=0, le=1, description="the final rate, as a share of the peak")
     weight_decay: float = Field(ge=0)
     flip: bool

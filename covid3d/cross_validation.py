@@ -140,6 +140,10 @@ def _split(run: Run, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     if train.empty or validation.empty:
         where = f"splits.csv, fold {fold}"
         raise Covid3DError("a side of the split has no scans", where=where, cure="Use fewer folds, or more scans")
+    if train["label"].nunique() < 2:
+        what = f"all {len(train)} training scans have label {train['label'].iloc[0]}: there is nothing to tell apart"
+        cure = "Put scans of both labels into its training side, or delete splits.csv to have the folds drawn again"
+        raise Covid3DError(what, where=f"splits.csv, fold {fold}", cure=cure, code="one_class")
     return train, validation
 
 

@@ -8,11 +8,15 @@ import hashlib
 import json
 import math
 import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +31,7 @@ from covid3d.metrics import auc
 from covid3d.models.registry import build
 from covid3d.models.weights import grid_text, load_weights, read_tensors, save_weights, write_tensors
 from covid3d.steps import code_fingerprint
+from covid3d.team import Team
 
 
 class TrainingError(Covid3DError):
@@ -114,16 +119,36 @@ def fit(
     """Train a model in place for a fixed number of epochs: Adam, binary cross-entropy on logits, one-cycle rate.
 
     With `checkpoint` (a file), each epoch is kept there and a restart goes on from it to byte-identical results; it is
-    removed at the end. Raises TrainingError when the loss is not finite, StorageError when the disk is full.
+    removed at the end. Under torchrun several processes train one model, see `covid3d/team.py`; the first one returns.
+    Raises TrainingError when a grid is unusable or a value is not finite, StorageError when the disk is full.
     """
+    for part in (train, validation):
+        _check_grids(part)
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    precision = torch.get_float32_matmul_precision()
     torch.set_num_threads(plan.threads)
+    torch.set_float32_matmul_precision("high" if device == "cuda" else precision)  # TF32; convolutions have it anyway
     torch.use_deterministic_algorithms(True, warn_only=device == "cuda")  # pools of volumes have no exact form there
     try:
         return _fit(model, train, validation, plan, checkpoint, device, seed)
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(exact)
+
+
+def _check_grids(examples: Examples) -> None:
+    """Refuse grids that are no int16 HU, and a scan that is the same everywhere, by its name."""
+    again = "Run this run's intake again"
+    if examples.grids.dtype != np.int16:
+        raise TrainingError(f"the grids are {examples.grids.dtype}, not int16 HU", where="volumes/", cure=again)
+    for name, scans in zip(examples.scan_ids, examples.grids, strict=True):
+        for grid in scans:
+            if grid.min() == grid.max():
+                what = f"the grid is {grid.flat[0]} HU everywhere: there is nothing to learn from it"
+                raise TrainingError(
+                    what, where=f"scan {name}", cure=f"Look at the scan; leave it out, or {again.lower()}"
+                )
 
 
 def _fit(
@@ -135,24 +160,47 @@ def _fit(
     device: str,
     seed: int,
 ) -> Fit:
+    team = Team.join(device)
     identity = _identity(model, train, validation, plan, seed) if checkpoint else ""
+    team.equip(model, device)
     place(model, device)
     optimiser = torch.optim.Adam(model.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
     rows, logits = _resume(checkpoint, identity, model, optimiser)
-    for epoch in progress(range(len(rows) + 1, plan.epochs + 1), "epochs"):
-        train_loss = _train_epoch(model, optimiser, train, plan, device, seed, epoch)
+    resumed, started = len(rows), time.perf_counter()
+    for epoch in progress(range(resumed + 1, plan.epochs + 1), "epochs"):
+        train_loss = _train_epoch(model, optimiser, train, plan, team, device, seed, epoch)
         scores = score(model, validation.grids, [plan.window], batch_size=plan.batch_size, device=device)[:, 0]
+        if not np.isfinite(scores).all():
+            name = validation.scan_ids[int(np.argmin(np.isfinite(scores)))]
+            raise _not_finite("a validation logit", f"epoch {epoch}, scan {name}", plan)
         rows.append({"epoch": epoch, "train_loss": train_loss, **_validation(validation.labels, scores)})
         logits.append(scores)
-        if checkpoint:
+        if checkpoint and team.rank == 0:
             _save_checkpoint(checkpoint, identity, model, optimiser, rows, logits)
+        if epoch == resumed + 1 < plan.epochs and team.rank == 0:
+            print(cost_card(plan.epochs - epoch, time.perf_counter() - started, checkpoint), flush=True)
+    team.leave()
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     return Fit(pd.DataFrame(rows), np.stack(logits))
 
 
+def cost_card(epochs: int, seconds: float, checkpoint: Path | None) -> str:
+    """Return what `epochs` more epochs will cost, from the seconds of the first one and what this process holds now."""
+    memory = psutil.Process().memory_info().rss / 2**30
+    disk = checkpoint.stat().st_size / 2**20 if checkpoint else 0.0
+    return f"  {epochs} epochs to go: about {epochs * seconds / 60:.1f} min, {memory:.1f} GB memory, {disk:.0f} MB of checkpoint"
+
+
 def _train_epoch(
-    model: nn.Module, optimiser: torch.optim.Adam, train: Examples, plan: Plan, device: str, seed: int, epoch: int
+    model: nn.Module,
+    optimiser: torch.optim.Adam,
+    train: Examples,
+    plan: Plan,
+    team: Team,
+    device: str,
+    seed: int,
+    epoch: int,
 ) -> float:
     """Train one epoch in the order that (seed, epoch) draws; return the mean loss over the examples."""
     rng = np.random.default_rng(random_seed(seed, "training", epoch))
@@ -160,24 +208,42 @@ def _train_epoch(
     labels = torch.from_numpy(train.labels).to(device, torch.float32)
     total = 0.0
     model.train()
-    for number, batch in enumerate(batches):
-        x = augment(np.asarray(train.grids[batch]), plan, rng, device)
+    inputs = (augment(np.asarray(train.grids[batch]), plan, rng, device) for batch in batches)
+    for number, (batch, x) in enumerate(zip(batches, _ahead(inputs) if device == "cuda" else inputs, strict=True)):
         step, steps = (epoch - 1) * len(batches) + number, plan.epochs * len(batches)
         optimiser.param_groups[0]["lr"] = one_cycle(step / steps, plan)
         optimiser.zero_grad()
+        mine = team.share(len(batch))
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits = model(x)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), labels[torch.from_numpy(batch).to(device)])
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                "the training loss is not finite",
-                where=f"epoch {epoch}, batch {number + 1} of {len(batches)}",
-                cure=f"Lower the learning rate ({plan.learning_rate:g}) in the profile; see broken HU in intake.csv",
-            )
+            logits = model(x[mine])
+        loss = F.binary_cross_entropy_with_logits(logits.float(), labels[torch.from_numpy(batch[mine]).to(device)])
+        loss = loss * (len(batch[mine]) / len(batch))
+        mean = loss.detach().clone()
+        team.add_up([mean])
+        if not torch.isfinite(mean):
+            scans = ", ".join(train.scan_ids[example] for example in batch)
+            where = f"epoch {epoch}, batch {number + 1} of {len(batches)} (scans {scans})"
+            raise _not_finite("the training loss", where, plan)
         loss.backward()
+        team.add_up(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
         optimiser.step()
-        total += loss.item() * len(batch)
+        total += mean.item() * len(batch)
+    team.average_statistics(model)
     return total / len(train)
+
+
+def _not_finite(what: str, where: str, plan: Plan) -> TrainingError:
+    cure = f"Lower the learning rate ({plan.learning_rate:g}) in the profile; see broken HU in intake.csv"
+    return TrainingError(f"{what} is not finite", where=where, cure=cure)
+
+
+def _ahead(inputs: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield the same inputs, the next one being made in a thread meanwhile: for a GPU, which needs no core of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, inputs, None)
+        while (x := waiting.result()) is not None:
+            waiting = pool.submit(next, inputs, None)
+            yield x
 
 
 def one_cycle(progress: float, plan: Plan) -> float:
@@ -201,7 +267,8 @@ def augment(grids: np.ndarray, plan: Plan, rng: np.random.Generator, device: str
     jitter = rng.uniform(-plan.window_jitter_hu, plan.window_jitter_hu, (count, 2))
     level, span = plan.window
     windowed = [apply_window(grid, Window(level + a, span + 2 * b)) for grid, (a, b) in zip(grids, jitter, strict=True)]
-    x = torch.from_numpy(np.stack(windowed)).to(device)
+    x = torch.from_numpy(np.stack(windowed))
+    x = x.pin_memory().to(device, non_blocking=True) if device == "cuda" else x
     mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0) if plan.flip else np.ones(count)
     shift = rng.integers(-plan.shift_voxels, plan.shift_voxels, (count, 3), endpoint=True)
     angle = np.radians(rng.uniform(-plan.rotation_degrees, plan.rotation_degrees, count))

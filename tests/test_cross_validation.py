@@ -13,7 +13,7 @@ from covid3d import cross_validation as cv
 from covid3d import training
 from covid3d.config import load_profile
 from covid3d.ct.store import Store
-from covid3d.errors import MissingResult
+from covid3d.errors import Covid3DError, MissingResult
 from covid3d.io import write_csv, write_text
 
 SCANS = 16
@@ -196,3 +196,14 @@ def test_flatness_compares_the_last_fifth_with_the_one_before():
     table = curves([(0.5, 0.5)] * 10).assign(train_loss=loss)
     assert cv.flatness(table) == pytest.approx(-0.1)
     assert cv.flatness(table.head(2)) == pytest.approx(-0.1)
+
+
+def test_a_fold_that_is_trained_on_one_class_is_refused_by_its_number(run, monkeypatch):
+    table = cohort()
+    splits = folds_of(table)
+    of_class_0 = set(table.loc[table["label"] == 0, "scan_id"])
+    splits = splits[(splits["split"] == "validation") | splits["scan_id"].isin(of_class_0)]
+    monkeypatch.setattr(cv, "ensure_splits", lambda run: splits)
+    with pytest.raises(Covid3DError, match="splits.csv, fold 1: all 4 training scans have label 0") as error:
+        cv.ensure_fold(run, 1)
+    assert error.value.code == "one_class"

@@ -1,10 +1,7 @@
 """Training: learns, resumes to equal bytes, augments without destroying the signal, and fails clearly."""
 
 import errno
-import signal
-import subprocess
-import sys
-import time
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,36 +88,6 @@ def test_a_fit_interrupted_after_each_epoch_ends_in_the_same_bytes(tmp_path, mon
     assert not checkpoint.exists()
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, str(Path(sys.argv[1]).parent))
-import test_training as t
-save = t.training._save_checkpoint
-def slow(*arguments):
-    save(*arguments)
-    time.sleep(30 if len(arguments[4]) == 2 else 0)
-t.training._save_checkpoint = slow
-t.run_fit(t.start(), Path(sys.argv[2]))
-"""
-
-
-def test_kill_9_and_a_restart_end_in_the_same_bytes(tmp_path):
-    checkpoint = tmp_path / "fold.safetensors"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, __file__, str(checkpoint)])
-    deadline = time.monotonic() + 90
-    epochs = 0
-    while epochs < 2 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-        if checkpoint.is_file():
-            epochs = len(training.read_tensors(checkpoint)[0]["logits"])
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and epochs == 2
-    straight, resumed = start(), start()
-    expected = outcome(straight, run_fit(straight), tmp_path)
-    assert outcome(resumed, run_fit(resumed, checkpoint), tmp_path) == expected
-
-
 @pytest.mark.parametrize("kind", ["other plan", "truncated"])
 def test_a_checkpoint_of_another_fit_or_a_broken_one_is_not_taken_up(tmp_path, monkeypatch, kind):
     save, checkpoint = training._save_checkpoint, tmp_path / "fold.safetensors"
@@ -139,12 +106,49 @@ def test_a_checkpoint_of_another_fit_or_a_broken_one_is_not_taken_up(tmp_path, m
     assert outcome(again, run_fit(again, checkpoint), tmp_path) == expected
 
 
-def test_a_loss_that_is_not_finite_stops_with_epoch_batch_and_cure():
+def test_a_loss_that_is_not_finite_stops_with_epoch_batch_scans_and_cure():
     model = start()
     model.head.bias.data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="epoch 1, batch 1 of 4: the training loss is not finite") as error:
+    with pytest.raises(
+        TrainingError, match=r"epoch 1, batch 1 of 4 \(scans 1-\d+(, 1-\d+){3}\): the training loss"
+    ) as error:
         run_fit(model)
     assert "learning rate" in error.value.cure
+
+
+def test_a_validation_logit_that_is_not_finite_stops_with_epoch_and_scan(monkeypatch):
+    found = np.array([[0.0]] * 4 + [[np.nan], [0.0]], np.float32)
+    monkeypatch.setattr(training, "score", lambda *_, **__: found)
+    with pytest.raises(TrainingError, match="epoch 1, scan 2-4: a validation logit is not finite"):
+        run_fit(start())
+
+
+@pytest.mark.parametrize("side", ["training", "validation"])
+def test_a_scan_that_is_the_same_everywhere_is_refused_by_name(side):
+    parts = {"training": examples(14, 1), "validation": examples(6, 2)}
+    parts[side].grids[3] = -1024
+    with pytest.raises(TrainingError, match="scan [12]-3: the grid is -1024 HU everywhere") as error:
+        fit(start(), *parts.values(), PLAN, seed=7)
+    assert "intake" in error.value.cure
+
+
+def test_grids_that_are_no_int16_hu_are_refused():
+    train = examples(14, 1)
+    broken = replace(train, grids=np.full(train.grids.shape, np.nan, np.float32))
+    with pytest.raises(TrainingError, match="the grids are float32, not int16 HU"):
+        fit(start(), broken, examples(6, 2), PLAN, seed=7)
+
+
+def test_the_cost_of_the_epochs_to_go_is_told_after_the_first(tmp_path, capsys):
+    run_fit(start(), tmp_path / "fold.safetensors")
+    assert re.search(
+        r"2 epochs to go: about \d+\.\d min, \d+\.\d GB memory, \d+ MB of checkpoint", capsys.readouterr().out
+    )
+
+
+def test_inputs_made_ahead_are_the_same_in_the_same_order():
+    inputs = [torch.full((2,), float(number)) for number in range(5)]
+    assert [x.tolist() for x in training._ahead(iter(inputs))] == [x.tolist() for x in inputs]
 
 
 def test_a_full_disk_stops_with_one_clear_message(tmp_path, monkeypatch):

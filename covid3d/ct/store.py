@@ -68,11 +68,13 @@ class Store:
 
     def _load(self, scan_id: str, files: Sequence[Path]) -> np.ndarray:
         """Return the first of a scan's stored versions that has the store's shape."""
+        what = "the scan is not in the store"
         for path in files:
             grid = np.load(path, mmap_mode="r", allow_pickle=False)
             if grid.shape == self.shape:
                 return grid
-        raise MissingResult("the scan is not in the store", where=f"scan {scan_id}", cure="Run this run's intake again")
+            what = f"the scan is stored on a grid of {grid.shape}, and {self.shape} is needed"
+        raise MissingResult(what, where=f"scan {scan_id}", cure="Run this run's intake again")
 
     def stack(self, scan_ids: Iterable[str]) -> np.ndarray:
         """Return the grids of many scans, int16 (N, z, y, x), in memory."""

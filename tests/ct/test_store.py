@@ -71,3 +71,11 @@ def test_another_shape_or_type_is_refused(store):
         store.put("../A1", "s", grid(1))
     with pytest.raises(MissingResult):
         store.get("A1")
+
+
+def test_a_scan_on_another_grid_is_refused_with_both_grids(store):
+    Store(store.folder, (3, 4, 6)).put("A1", "s", np.zeros((3, 4, 6), np.int16))
+    with pytest.raises(
+        MissingResult, match=r"scan A1: the scan is stored on a grid of \(3, 4, 6\), and \(3, 4, 5\) is needed"
+    ):
+        store.stack(["A1"])
