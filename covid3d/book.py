@@ -43,7 +43,7 @@ READS: dict[str, tuple[str, ...]] = {
     "01_data": (*COHORT, "truth/truth.csv"),
     "02_model": COHORT,
     "03_cross_validation": (*COHORT, "truth/truth.csv", "models/task1", "windows"),
-    "04_external_tests": (*COHORT, "truth/truth.csv", "models/task1", "external", "windows", "explain"),
+    "04_external_tests": (*COHORT, "truth/truth.csv", "models/task1", "external", "windows", "explain", "comparators"),
     "05_reader_comparison": (*COHORT, "models/task1", "external", "reader_study.csv"),
     "06_trajectories": (*COHORT, "truth/truth.csv", "models/task1", "external", "trajectories", "explain"),
     "07_prognosis": (*COHORT, "models/task1", "models/prognosis", "trajectories", "reader_study.csv"),
