@@ -162,7 +162,9 @@ class Network(Comparator):
         self, train: Cases, validation: Cases, *, seed: int, checkpoint: Path | None = None, device: str = "cpu"
     ) -> Fit:
         one, two = (Examples.of(part.facts, self._seen(part)) for part in (train, validation))
-        return training.fit(self.net, one, two, self.plan, checkpoint=checkpoint, device=device, seed=seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # for layers that draw, such as dropout; a fold that is resumed draws anew
+            return training.fit(self.net, one, two, self.plan, checkpoint=checkpoint, device=device, seed=seed)
 
     def score(self, cases: Cases, *, device: str = "cpu") -> np.ndarray:
         return inference.score(self.net, self._seen(cases), [self.plan.window], device=device)[:, 0]

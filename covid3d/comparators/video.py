@@ -2,8 +2,8 @@
 
 S3D:    Xie et al., "Rethinking Spatiotemporal Feature Learning", ECCV 2018, arXiv:1712.04851
 r3d_18: Tran et al., "A Closer Look at Spatiotemporal Convolutions", CVPR 2018, arXiv:1711.11248
-Differ: one input channel; all channels scaled by the profile's width, as in COVID3D; S3D averages over whatever space is
-left, for small grids, and its BatchNorm forgets as fast as the others' (0.1, where torchvision has 0.001, with which a
+Differ: one input channel; all channels scaled by the profile's width, as in COVID3D. S3D averages over whatever space is
+left, for small grids, has no dropout, and its BatchNorm forgets as fast as the others' (0.1; with torchvision's 0.001 a
 short training would be scored with the statistics of its start).
 """
 
@@ -18,7 +18,7 @@ def s3d(profile: Profile) -> Network:
     """Return S3D at the profile's width."""
     from torchvision.models.video import s3d as build
 
-    net = build(weights=None, num_classes=1)
+    net = build(weights=None, num_classes=1, dropout=0.0)
     net.avgpool = nn.AdaptiveAvgPool3d(1)
     return _network(profile, "S3D", net, "features.6")
 

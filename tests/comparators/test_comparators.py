@@ -58,10 +58,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
 def test_the_map_at_the_last_layer_sums_to_the_logit_minus_the_bias(name, layer, bias):
     net = create(name, small_profile(), seed=1).net.eval()
     cells, logit = cells_of(net, torch.randn(1, 1, *GRID), layer)
-    scale = (
-        1 / 4 if name == "resnet_2d" else 1
-    )  # each slice's logit has the bias, and the cells are those of all slices
-    assert cells.sum() == pytest.approx(logit - net.get_parameter(bias).item(), rel=1e-4, abs=1e-5), scale
+    assert cells.sum() == pytest.approx(logit - net.get_parameter(bias).item(), rel=1e-4, abs=1e-5)
 
 
 def test_an_unknown_layer_of_a_map_is_refused_with_the_nearest_name():
