@@ -56,8 +56,9 @@ class Cases:
         intake = read_intake(run)
         more = [name for name in intake if name == "scan_id" or name not in table]
         facts = table.merge(intake[more], on="scan_id", how="left", validate="1:1")
-        size = facts[["n_slices", "rows", "columns"]].to_numpy(float, na_value=np.nan)
-        spacing = facts[["spacing_z_mm", "spacing_y_mm", "spacing_x_mm"]].to_numpy(float, na_value=np.nan)
+        read = intake.set_index("scan_id").loc[list(facts["scan_id"])]
+        size = read[["n_slices", "rows", "columns"]].to_numpy(float, na_value=np.nan)
+        spacing = read[["spacing_z_mm", "spacing_y_mm", "spacing_x_mm"]].to_numpy(float, na_value=np.nan)
         return cls(Store.of(run).stack(facts["scan_id"]), spacing * size / run.profile.model.grid, facts)
 
     @property
