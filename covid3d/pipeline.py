@@ -196,9 +196,7 @@ def chapter_code(run: Run, chapter: str) -> str:
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     modules = sorted(imports_of(ast.parse(code)))
     options = [run.config.model_dump(), run.profile.model_dump(mode="json")]
-    others = run.path(
-        "comparators", "summary", "done.json"
-    )  # made outside the order of `make report`, shown when there
+    others = run.path("comparators", "summary", "done.json")  # of `make extended`: shown when it is there
     more = sha256_file(others) if "covid3d.comparison" in modules and others.is_file() else ""
     return sha256_json([prose, code_hash(code), [code_fingerprint(name) for name in modules], options, more])
 
