@@ -1,7 +1,10 @@
 """The comparison: one row a model, the same scans, paired differences; kept, current, or not shown."""
 
+import shutil
+
 import pandas as pd
 import pytest
+from conftest import CHECKOUT
 from synthetic_run import synthetic_run
 
 from covid3d import comparison, external
@@ -9,6 +12,7 @@ from covid3d.comparators import catalogue
 from covid3d.errors import ConfigError, MissingResult
 from covid3d.metrics import paired_delong
 from covid3d.pipeline import ENTRIES, chapter_code, model_code, run_step
+from covid3d.steps import STEPS, imported_modules
 
 FEW = ("metadata", "histogram")
 
@@ -79,10 +83,9 @@ def test_a_table_made_from_other_scans_is_not_shown(run):
     assert comparison.shown(run) is None
 
 
-def test_no_model_is_trained_again_because_another_was_added(run):
+def test_no_model_is_trained_again_because_another_was_added(make_run):
     """A line of the catalogue is not part of any fold's code; a model's own file is."""
-    from covid3d.steps import STEPS, imported_modules
-
+    run = make_run()
     modules = imported_modules(STEPS["comparator"].module)
     assert not {name for name in modules if name.startswith("covid3d.comparators.")} - {"covid3d.comparators.interface"}
     assert model_code(run, "comparator", "s3d") != model_code(run, "comparator", "metadata")
@@ -90,10 +93,6 @@ def test_no_model_is_trained_again_because_another_was_added(run):
 
 
 def test_a_finished_comparison_makes_chapter_4_run_again_and_no_other(run):
-    import shutil
-
-    from conftest import CHECKOUT
-
     shutil.copytree(CHECKOUT / "notebooks", run.root / "notebooks")
     chapters = ("03_cross_validation", "04_external_tests")
     before = [chapter_code(run, name) for name in chapters]
@@ -103,7 +102,8 @@ def test_a_finished_comparison_makes_chapter_4_run_again_and_no_other(run):
 
 
 @pytest.mark.parametrize(("model", "message"), [("s3", "Did you mean 's3d'"), (None, "needs --model")])
-def test_a_step_of_an_unknown_model_is_one_message(run, model, message):
+def test_a_step_of_an_unknown_model_is_one_message(make_run, model, message):
+    run = make_run()
     with pytest.raises(ConfigError, match=message):
         run_step(run, "comparator", fold=0, variant=None, model=model, chapter=None)
     assert "comparators" in ENTRIES
