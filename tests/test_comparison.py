@@ -14,12 +14,12 @@ from covid3d.metrics import paired_delong
 from covid3d.pipeline import ENTRIES, chapter_code, model_code, run_step
 from covid3d.steps import STEPS, imported_modules
 
-FEW = ("metadata", "histogram")
+FEW = ("metadata", "histogram", "s3d")
 
 
 @pytest.fixture
 def run(root, monkeypatch):
-    """A run of noise in which only the two models without a network are compared with COVID3D."""
+    """A run of noise in which only one network and the two models without one are compared with COVID3D."""
     run = synthetic_run(root)
     splits = pd.read_csv(run.splits, dtype={"scan_id": str})
 
@@ -45,7 +45,7 @@ def test_nothing_is_shown_before_it_was_trained_and_showing_trains_nothing(run):
 
 def test_every_model_has_a_row_of_the_same_scans_with_paired_differences(run):
     table = comparison.ensure_comparators(run).set_index("model")
-    assert list(table.index) == ["COVID3D", "metadata alone", "histogram alone"]
+    assert list(table.index) == ["COVID3D", "metadata alone", "histogram alone", "S3D (width 1/8, from scratch)"]
     scores = pd.read_csv(run.path("comparators", "summary", "predictions.csv"), dtype={"scan_id": str})
     reference = external.ensure_external(run).query("model == 'covid3d'")
     for site in ("B", "C"):
