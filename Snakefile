@@ -9,6 +9,7 @@
 import sys
 
 from covid3d import pipeline, steps
+from covid3d.comparators.catalogue import COMPARATORS, REFERENCE
 from covid3d.config import CHAPTERS, SITE_CHAPTERS, open_run
 
 run = open_run(str(config.get("run", "smoke")))
@@ -22,6 +23,8 @@ RUN = f"--run {run.name}"
 TEE = "2>&1 | tee {log}"
 FOLDS = [f"{k:02d}" for k in range(run.profile.training.folds)]
 CHAPTER = list(SITE_CHAPTERS if run.is_site else CHAPTERS)
+OTHERS = [name for name in COMPARATORS if name != REFERENCE]
+OPTION = {"prognosis": "--variant", "comparator": "--model"}
 THREADS = run.profile.training.threads_per_fold
 NEEDS = {
     "cohort": [],
@@ -33,8 +36,10 @@ NEEDS = {
     "external": ["splits"] if run.is_site else ["slices"],
     "windows": ["slices"],
     "explain": ["selection"],
+    "comparators": ["external", *(f"comparator_{name}_{k}" for name in OTHERS for k in FOLDS)],
     "trajectories": ["selection"],
     "prognosis": [f"fold_{k}" for k in FOLDS],
+    "comparator": ["splits"],
     "01_data": ["splits"],
     "02_model": ["splits"] if run.is_site else ["selection"],
     "03_cross_validation": ["selection", "windows"],
@@ -58,9 +63,10 @@ def needs(job):
 
 wildcard_constraints:
     k=r"\d\d",
-    variant="single|pair",
+    job="|".join(OPTION),
+    model="|".join(["single", "pair", *OTHERS]),
     chapter="|".join(CHAPTER),
-    step="cohort|intake|splits|selection|slices|external|windows|explain|trajectories",
+    step="cohort|intake|splits|selection|slices|external|windows|explain|trajectories|comparators",
 
 
 rule all:
@@ -98,18 +104,19 @@ rule fold:
         f"{STEP} fold {RUN} --fold {{wildcards.k}} {TEE}"
 
 
-rule prognosis:
+rule model:
     input:
-        needs("prognosis"),
+        lambda wildcards: needs(wildcards.job),
     output:
-        touch(done("prognosis_{variant}_{k}")),
+        touch(done("{job}_{model}_{k}")),
     params:
-        code=steps.static_fingerprint(run, "prognosis"),
+        code=lambda wildcards: pipeline.model_code(run, wildcards.job, wildcards.model),
+        option=lambda wildcards: OPTION[wildcards.job],
     threads: THREADS
     log:
-        "logs/prognosis_{variant}_{k}.log",
+        "logs/{job}_{model}_{k}.log",
     shell:
-        f"{STEP} prognosis {RUN} --variant {{wildcards.variant}} --fold {{wildcards.k}} {TEE}"
+        f"{STEP} {{wildcards.job}} {RUN} {{params.option}} {{wildcards.model}} --fold {{wildcards.k}} {TEE}"
 
 
 rule chapter:

@@ -285,15 +285,17 @@ def pipeline(
     world: str | None = None,
     seed: int | None = None,
     weights: str | None = None,
+    extended: Annotated[bool, typer.Option("--extended", help="first train the compared models")] = False,
 ) -> None:
-    """Compute one run: what `make report`, `smoke` and `run` call."""
+    """Compute one run: what `make report`, `smoke`, `run` and `extended` call."""
     from covid3d.pipeline import announce, compute, create, where_it_lies
 
     run = create(name, profile=profile, manifest=manifest, world=world, seed=seed, weights=weights)
     typer.echo(announce(run, cores))
-    status = compute(run, cores)
-    if status:
-        raise typer.Exit(status)
+    for targets in ([["done/jobs/comparators.done"]] if extended else []) + [[]]:
+        status = compute(run, cores, targets)
+        if status:
+            raise typer.Exit(status)
     typer.echo(where_it_lies(run))
 
 
@@ -316,13 +318,14 @@ def step(
     run: Annotated[str, typer.Option(help="name of the run, i.e. its folder under runs/")],
     fold: int | None = None,
     variant: str | None = None,
+    model: str | None = None,
     chapter: str | None = None,
 ) -> None:
     """Compute one step of a run: what the Snakefile calls."""
     from covid3d.config import open_run
     from covid3d.pipeline import run_step
 
-    run_step(open_run(run), name, fold=fold, variant=variant, chapter=chapter)
+    run_step(open_run(run), name, fold=fold, variant=variant, model=model, chapter=chapter)
 
 
 def main() -> None:

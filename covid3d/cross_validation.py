@@ -39,7 +39,7 @@ class LeakError(Covid3DError):
 
 def ensure_fold(run: Run, fold: int) -> Path:
     """Return the folder of one trained fold of COVID3D, training it when needed."""
-    train, validation = _split(run, fold)
+    train, validation = split_of(run, fold)
     folder = run.model(TASK, THREE_D, fold)
     plan = Plan.of(run.profile.training, nominal_window(run.profile.windows))
     command = f"python -m covid3d step fold --run {run.name} --fold {fold}"
@@ -57,7 +57,7 @@ def ensure_folds(run: Run) -> list[Path]:
 def ensure_slices(run: Run) -> Path:
     """Return the folder of the 2D baseline, trained on the deployed fold's split (Table 1 has no 2D row for A)."""
     fold = deployed_fold(run)
-    train, validation = _split(run, fold)
+    train, validation = split_of(run, fold)
     settings = run.profile.slices
     plan = Plan.of(
         run.profile.training,
@@ -127,7 +127,7 @@ def check_split(split: pd.DataFrame, manifest: pd.DataFrame) -> None:
         raise LeakError("a patient is in training and in validation", where=where, cure=cure)
 
 
-def _split(run: Run, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split_of(run: Run, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the manifest rows of a fold's training and validation scans, checked for leaks."""
     splits = ensure_splits(run)
     require_certificate(run)

@@ -29,7 +29,7 @@ from covid3d.ct.windows import nominal_window
 from covid3d.io import write_csv
 from covid3d.metrics import Interval, Tested
 from covid3d.models import registry
-from covid3d.models.tabular import fit_predict, logistic
+from covid3d.models.tabular import METADATA, fit_predict, logistic
 from covid3d.models.weights import describe_weights, grid_text, load_weights
 from covid3d.truth import read_truth
 
@@ -358,9 +358,6 @@ def skill(run: Run) -> pd.DataFrame:
         best = auc_or_nan(known["label"], known["oracle_grid_logit"]).value
         rows.append((hospital, value, best, (value - 0.5) / (best - 0.5) if best > 0.5 else NAN))
     return pd.DataFrame(rows, columns=columns)
-
-
-METADATA = (("age", "n_slices", "spacing_z_mm", "spacing_y_mm", "kvp"), ("sex", "kernel", "manufacturer"))
 
 
 def learnable(run: Run) -> pd.DataFrame:

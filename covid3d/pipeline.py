@@ -16,10 +16,11 @@ import psutil
 import yaml
 from pydantic import Field
 
+from covid3d.comparators.catalogue import COMPARATORS
 from covid3d.config import CHAPTERS, Run, Strict, open_run, repository_root, validate
 from covid3d.errors import ConfigError, Covid3DError, nearest
 from covid3d.io import read_json, sha256_file, sha256_json, write_json
-from covid3d.steps import code_fingerprint, code_hash, imports_of
+from covid3d.steps import code_fingerprint, code_hash, imports_of, static_fingerprint
 
 ENTRIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "cohort": ("covid3d.ct.intake", "ensure_cohort", ()),
@@ -28,6 +29,8 @@ ENTRIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "fold": ("covid3d.cross_validation", "ensure_fold", ("fold",)),
     "selection": ("covid3d.cross_validation", "ensure_selection", ()),
     "slices": ("covid3d.cross_validation", "ensure_slices", ()),
+    "comparator": ("covid3d.comparison", "ensure_comparator", ("model", "fold")),
+    "comparators": ("covid3d.comparison", "ensure_comparators", ()),
     "external": ("covid3d.external", "ensure_external", ()),
     "windows": ("covid3d.robustness", "ensure_windows", ()),
     "explain": ("covid3d.explain", "ensure_explain", ()),
@@ -126,7 +129,7 @@ def clear_dead_lock(run: Run) -> None:
 
 def leftovers(run: Run) -> list[Path]:
     """Return the temporary files and folders that a killed process could not remove: `.<name>.<eight letters>`."""
-    hidden = [path for name in ("models", "checkpoints") for path in sorted(run.path(name).rglob(".*"))]
+    hidden = [path for name in ("models", "comparators", "checkpoints") for path in sorted(run.path(name).rglob(".*"))]
     return [path for path in hidden if re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name)]
 
 
@@ -135,12 +138,14 @@ def hold(run: Run, pid: int) -> None:
     write_json(run.path("logs", "process.json"), {"pid": pid, "started": psutil.Process(pid).create_time()})
 
 
-def run_step(run: Run, name: str, *, fold: int | None, variant: str | None, chapter: str | None) -> None:
-    """Compute one step of a run; a ConfigError names a step, fold, variant or chapter that does not exist."""
+def run_step(
+    run: Run, name: str, *, fold: int | None, variant: str | None, model: str | None, chapter: str | None
+) -> None:
+    """Compute one step of a run; a ConfigError names a step, fold, variant, model or chapter that does not exist."""
     if name not in ENTRIES:
         raise ConfigError(f"there is no step '{name}'", cure=nearest(name, ENTRIES))
     module, function, wanted = ENTRIES[name]
-    given = {"fold": fold, "variant": variant, "chapter": chapter}
+    given = {"fold": fold, "variant": variant, "model": model, "chapter": chapter}
     for option in wanted:
         if given[option] is None:
             raise ConfigError(f"step '{name}' needs --{option}", cure=f"Add --{option}")
@@ -148,6 +153,8 @@ def run_step(run: Run, name: str, *, fold: int | None, variant: str | None, chap
         raise ConfigError(f"there is no fold {fold}", cure=f"Folds are 0 to {run.profile.training.folds - 1}")
     if variant is not None and variant not in ("single", "pair"):
         raise ConfigError(f"there is no variant '{variant}'", cure="Known: single, pair")
+    if model is not None and model not in COMPARATORS:
+        raise ConfigError(f"there is no model '{model}'", cure=nearest(model, COMPARATORS))
     if chapter is not None and chapter not in CHAPTERS:
         raise ConfigError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
     run = run.with_options(compute=name != "chapter")  # the jobs compute, a notebook of the graph only presents
@@ -191,7 +198,15 @@ def chapter_code(run: Run, chapter: str) -> str:
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     modules = sorted(imports_of(ast.parse(code)))
     options = [run.config.model_dump(), run.profile.model_dump(mode="json")]
-    return sha256_json([prose, code_hash(code), [code_fingerprint(name) for name in modules], options])
+    others = run.path("comparators", "summary", "done.json")  # of `make extended`: shown when it is there
+    more = sha256_file(others) if "covid3d.comparison" in modules and others.is_file() else ""
+    return sha256_json([prose, code_hash(code), [code_fingerprint(name) for name in modules], options, more])
+
+
+def model_code(run: Run, step: str, model: str) -> str:
+    """Return the part of the fingerprint of one model's fold that is known before its inputs."""
+    own = code_fingerprint(COMPARATORS[model]) if step == "comparator" else ""
+    return sha256_json([static_fingerprint(run, step), own])
 
 
 def pages_code(run: Run) -> str:

@@ -49,6 +49,16 @@ STEPS = {
         ("slices", "model.grid", "training", "windows.level", "windows.width"),
         "train the 2D baseline",
     ),
+    "comparator": Step(
+        "covid3d.comparators.interface",
+        ("model.grid", "model.width", "training", "slices", "windows.level", "windows.width"),
+        "train one fold of a compared model",
+    ),
+    "comparators": Step(
+        "covid3d.comparison",
+        ("model", "training", "slices", "windows.level", "windows.width"),
+        "score every compared model",
+    ),
     "external": Step(
         "covid3d.external",
         ("model", "slices", "windows.level", "windows.width", "statistics"),

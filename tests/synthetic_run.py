@@ -93,6 +93,7 @@ def synthetic_run(root: Path, *, followed: int = 6) -> Run:
         file = store.put(str(row["scan_id"]), str(row["scan_id"]), grid)
         ids = {name: row[name] for name in ("scan_id", "patient_id", "hospital", "role", "label", "scan_index")}
         facts = {"n_slices": 200 + len(intake), "rows": 512, "columns": 512, "spacing_z_mm": 1.0, "kvp": 120}
+        facts |= {"spacing_y_mm": 0.7, "spacing_x_mm": 0.7}
         intake.append({**ids, "ok": 1, "code": "", "message": "", **facts, "kernel": "B30", "volume": file})
     write_csv(run.intake, pd.DataFrame(intake))
     splits = _splits(table)

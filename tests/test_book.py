@@ -156,6 +156,7 @@ PAGES = [
     "own_scans",
     "public_cohort",
     "simulator",
+    "adding_a_model",
     "choices",
     *(f"notebooks/{name}" for name in CHAPTERS),
 ]

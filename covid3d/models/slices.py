@@ -1,6 +1,7 @@
 """The 2D baseline: a ResNet on single axial slices, its scan logit the mean over evenly spaced slices."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +31,28 @@ class SliceResNet(nn.Module):
             _load_imagenet(self.net, Path(pretrained), backbone)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.images(x)).reshape(len(x), -1).mean(1)
+
+    def images(self, x: Tensor) -> Tensor:
+        """Return the slices of scans as images, those of one scan together: (N, 1, D, H, W) -> (N * S, 1, size, size)."""
         if x.ndim != 5 or x.shape[1] != 1:
             raise ValueError(f"expected (N, 1, D, H, W), got {tuple(x.shape)}")
         slices = x[:, 0, spaced_slices(x.shape[2], self.slices_per_scan)]  # (N, S, H, W)
         if slices.shape[-2:] != (self.size, self.size):
             slices = F.interpolate(slices, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        images = slices.reshape(-1, 1, self.size, self.size).contiguous(memory_format=torch.channels_last)
-        return self.net(images).reshape(slices.shape[:2]).mean(1)
+        return slices.reshape(-1, 1, self.size, self.size).contiguous(memory_format=torch.channels_last)
+
+
+class MaxPooledResNet(SliceResNet):
+    """The same ResNet, its features max-pooled over a scan's slices before the one fully connected layer ("2.5D").
+
+    As COVNet (Li et al., Radiology 2020, doi:10.1148/radiol.2020200905); (N, 1, D, H, W) -> (N,) logits.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        net: Any = self.net
+        features = net.forward_head(net.forward_features(self.images(x)), pre_logits=True)  # (N * S, C)
+        return net.fc(features.reshape(len(x), -1, features.shape[1]).amax(1)).squeeze(1)
 
 
 def spaced_slices(depth: int, count: int) -> list[int]:
