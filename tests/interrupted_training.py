@@ -23,6 +23,7 @@ from covid3d.pipeline import environment, leftovers
 EPOCHS = 5
 FOLD = ("step", "fold", "--run", "noise", "--fold", "0")
 NOTING = """
+import os
 from covid3d import cli, training
 train = training._train_epoch
 def noted(*arguments):
