@@ -29,12 +29,13 @@ BANNERS = {
 
 
 def cohort_of(run: Run) -> str:
-    """Return where a run's scans come from: phantom, public or site."""
+    """Return where a run's scans come from: phantom, public (every scan under a CC BY licence) or site."""
     if run.is_phantom:
         return "phantom"
     if run.is_site or not run.manifest.is_file():
         return "site"
-    return "public" if "idc:" in run.manifest.read_text(encoding="utf-8-sig") else "site"
+    licences = pd.read_csv(run.manifest, dtype=str, keep_default_na=False).get("licence", pd.Series(["private"]))
+    return "public" if licences.str.startswith("CC BY").all() else "site"
 
 
 def banner(run: Run) -> str:

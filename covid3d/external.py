@@ -23,9 +23,11 @@ from covid3d.contrasts import (
     wilson_or_nan,
     youden_or_nan,
 )
-from covid3d.ct.intake import accepted
+from covid3d.ct.intake import accepted, read_intake
+from covid3d.ct.lungs import blanked
 from covid3d.ct.store import Store
 from covid3d.ct.windows import nominal_window
+from covid3d.figures.style import grid_spacing
 from covid3d.io import write_csv
 from covid3d.metrics import Interval, Tested
 from covid3d.models import registry
@@ -337,6 +339,22 @@ def read_off(labels: pd.Series, scores: pd.Series, specificity: float) -> float:
         return NAN
     false, true, _ = roc_curve(labels.astype(int), scores, drop_intermediate=False)
     return float(true[false <= 1 - specificity + 1e-9].max())
+
+
+def controls(run: Run) -> pd.DataFrame:
+    """Return the deployed fold's AUC at each external hospital with parts of the scan blanked: 0.5 but for a giveaway.
+
+    Columns hospital, left (what the network saw), n, auc, low, high, method.
+    """
+    model, scores = training.load_fold(run, "task1", THREE_D, deployed_fold(run)), first_scores(run)
+    facts, store, rows = read_intake(run).set_index("scan_id"), Store.of(run), []
+    for part, left in (("lungs", "lungs blanked, with the box around them"), ("body", "background alone")):
+        for hospital, known in scores.groupby("hospital"):
+            spaced = [(scan, grid_spacing(facts.loc[scan], store.shape)) for scan in known["scan_id"]]
+            grids = np.stack([blanked(store.get(scan), spacing, part) for scan, spacing in spaced])
+            found = auc_or_nan(known["label"], pd.Series(_logits(run, model, grids), index=known.index))
+            rows.append({"hospital": hospital, "left": left, "n": len(known), **_columns(found)})
+    return pd.DataFrame(rows, columns=["hospital", "left", "n", "auc", "low", "high", "method"])
 
 
 def skill(run: Run) -> pd.DataFrame:

@@ -70,6 +70,11 @@ def collections() -> pd.DataFrame:
     return _as_text((DATA / "public_collections.csv").read_text(encoding="utf-8"))
 
 
+def confounds() -> pd.DataFrame:
+    """Return what can mislead in the cohort: at (hospital or contrast), what, auc (of that alone, where known), cure."""
+    return _as_text((DATA / "public_confounds.csv").read_text(encoding="utf-8"))
+
+
 def _as_text(csv: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False)
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import NO_PUBLIC
+from conftest import CHECKOUT, NO_PUBLIC
 from dicom_series import write_series
 
 from covid3d import public
+from covid3d.chapter import cohort_of as cohort_of_run
 from covid3d.ct.cohort import ensure_cohort
 from covid3d.ct.series import read_ct
 from covid3d.errors import ConfigError, DownloadError, ManifestError, StorageError
 from covid3d.io import sha256_tree
-from covid3d.manifest import read_manifest
+from covid3d.manifest import read_manifest, write_manifest
 
 
 def cohort_of(*roles):
@@ -53,6 +54,15 @@ def test_another_index_is_told_apart_series_by_series_and_column_by_column():
     said = public.differences(other, "26.0.0")
     assert "3 series of positive_only_external are gone from index 26.0.0" in said
     assert "column instanceCount differs in 1 series of both" in said
+
+
+def test_the_confounds_of_the_chapter_are_those_of_the_page():
+    page = (CHECKOUT / "book" / "public_cohort.md").read_text(encoding="utf-8")
+    table = public.confounds()
+    values = pd.to_numeric(table["auc"]).dropna()
+    known = [value for value in values if value != 0.89]  # the page leaves out the bytes of headers
+    assert all(f"{value:.2f}" in page for value in known)
+    assert set(table["at"]) >= {"A", "B", "C", "D"}
 
 
 def test_every_collection_has_a_licence_and_a_citation():
@@ -178,6 +188,9 @@ def test_a_run_takes_the_manifest_under_pseudonyms_and_keeps_the_licence(archive
     run = make_run("public", manifest=str(manifest))
     delivered = read_manifest(ensure_cohort(run))
     assert list(delivered["licence"]) == ["CC BY-NC 4.0"] * 2 and list(delivered["hospital"]) == ["A", "B"]
+    assert cohort_of_run(run) == "public"
+    write_manifest(run.manifest, delivered.assign(licence=["CC BY-NC 4.0", "private"]))
+    assert cohort_of_run(run) == "site", "one private scan makes the cohort private"
 
 
 def test_a_second_call_fetches_nothing_and_more_roles_only_themselves(archive, tmp_path):

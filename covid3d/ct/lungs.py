@@ -5,6 +5,7 @@ from scipy import ndimage
 
 AIR_BELOW_HU = -400
 BODY_ABOVE_HU = -300
+AIR_HU = -1000
 SMALLEST_ML = 100.0
 CLOSING_MM = 8.0
 
@@ -15,7 +16,7 @@ def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndar
     The body is the largest dense component; air inside its outline, slice by slice, is lung when its component has at
     least 100 ml and a tenth of the largest. Dense disease at the lung's border is missed.
     """
-    inside = _body(hu) & (hu < AIR_BELOW_HU)
+    inside = body_mask(hu) & (hu < AIR_BELOW_HU)
     labels, count = ndimage.label(inside)
     if count == 0:
         return np.zeros(hu.shape, dtype=bool)
@@ -26,7 +27,7 @@ def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndar
     return _closed(mask, spacing_mm) if mask.any() else mask
 
 
-def _body(hu: np.ndarray) -> np.ndarray:
+def body_mask(hu: np.ndarray) -> np.ndarray:
     """Return the body with all inside its outline, bool (z, y, x); a table that does not touch it is left out."""
     labels, count = ndimage.label(hu > BODY_ABOVE_HU)
     if count == 0:
@@ -51,3 +52,18 @@ def _closed(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndar
 def lung_volume_ml(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
     """Return the volume of the lung mask in ml."""
     return float(lung_mask(hu, spacing_mm).sum() * np.prod(spacing_mm) / 1000)
+
+
+def blanked(hu: np.ndarray, spacing_mm: tuple[float, float, float], part: str) -> np.ndarray:
+    """Return a copy of HU (z, y, x) with air in place of the box around the lungs (`lungs`) or of the body (`body`).
+
+    The box, unlike the mask, takes disease at the lung's border along. Without a lung the box is the whole scan.
+    """
+    out = np.array(hu)
+    if part == "body":
+        out[body_mask(hu)] = AIR_HU
+        return out
+    inside = lung_mask(hu, spacing_mm)
+    where = np.nonzero(inside if inside.any() else np.ones_like(inside))
+    out[tuple(slice(axis.min(), axis.max() + 1) for axis in where)] = AIR_HU
+    return out

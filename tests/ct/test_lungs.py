@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dicom_series import SPACING, body
 
-from covid3d.ct.lungs import lung_mask, lung_volume_ml
+from covid3d.ct.lungs import blanked, lung_mask, lung_volume_ml
 
 
 def test_both_lungs_are_found_and_the_air_outside_is_not():
@@ -27,3 +27,14 @@ def test_a_dense_spot_inside_a_lung_belongs_to_it():
 def test_air_alone_and_a_body_alone_have_no_lungs():
     assert not lung_mask(np.full((8, 8, 8), -1000, np.int16), SPACING).any()
     assert not lung_mask(np.full((8, 8, 8), 40, np.int16), SPACING).any()
+
+
+def test_blanking_takes_the_lungs_with_disease_at_their_border_or_the_whole_body():
+    hu = body()
+    inside = lung_mask(hu, SPACING)
+    hu[10, 24, 24] = 60  # between the lungs: in their box, not in the mask
+    no_lungs, no_body = (blanked(hu, SPACING, part) for part in ("lungs", "body"))
+    assert inside.any() and (no_lungs[inside] == -1000).all() and no_lungs[10, 24, 24] == -1000
+    assert (no_body <= -500).sum() == hu.size - 1, "the mark at the head lies outside the body and stays"
+    assert (no_lungs[hu > 0] > 0).any() and hu[inside].max() > -1000
+    assert (blanked(np.full((4, 8, 8), 40), SPACING, "lungs") == -1000).all()

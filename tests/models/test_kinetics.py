@@ -232,7 +232,7 @@ def test_folds_start_from_the_weights_at_hand_and_are_trained_anew_when_these_ch
     monkeypatch.setattr(cross_validation, "Store", Store)
     monkeypatch.setattr(cross_validation, "fit", lambda model, *args, **kwargs: models.append(model))
     monkeypatch.setattr(cross_validation, "write_fold", lambda *args: None)
-    monkeypatch.setattr(cross_validation, "_split", lambda run, fold: (rows, rows))
+    monkeypatch.setattr(cross_validation, "split_of", lambda run, fold: (rows, rows))
     monkeypatch.setattr(cross_validation, "_inputs", lambda *args: {"fold": 0})
 
     def ensure(run, step, folder, content, compute, *, again):
