@@ -3,9 +3,6 @@
 `python -m benchmarks.null_smoke [seed …]` writes benchmarks/results/null_smoke.csv; a finished seed is not run again.
 """
 
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,20 +10,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy import stats
 
-from covid3d import campaigns, metrics, prognosis, trajectories
+from covid3d import campaigns, metrics, pipeline, prognosis, trajectories
 from covid3d.config import Run, RunConfig, load_profile
 from covid3d.contrasts import fold_aucs
 from covid3d.explain import read_map, read_summary
 from covid3d.external import first_scores, validation_scores
-from covid3d.io import cpu_count
+from covid3d.io import cpu_count, write_text
 from covid3d.risk import MEASURES
 from covid3d.truth import lesion_mask, read_truth
 
 NAME = "null_smoke"
 MADE_BY = (
-    "covid3d.book",
+    "covid3d.external",
+    "covid3d.robustness",
     "covid3d.prognosis",
     "covid3d.explain",
     "covid3d.trajectories",
@@ -38,20 +37,19 @@ NAN = float("nan")
 
 
 def measure(seed: int, world: str = "null") -> pd.DataFrame:
-    """Compute a whole `smoke` run by the command line in a temporary root; return `values_of` it."""
+    """Compute a whole `smoke` run, without the pages that present it, in a temporary root; return `values_of` it."""
     with tempfile.TemporaryDirectory(prefix="covid3d-null-") as folder:
-        root = Path(folder)
-        for name in ("notebooks", "book"):
-            shutil.copytree(campaigns.CHECKOUT / name, root / name, ignore=shutil.ignore_patterns("_build", ".*"))
-        options = {"profile": "smoke", "world": world, "seed": str(seed), "cores": str(cpu_count())}
-        given = [part for name, value in options.items() for part in (f"--{name}", value)]
-        command = [sys.executable, "-m", "covid3d", "pipeline", world, *given]
-        done = subprocess.run(command, env={**os.environ, "COVID3D_ROOT": folder}, cwd=campaigns.CHECKOUT)
-        if done.returncode:
-            log = (root / "runs" / world / "logs" / "snakemake.log").read_text(encoding="utf-8")[-3000:]
-            raise RuntimeError(f"the {world} world's run with seed {seed} stopped with status {done.returncode}\n{log}")
-        config = RunConfig(profile="smoke", world=world, seed=seed)
-        return values_of(Run(world, root, config, load_profile("smoke"), compute=False))
+        config, profile = RunConfig(profile="smoke", world=world, seed=seed), load_profile("smoke")
+        run = Run(world, Path(folder), config, profile)
+        write_text(run.path("config.yaml"), yaml.safe_dump(config.model_dump()))
+        jobs = ["external", "windows", "explain", "trajectories"]
+        jobs += [
+            f"prognosis_{name}_{fold:02d}" for name in prognosis.VARIANTS for fold in range(profile.training.folds)
+        ]
+        if pipeline.compute(run, cpu_count(), [f"done/jobs/{job}.done" for job in jobs]):
+            log = run.path("logs", "snakemake.log").read_text(encoding="utf-8")[-3000:]
+            raise RuntimeError(f"the {world} world's run with seed {seed} stopped\n{log}")
+        return values_of(run.with_options(compute=False))
 
 
 def values_of(run: Run) -> pd.DataFrame:
