@@ -9,7 +9,7 @@
 import sys
 
 from covid3d import pipeline, steps
-from covid3d.comparators.catalogue import COMPARATORS, REFERENCE
+from covid3d.comparators.catalogue import OTHERS
 from covid3d.config import CHAPTERS, SITE_CHAPTERS, open_run
 
 run = open_run(str(config.get("run", "smoke")))
@@ -23,7 +23,6 @@ RUN = f"--run {run.name}"
 TEE = "2>&1 | tee {log}"
 FOLDS = [f"{k:02d}" for k in range(run.profile.training.folds)]
 CHAPTER = list(SITE_CHAPTERS if run.is_site else CHAPTERS)
-OTHERS = [name for name in COMPARATORS if name != REFERENCE]
 OPTION = {"prognosis": "--variant", "comparator": "--model"}
 THREADS = run.profile.training.threads_per_fold
 NEEDS = {

@@ -21,7 +21,7 @@ import pandas as pd
 import papermill
 import yaml
 
-from covid3d.chapter import banner, cohort_of, initialisation, read_values
+from covid3d.chapter import banner, initialisation, read_values
 from covid3d.claims import ledger
 from covid3d.config import CHAPTERS, SITE_CHAPTERS, Run, chapter_title
 from covid3d.errors import Covid3DError, MissingResult, nearest
@@ -325,7 +325,7 @@ def passport(run: Run) -> dict[str, Any]:
         "commit": _commit(run.root),
         "run": run.name,
         "options": options,
-        "cohort": cohort_of(run),
+        "cohort": run.cohort,
         "manifest_sha256": sha256_file(run.manifest) if run.manifest.is_file() else None,
     }
 

@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
+from safetensors import safe_open
 
 from covid3d.config import DATA, Run, chapter_title
 from covid3d.errors import ConfigError
@@ -23,36 +24,35 @@ from covid3d.io import atomic_folder, read_json, write_csv, write_json
 COHORTS = ("phantom", "public", "site", "software", "paper")
 BANNERS = {
     "phantom": "Simulated scans: no number of this run was measured on a patient.",
-    "site": "Research use only: scans of one hospital, scored with given weights.",
+    "site": "Research use only: scans of one hospital.",
     "public": "",
 }
 
 
-def cohort_of(run: Run) -> str:
-    """Return where a run's scans come from: phantom, public (every scan under a CC BY licence) or site."""
-    if run.is_phantom:
-        return "phantom"
-    if run.is_site or not run.manifest.is_file():
-        return "site"
-    licences = pd.read_csv(run.manifest, dtype=str, keep_default_na=False).get("licence", pd.Series(["private"]))
-    return "public" if licences.str.startswith("CC BY").all() else "site"
-
-
 def banner(run: Run) -> str:
     """Return the sentence that stands first on every page of a run; empty when none is needed."""
-    return BANNERS[cohort_of(run)]
+    return BANNERS[run.cohort]
 
 
 def initialisation(run: Run) -> str:
     """Return the sentence that says what the network of a run starts from, or that it was given."""
     if run.is_site:
         return "COVID3D has the weights that were given."
-    if run.pretrained:
+    if _started_pretrained(run):
         return "COVID3D starts from Kinetics-600."
     if run.profile.model.width != 1:
         return "COVID3D starts from scratch: no pretrained weights exist at this width."
     why = "the Kinetics-600 weights are not at hand" if run.profile.model.pretrained else "the profile asks for it"
     return f"COVID3D starts from scratch: {why}."
+
+
+def _started_pretrained(run: Run) -> bool:
+    """True when the run's first fold, once trained, started from Kinetics-600; before that, when it would."""
+    trained = run.model("task1", "covid3d", 0) / "weights.safetensors"
+    if not trained.is_file():
+        return run.pretrained is not None
+    with safe_open(trained, framework="numpy") as file:
+        return (file.metadata() or {}).get("starts_from", "").startswith("kinetics600")
 
 
 def missing(value: Any) -> bool:
@@ -138,7 +138,7 @@ class Chapter:
         `label` says how a number is meant wherever it is printed, e.g. "p = 0.012 (nominal)".
         Raises ConfigError when the key exists with another content (running the same cell again is fine).
         """
-        cohort = cohort or cohort_of(self.run)
+        cohort = cohort or self.run.cohort
         if cohort not in COHORTS:
             raise ConfigError(f"unknown cohort '{cohort}'", where=key, cure=f"Known: {', '.join(COHORTS)}")
         number = _plain(value)

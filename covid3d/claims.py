@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.chapter import cohort_of, read_values
+from covid3d.chapter import read_values
 from covid3d.config import CHAPTERS, DATA, Run
 from covid3d.errors import Covid3DError
 from covid3d.io import read_json
@@ -56,7 +56,7 @@ def ledger(run: Run) -> pd.DataFrame:
     """Return one row a claim (142): published value, the run's own, the verdict, and the cell that shows it."""
     values = read_values(run)
     shown = _shown(run)
-    cohort = cohort_of(run)
+    cohort = run.cohort
     rows = []
     for claim in load_claims().to_dict("records"):
         used = {key: entry for key, entry in values.items() if claim["claim_id"] in entry["claims"]}
@@ -220,7 +220,7 @@ def show(run: Run) -> str:
         f"{row['claim_id']}  {row['verdict']:<26} published: {row['published'] or '-':<22} re-run: {row['re_run']}"
         for row in table.to_dict("records")
     ]
-    if cohort_of(run) == "phantom":
+    if run.cohort == "phantom":
         return "\n".join(["simulated scans: nothing below was measured on a patient", *lines])
     counts = table["verdict"].value_counts()
     return "\n".join([*lines, ", ".join(f"{name}: {count}" for name, count in counts.items())])

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from covid3d import external, steps, training
-from covid3d.comparators.catalogue import COMPARATORS, REFERENCE
+from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
 from covid3d.comparators.interface import TASK, Cases, Comparator, fold_seed, train_fold
 from covid3d.config import Profile, Run
 from covid3d.contrasts import auc_or_nan, fold_auc_interval, paired_or_nan
@@ -25,7 +25,6 @@ from covid3d.io import write_csv
 from covid3d.metrics import Interval
 
 IDS = {"scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
-OTHERS = tuple(name for name in COMPARATORS if name != REFERENCE)
 
 
 def create(name: str, profile: Profile, *, seed: int = 0) -> Comparator:
@@ -89,18 +88,18 @@ def ensure_comparators(run: Run) -> pd.DataFrame:
         write_csv(folder / "predictions.csv", scores)
         write_csv(folder / "comparison.csv", compare(run, pd.concat([reference, scores], ignore_index=True)))
 
-    folder = steps.ensure(
-        run, "comparators", run.path("comparators", "summary"), inputs, compute, again="make extended"
-    )
+    again, folder = f"python -m covid3d step comparators --run {run.name}", run.path("comparators", "summary")
+    steps.ensure(run, "comparators", folder, inputs, compute, again=again)
     return pd.read_csv(folder / "comparison.csv")
 
 
 def shown(run: Run) -> pd.DataFrame | None:
-    """Return the comparison when all of it is there and made by this code from these scans, else None."""
+    """Return the comparison with the minutes of each model, when all of it is there and up to date, else None."""
     try:
-        return ensure_comparators(run.with_options(compute=False))
+        table = ensure_comparators(run.with_options(compute=False))
     except MissingResult:
         return None
+    return table.assign(minutes=[minutes(run, name) for name in COMPARATORS])
 
 
 def _external_scores(run: Run, deployed: int) -> pd.DataFrame:
@@ -131,8 +130,7 @@ def compare(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     """Return one row a model: model, A (mean fold AUC), and for each external hospital AUC and difference from COVID3D.
 
     scores: predictions of the external scans, COVID3D's among them. Each of these has `low` and `high` beside it: Student's
-    t over the folds, the recommended interval of an AUC, paired DeLong on the same scans. Then parameters and the minutes
-    of one process that all folds took.
+    t over the folds, the recommended interval of an AUC, paired DeLong on the same scans. Then parameters.
     """
     sites = {str(site): _wide(part) for site, part in scores.groupby("hospital")}
     rows = []
@@ -144,9 +142,9 @@ def compare(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
             if name != REFERENCE:
                 difference = paired_or_nan(table["label"], table[name], table[REFERENCE]).estimate
                 row |= _limits(f"{site} - COVID3D", difference)
-        rows.append({**row, "parameters": model.parameters, "minutes": minutes(run, name)})
+        rows.append({**row, "parameters": model.parameters})
     table = pd.DataFrame(rows)
-    return table[[*(column for column in table if column not in ("parameters", "minutes")), "parameters", "minutes"]]
+    return table[[*(column for column in table if column != "parameters"), "parameters"]]
 
 
 def _wide(part: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Profiles (sizes), runs (the paths of one run) and the parameters of a notebook."""
 
+import csv
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ PHANTOM_MANUFACTURER = "COVID3D phantom"
 """What the Manufacturer of simulated DICOM begins with."""
 KINETICS = Path("data", "weights", "kinetics600.safetensors")
 """Where runs look for converted Kinetics-600 weights, below the repository root."""
+OPEN_LICENCE = r"(CC|PDDL|MIT|TCIA)[A-Za-z0-9 .-]{0,30}"
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -306,6 +308,17 @@ class Run:
                     if any(re.search(mark, line) for line in stream):
                         return True
         return False
+
+    @property
+    def cohort(self) -> Literal["phantom", "public", "site"]:
+        """Where the scans come from; public when the run trains and every scan has an open licence."""
+        if self.is_phantom:
+            return "phantom"
+        if self.is_site or not self.manifest.is_file():
+            return "site"
+        with self.manifest.open(encoding="utf-8-sig", newline="") as stream:
+            licences = [row.get("licence") or "private" for row in csv.DictReader(stream)]
+        return "public" if licences and all(re.fullmatch(OPEN_LICENCE, text) for text in licences) else "site"
 
     def with_options(self, *, compute: bool | None = None, device: str | None = None) -> "Run":
         """Return the same run with other options for this process."""

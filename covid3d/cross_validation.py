@@ -17,7 +17,7 @@ from covid3d.config import Run
 from covid3d.ct.intake import accepted
 from covid3d.ct.store import Store
 from covid3d.ct.windows import nominal_window
-from covid3d.errors import Covid3DError
+from covid3d.errors import Covid3DError, MissingResult
 from covid3d.inference import pick_device
 from covid3d.io import random_seed, write_csv
 from covid3d.metrics import Interval
@@ -84,6 +84,15 @@ def ensure_selection(run: Run) -> pd.DataFrame:
 
     steps.ensure(run, "selection", folder, inputs, compute)
     return pd.read_csv(folder / "selection.csv")
+
+
+def is_trained(run: Run) -> bool:
+    """True when every fold and the selection are there and up to date."""
+    try:
+        ensure_selection(run.with_options(compute=False))
+    except MissingResult:
+        return False
+    return True
 
 
 def select(curves: pd.DataFrame) -> pd.DataFrame:

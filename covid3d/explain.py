@@ -85,10 +85,10 @@ def spread(cells: np.ndarray, extractor: InceptionI3d, layer: str, shape: tuple[
     return (out * (cells.size / out.size)).astype(np.float32)
 
 
-def best_map(lesion: np.ndarray, extractor: InceptionI3d, layer: str, cells: tuple[int, ...]) -> np.ndarray:
+def lesion_map(lesion: np.ndarray, extractor: InceptionI3d, layer: str, cells: tuple[int, ...]) -> np.ndarray:
     """Return the lesion itself as a map of this layer's cells: its mean in each cell, spread to the grid again.
 
-    No map of these cells that follows the lesions is sharper; its ratio tells what the size of the cells allows.
+    It is no upper bound: a map that lights up the cell most filled with lesion alone has a higher ratio.
     """
     weights = [part / part.sum(0) for part in _weights(extractor, layer, lesion.shape, cells)]
     means = np.einsum("az,by,cx,abc->zyx", *weights, lesion.astype(np.float64), optimize=True)
@@ -177,7 +177,7 @@ def ensure_explain(run: Run) -> pd.DataFrame:
     """Return explain/summary.csv, computing it and explain/maps/<scan_id>.npz (key "map", on the grid) when needed.
 
     Columns: scan_id, patient_id, hospital, role, label, why, fold, logit, map_sum (of the cells), those of `mass`, and
-    best_ratio, the ratio of `best_map`.
+    lesion_map_ratio, the ratio of `lesion_map`.
     B and C by the deployed fold, patients of A by the fold that never saw them.
     """
     folds = range(run.profile.training.folds)
@@ -212,10 +212,10 @@ def _explain(run: Run, folder: Path) -> None:
             values = spread(cells, model.extractor, settings.layer, grid.shape)  # type: ignore[arg-type]
             np.savez_compressed(folder / "maps" / f"{scan_id}.npz", map=values)
             lesion, lung = lesion_mask(run, scan_id), lung_mask(run, scan_id)
-            truth = mass(values, lesion, lung) | {"best_ratio": float("nan")}
+            truth = mass(values, lesion, lung) | {"lesion_map_ratio": float("nan")}
             if lesion is not None and lesion.sum() > 0:
-                best = best_map(lesion, model.extractor, settings.layer, cells.shape)  # type: ignore[arg-type]
-                truth["best_ratio"] = mass(best, lesion, lung)["ratio"]
+                ideal = lesion_map(lesion, model.extractor, settings.layer, cells.shape)  # type: ignore[arg-type]
+                truth["lesion_map_ratio"] = mass(ideal, lesion, lung)["ratio"]
             known = {name: scan[name] for name in KNOWN}
             rows.append({**known, "fold": fold, "logit": logit, "map_sum": float(cells.sum()), **truth})
     write_csv(folder / "summary.csv", pd.DataFrame(rows).sort_values("scan_id"))

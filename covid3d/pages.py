@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from covid3d import audit
-from covid3d.chapter import cohort_of, figure_html, table_html
+from covid3d.chapter import figure_html, table_html
 from covid3d.claims import ledger
 from covid3d.config import Run
 from covid3d.io import read_json
@@ -43,7 +43,7 @@ def write_fragments(run: Run, folder: Path) -> None:
     worlds = {"effect": "effect (the disease leaves its marks)", "null": "null (labels and courses at random)"}
     facts = {
         "profile": f"{run.profile.name} ({run.profile.purpose})",
-        "cohort": {"phantom": "simulated scans"}.get(cohort_of(run), cohort_of(run)),
+        "cohort": {"phantom": "simulated scans"}.get(run.cohort, run.cohort),
         "world": worlds[run.world] if run.is_phantom else "real scans",
         "seed": str(run.seed),
     }

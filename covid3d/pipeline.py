@@ -16,7 +16,7 @@ import psutil
 import yaml
 from pydantic import Field
 
-from covid3d.comparators.catalogue import COMPARATORS
+from covid3d.comparators.catalogue import COMPARATORS, OTHERS
 from covid3d.config import CHAPTERS, Run, Strict, open_run, repository_root, validate
 from covid3d.errors import ConfigError, Covid3DError, nearest
 from covid3d.io import read_json, sha256_file, sha256_json, write_json
@@ -153,8 +153,8 @@ def run_step(
         raise ConfigError(f"there is no fold {fold}", cure=f"Folds are 0 to {run.profile.training.folds - 1}")
     if variant is not None and variant not in ("single", "pair"):
         raise ConfigError(f"there is no variant '{variant}'", cure="Known: single, pair")
-    if model is not None and model not in COMPARATORS:
-        raise ConfigError(f"there is no model '{model}'", cure=nearest(model, COMPARATORS))
+    if model is not None and model not in OTHERS:
+        raise ConfigError(f"there is no model '{model}' to compare with COVID3D", cure=nearest(model, OTHERS))
     if chapter is not None and chapter not in CHAPTERS:
         raise ConfigError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
     run = run.with_options(compute=name != "chapter")  # the jobs compute, a notebook of the graph only presents

@@ -28,7 +28,7 @@ from covid3d.errors import Covid3DError, WeightsError
 from covid3d.inference import place, prediction_rows, score
 from covid3d.io import progress, random_seed, sha256_file, sha256_json, write_csv
 from covid3d.metrics import auc
-from covid3d.models.registry import build
+from covid3d.models.registry import build, imagenet_file
 from covid3d.models.weights import grid_text, load_weights, read_tensors, save_weights, write_tensors
 from covid3d.steps import code_fingerprint
 from covid3d.team import Team
@@ -161,6 +161,10 @@ def _fit(
     seed: int,
 ) -> Fit:
     team = Team.join(device)
+    if team.size > 1 and len(train) // math.ceil(len(train) / plan.batch_size) < team.size:
+        raise TrainingError(
+            f"{team.size} processes for batches of {plan.batch_size}", cure="Start fewer, or raise batch_size"
+        )
     identity = _identity(model, train, validation, plan, seed) if checkpoint else ""
     team.equip(model, device)
     place(model, device)
@@ -374,7 +378,7 @@ def weights_metadata(run: Run, name: str) -> dict[str, str]:
     return expected_metadata(run, name) | {
         "hu_clip": f"{HU_MIN},{HU_MAX}",
         "window": Window(windows.level, windows.width).text,
-        "trained_on": _trained_on(run),
+        "trained_on": run.cohort,
         "profile": run.profile.name,
         "manifest_sha256": sha256_file(run.manifest),
         "commit": _commit(),
@@ -387,13 +391,9 @@ def _starts_from(run: Run, name: str) -> str:
     """Return what a model's trunk was before its first epoch, with the SHA-256 of a weights file."""
     if run.pretrained and name in ("covid3d", "single", "pair"):
         return f"kinetics600 {sha256_file(run.pretrained)}"
+    if name.startswith("resnet") and run.profile.slices.pretrained:
+        return f"imagenet {sha256_file(imagenet_file(run.profile.slices.backbone))}"
     return "random values"
-
-
-def _trained_on(run: Run) -> str:
-    if run.is_phantom:
-        return "phantom"
-    return "public" if ",idc:" in run.order_form.read_text(encoding="utf-8-sig") else "site"
 
 
 def _commit() -> str:

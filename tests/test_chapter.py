@@ -14,7 +14,6 @@ from covid3d.chapter import (
     Chapter,
     banner,
     claims_of,
-    cohort_of,
     format_value,
     initialisation,
     read_values,
@@ -71,7 +70,7 @@ def test_a_value_knows_its_claims_and_its_cohort(run):
     chapter = Chapter(run, "04_external_tests")
     chapter.value("auc_covid3d_b", 0.7, claims=["C140"])
     assert chapter.values["auc_covid3d_b"]["claims"] == ["C064", "C092", "C140"]
-    assert chapter.values["auc_covid3d_b"]["cohort"] == cohort_of(run) == "phantom"
+    assert chapter.values["auc_covid3d_b"]["cohort"] == run.cohort == "phantom"
     assert claims_of("no such key") == ()
 
 

@@ -161,6 +161,7 @@ def test_controls_show_the_network_scans_without_lungs_or_body(run, scores, monk
     monkeypatch.setattr(external, "blanked", lambda grid, spacing, part: grid * (part == "body"))
     table = external.controls(run)
     assert table["hospital"].tolist() == ["B", "C"] * 2 and table["n"].tolist() == [len(grids) for grids in seen]
+    assert table["left"].str.startswith("lungs").tolist() == [True, True, False, False]
     assert not np.any(seen[0]) and np.any(seen[2])
     assert table["auc"].tolist()[:2] == [0.5, 0.5], "what is blank cannot tell the class"
     assert table["auc"].tolist()[2:] == [1, 1], "the level of HU is the class here"

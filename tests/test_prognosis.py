@@ -242,6 +242,30 @@ def test_the_gain_by_permutation_finds_a_telling_second_scan_and_is_paired():
     assert (same["gain_heads"] == 0).all() and (same["p_permutation"] == 1).all()
 
 
+def test_outcomes_are_permuted_for_the_pairs_as_for_the_heads():
+    """The same p from tables that are permuted one by one, and C-index and AUC of each."""
+    rng = np.random.default_rng(14)
+    table = synthetic(0.3, 40, rng).dropna(subset=["label"]).reset_index(drop=True)
+    table["fold"] = np.arange(len(table)) % 4
+    one, two = rng.normal(size=(len(table), 2)), rng.normal(size=(len(table), 3))
+    two[:, 0] += table["label"].to_numpy(float)
+    found = risk.permuted_gain(table, [two] * 4, [one] * 4, 59, np.random.default_rng(15)).set_index("measure")
+    held, label = table["fold"].to_numpy(), table["label"].to_numpy(float)
+    orders = survival.permuted_orders(len(table), 59, np.random.default_rng(15))
+    gains: dict[str, list[float]] = {name: [] for name in risk.MEASURES}
+    for order in orders:
+        mixed = table.assign(**{name: table[name].to_numpy()[order] for name in ("remaining_days", "event", "label")})
+        both = [survival.permuted_logits([heads] * 4, held, label, order[None])[0] for heads in (two, one)]
+        for name, measure in risk.MEASURES.items():
+            values = [measure(mixed.assign(logit=logit)).value(np.ones((1, len(mixed))))[0] for logit in both]
+            gains[name].append(values[0] - values[1])
+    for name, values in gains.items():
+        null = np.array(values[1:])
+        tails = [(1 + (sign * null >= sign * values[0] - 1e-9).sum()) / 60 for sign in (1, -1)]
+        assert found.loc[name, "gain_heads"] == pytest.approx(values[0])
+        assert found.loc[name, "p_permutation"] == pytest.approx(min(1, 2 * min(tails))), name
+
+
 def test_without_effect_the_paired_interval_holds_zero_most_of_the_time():
     rng = np.random.default_rng(11)
     held = []

@@ -13,7 +13,6 @@ from conftest import CHECKOUT, NO_PUBLIC
 from dicom_series import write_series
 
 from covid3d import public
-from covid3d.chapter import cohort_of as cohort_of_run
 from covid3d.ct.cohort import ensure_cohort
 from covid3d.ct.series import read_ct
 from covid3d.errors import ConfigError, DownloadError, ManifestError, StorageError
@@ -188,9 +187,9 @@ def test_a_run_takes_the_manifest_under_pseudonyms_and_keeps_the_licence(archive
     run = make_run("public", manifest=str(manifest))
     delivered = read_manifest(ensure_cohort(run))
     assert list(delivered["licence"]) == ["CC BY-NC 4.0"] * 2 and list(delivered["hospital"]) == ["A", "B"]
-    assert cohort_of_run(run) == "public"
+    assert run.cohort == "public"
     write_manifest(run.manifest, delivered.assign(licence=["CC BY-NC 4.0", "private"]))
-    assert cohort_of_run(run) == "site", "one private scan makes the cohort private"
+    assert run.cohort == "site", "one private scan makes the cohort private"
 
 
 def test_a_second_call_fetches_nothing_and_more_roles_only_themselves(archive, tmp_path):

@@ -15,3 +15,4 @@ COMPARATORS: dict[str, str] = {
 }
 REFERENCE = "covid3d"
 """The model that the others are compared with; every run trains it anyway."""
+OTHERS = tuple(name for name in COMPARATORS if name != REFERENCE)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.config import Run
+from covid3d.config import OPEN_LICENCE, Run
 from covid3d.errors import Covid3DError, ManifestError, MissingResult
 from covid3d.io import cpu_count, read_json, sha256_tree, storage_errors, write_csv
 from covid3d.manifest import Source, locate, read_manifest, write_manifest
@@ -27,7 +27,6 @@ from covid3d.steps import ensure_in_place
 
 POOLED_AGE = 90.0
 SITE = "site:"
-OPEN_LICENCE = r"(CC|PDDL|MIT|TCIA)[A-Za-z0-9 .-]{0,30}"
 
 
 def ensure_cohort(run: Run) -> Path:

@@ -57,13 +57,14 @@ def lung_volume_ml(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> fl
 def blanked(hu: np.ndarray, spacing_mm: tuple[float, float, float], part: str) -> np.ndarray:
     """Return a copy of HU (z, y, x) with air in place of the box around the lungs (`lungs`) or of the body (`body`).
 
-    The box, unlike the mask, takes disease at the lung's border along. Without a lung the box is the whole scan.
+    The box, unlike the mask, takes disease at the lung's border along; it goes through all slices, since dense bases are in
+    no mask of air. Without a lung the box is the whole scan.
     """
     out = np.array(hu)
     if part == "body":
         out[body_mask(hu)] = AIR_HU
         return out
     inside = lung_mask(hu, spacing_mm)
-    where = np.nonzero(inside if inside.any() else np.ones_like(inside))
-    out[tuple(slice(axis.min(), axis.max() + 1) for axis in where)] = AIR_HU
+    _, *plane = np.nonzero(inside if inside.any() else np.ones_like(inside))
+    out[(slice(None), *(slice(axis.min(), axis.max() + 1) for axis in plane))] = AIR_HU
     return out

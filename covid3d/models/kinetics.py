@@ -33,6 +33,8 @@ OURS_ALONE = ("bn.weight", "num_batches_tracked")
 LOGITS = ("Logits/Conv3d_0c_1x1/conv_3d/b", "Logits/Conv3d_0c_1x1/conv_3d/w")
 SLOT = "/Momentum"
 STEM = "Conv3d_1a_7x7.conv.weight"
+INDEX_SHA256 = "366815af85b76e46222db13761f087584b3dc9c56abf67b822949846302e432a"
+"""The published index; it holds the checksum of every tensor, so that it stands for them all."""
 WANTED = "Give the checkpoint rgb_scratch_kin600 of google-deepmind/kinetics-i3d"
 METADATA = {
     "model": "i3d",
@@ -92,6 +94,8 @@ def _convert(prefix: Path, out: Path) -> dict[str, str]:
     index, shard = (Path(f"{prefix}{ending}") for ending in (".index", SHARD))
     trunk = read_trunk(index, shard)
     metadata = {**METADATA, "index_sha256": sha256_file(index), "shard_sha256": sha256_file(shard)}
+    if metadata["index_sha256"] != INDEX_SHA256:
+        metadata |= {"source": "another checkpoint of this architecture", "licence": "unknown"}
     save_weights(out, trunk, metadata)
     return metadata
 

@@ -33,7 +33,12 @@ def test_blanking_takes_the_lungs_with_disease_at_their_border_or_the_whole_body
     hu = body()
     inside = lung_mask(hu, SPACING)
     hu[10, 24, 24] = 60  # between the lungs: in their box, not in the mask
+    dense = inside.copy()
+    dense[5:] = False
+    hu[dense] = 20  # consolidated bases: in no mask of air
+    assert not lung_mask(hu, SPACING)[dense].all() and dense.any()
     no_lungs, no_body = (blanked(hu, SPACING, part) for part in ("lungs", "body"))
+    assert (no_lungs[dense] == -1000).all(), "disease of the bases is blanked"
     assert inside.any() and (no_lungs[inside] == -1000).all() and no_lungs[10, 24, 24] == -1000
     assert (no_body <= -500).sum() == hu.size - 1, "the mark at the head lies outside the body and stays"
     assert (no_lungs[hu > 0] > 0).any() and hu[inside].max() > -1000

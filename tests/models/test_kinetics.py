@@ -19,10 +19,11 @@ from write_checkpoint import shapes, small, values, write
 from covid3d import cross_validation, pipeline, steps, training
 from covid3d.config import KINETICS
 from covid3d.errors import Covid3DError, DownloadError, WeightsError
+from covid3d.io import sha256_file
 from covid3d.models.bundle import SHARD, crc32c
 from covid3d.models.covid3d import Covid3D
 from covid3d.models.i3d import InceptionI3d
-from covid3d.models.kinetics import convert, load_trunk, read_trunk
+from covid3d.models.kinetics import INDEX_SHA256, convert, load_trunk, read_trunk
 from covid3d.models.registry import build
 from covid3d.models.weights import describe_weights, read_tensors
 
@@ -115,9 +116,14 @@ def converted(full) -> Path:
     return out
 
 
+def test_only_the_published_index_makes_weights_the_published_ones(converted):
+    assert sha256_file(DATA / "kinetics600.ckpt.index") == INDEX_SHA256
+    assert describe_weights(converted)["source"] == "another checkpoint of this architecture"
+
+
 def test_converted_weights_say_what_they_are(full, converted):
     metadata = describe_weights(converted)
-    assert metadata["trained_on"] == "kinetics600" and metadata["licence"] == "Apache-2.0" and metadata["width"] == "1"
+    assert metadata["trained_on"] == "kinetics600" and metadata["licence"] == "unknown" and metadata["width"] == "1"
     assert all(len(metadata[key]) == 64 for key in ("index_sha256", "shard_sha256"))
     tensors = read_tensors(converted)[0]
     stem = values("Conv3d_1a_7x7/conv_3d/w", (7, 7, 7, 3, 64)).sum(3)
