@@ -25,7 +25,6 @@ from covid3d.truth import lesion_mask, read_truth
 NAME = "null_smoke"
 MADE_BY = (
     "covid3d.external",
-    "covid3d.robustness",
     "covid3d.prognosis",
     "covid3d.explain",
     "covid3d.trajectories",
@@ -37,12 +36,12 @@ NAN = float("nan")
 
 
 def measure(seed: int, world: str = "null") -> pd.DataFrame:
-    """Compute a whole `smoke` run, without the pages that present it, in a temporary root; return `values_of` it."""
+    """Compute a `smoke` run from DICOM to the results of `values_of` in a temporary root, and return these."""
     with tempfile.TemporaryDirectory(prefix="covid3d-null-") as folder:
         config, profile = RunConfig(profile="smoke", world=world, seed=seed), load_profile("smoke")
         run = Run(world, Path(folder), config, profile)
         write_text(run.path("config.yaml"), yaml.safe_dump(config.model_dump()))
-        jobs = ["external", "windows", "explain", "trajectories"]
+        jobs = ["external", "explain", "trajectories"]
         jobs += [
             f"prognosis_{name}_{fold:02d}" for name in prognosis.VARIANTS for fold in range(profile.training.folds)
         ]
