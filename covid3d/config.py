@@ -1,5 +1,6 @@
 """Profiles (sizes), runs (the paths of one run) and the parameters of a notebook."""
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from covid3d.errors import ConfigError, MissingResult, nearest
-from covid3d.io import write_text
+from covid3d.io import read_json, write_private, write_text
 
 PROFILES = Path(__file__).parent / "profiles"
 DATA = Path(__file__).parent / "data"
@@ -20,6 +21,8 @@ PHANTOM_MANUFACTURER = "COVID3D phantom"
 """What the Manufacturer of simulated DICOM begins with."""
 KINETICS = Path("data", "weights", "kinetics600.safetensors")
 """Where runs look for converted Kinetics-600 weights, below the repository root."""
+OUTSIDE = "outside:"
+"""What config.yaml has, before a hash of its path, for a manifest outside the repository."""
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -265,8 +268,18 @@ class Run:
         """The manifest that was asked for: the embedded one, or the user's."""
         if self.config.manifest is None:
             return DATA / "data_manifest.csv"
-        path = Path(self.config.manifest)
-        return path if path.is_absolute() else self.root / path
+        if not self.config.manifest.startswith(OUTSIDE):
+            return self.root / self.config.manifest
+        try:
+            return Path(read_json(self.manifest_note)["path"])
+        except (OSError, ValueError, KeyError):
+            where, cure = f"data/keys/manifests/{self.name}.json", "Put the file back, or start anew under another name"
+            raise ConfigError("where the run's manifest lies is not known", where=where, cure=cure) from None
+
+    @property
+    def manifest_note(self) -> Path:
+        """Where the path of a manifest outside the repository is kept, for its owner alone: a path can name people."""
+        return self.root / "data" / "keys" / "manifests" / f"{self.name}.json"
 
     @property
     def manifest(self) -> Path:
@@ -323,6 +336,11 @@ def open_run(name: str, **options: Any) -> Run:
     root = repository_root()
     path = root / "runs" / name / "config.yaml"
     given = {key: value for key, value in options.items() if value is not None and value != ""}
+    source = Path(os.path.abspath(root / str(given["manifest"]))) if "manifest" in given else None
+    if source:
+        inside = source.is_relative_to(root)
+        hashed = OUTSIDE + hashlib.sha256(str(source).encode()).hexdigest()[:16]
+        given["manifest"] = source.relative_to(root).as_posix() if inside else hashed
     for key in given.keys() - RunConfig.model_fields.keys():
         raise ConfigError(f"unknown option '{key}' of a run", cure=nearest(key, RunConfig.model_fields))
     if path.is_file():
@@ -344,11 +362,12 @@ def open_run(name: str, **options: Any) -> Run:
             )
         config = validate(RunConfig, {"profile": name, **given}, where=f"options of run '{name}'")
     run = Run(name=name, root=root, config=config, profile=load_profile(config.profile))
-    if not run.order_form.is_file():
-        raise ConfigError(
-            "the manifest does not exist", where=str(config.manifest), cure="Give MANIFEST=path of a CSV file"
-        )
+    if not (source or run.order_form).is_file():
+        where = str(options.get("manifest") or config.manifest)
+        raise ConfigError("the manifest does not exist", where=where, cure="Give MANIFEST=path of a CSV file")
     if not path.is_file():
+        if source and not source.is_relative_to(root):
+            write_private(run.manifest_note, {"path": str(source)})
         write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
     return run
 

@@ -166,6 +166,18 @@ def test_controls_show_the_network_scans_without_lungs_or_body(run, scores, monk
     assert table["auc"].tolist()[2:] == [1, 1], "the level of HU is the class here"
 
 
+def test_controls_show_the_network_scans_without_lungs_or_body(run, scores, monkeypatch):
+    seen = []
+    monkeypatch.setattr(external, "_logits", lambda run, model, grids: seen.append(grids) or grids.mean((1, 2, 3)))
+    monkeypatch.setattr(external, "read_intake", lambda run: accepted(run).assign(spacing_y_mm=1.0, spacing_x_mm=1.0))
+    monkeypatch.setattr(external, "blanked", lambda grid, spacing, part: grid * (part == "body"))
+    table = external.controls(run)
+    assert table["hospital"].tolist() == ["B", "C"] * 2 and table["n"].tolist() == [len(grids) for grids in seen]
+    assert not np.any(seen[0]) and np.any(seen[2])
+    assert table["auc"].tolist()[:2] == [0.5, 0.5], "what is blank cannot tell the class"
+    assert table["auc"].tolist()[2:] == [1, 1], "the level of HU is the class here"
+
+
 def test_roc_points_start_at_zero_and_end_at_one(run):
     for _, part in external.roc_points(run).groupby(["model", "hospital"]):
         assert part.iloc[0][["false_positive", "true_positive"]].tolist() == [0, 0]

@@ -157,7 +157,10 @@ def test_the_search_for_near_duplicates_finds_every_pair_that_comparing_all_find
     common = generator.normal(size=THUMBNAIL)
     scans = [np.sqrt(shared) * common + np.sqrt(1 - shared) * generator.normal(size=THUMBNAIL) for _ in range(300)]
     limit = np.sqrt(NEAR_DUPLICATE**-2 - 1)  # noise to signal at which a copy correlates with its original at the limit
-    copies = [scan + generator.normal(0, limit * part, THUMBNAIL) for scan, part in zip(scans, np.linspace(0, 2, 60))]
+    copies = [
+        scan + generator.normal(0, limit * part, THUMBNAIL)
+        for scan, part in zip(scans[:60], np.linspace(0, 2, 60), strict=True)
+    ]
     thumbnails = {f"S{n:03d}": value for n, value in enumerate([*scans, *copies, np.zeros(THUMBNAIL), scans[0]])}
     owners = {scan: scan for scan in thumbnails} | {"S301": "S001"}
     with np.errstate(invalid="ignore"):  # a constant thumbnail correlates with nothing

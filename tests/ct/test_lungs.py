@@ -38,3 +38,14 @@ def test_blanking_takes_the_lungs_with_disease_at_their_border_or_the_whole_body
     assert (no_body <= -500).sum() == hu.size - 1, "the mark at the head lies outside the body and stays"
     assert (no_lungs[hu > 0] > 0).any() and hu[inside].max() > -1000
     assert (blanked(np.full((4, 8, 8), 40), SPACING, "lungs") == -1000).all()
+
+
+def test_blanking_takes_the_lungs_with_disease_at_their_border_or_the_whole_body():
+    hu = body()
+    inside = lungs.lung_mask(hu, SPACING)
+    hu[10, 24, 24] = 60  # between the lungs: in their box, not in the mask
+    no_lungs, no_body = (lungs.blanked(hu, SPACING, part) for part in ("lungs", "body"))
+    assert inside.any() and (no_lungs[inside] == -1000).all() and no_lungs[10, 24, 24] == -1000
+    assert (no_body <= -500).sum() == hu.size - 1, "the mark at the head lies outside the body and stays"
+    assert (no_lungs[hu > 0] > 0).any() and hu[inside].max() > -1000
+    assert (lungs.blanked(np.full((4, 8, 8), 40), SPACING, "lungs") == -1000).all()
