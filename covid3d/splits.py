@@ -208,7 +208,8 @@ def _near_check(thumbnails: Mapping[str, np.ndarray], patients: dict[str, str]) 
 
 def near_duplicates(thumbnails: Mapping[str, np.ndarray], patients: dict[str, str]) -> list[str]:
     """Return pairs of scans of different patients whose thumbnails correlate above `NEAR_DUPLICATE`."""
-    ids, found = sorted(thumbnails), []
+    ids = sorted(thumbnails)
+    found: list[tuple[str, str]] = []
     for pairs in _candidates(thumbnails, ids):
         (left, i), (right, j) = (np.unique(side, return_inverse=True) for side in pairs.T)
         alike = _normed(thumbnails, [ids[at] for at in left]) @ _normed(thumbnails, [ids[at] for at in right]).T
