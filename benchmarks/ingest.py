@@ -4,6 +4,9 @@ Every contender runs in a process of its own on one thread a core; rounds go thr
 moment hits all alike. The floor reads headers and decodes pixel bytes, and does no more. Peak extra memory is that of the
 first scan over the process that has everything imported. `python benchmarks/ingest.py --repeats 5` writes
 benchmarks/results/ingest.csv; MONAI and TorchIO are left out, with a line that says so, where they are not installed.
+
+`--cohort 8` measures a hospital's cohort of such scans instead, through the intake of a run: 8 scans on one core, 8 on all, and
+32 on all, and writes benchmarks/results/ingest_cohort.csv. Scans a second must grow with the cores, memory not with the scans.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -219,6 +223,55 @@ def compare(folder: Path, repeats: int) -> dict[str, dict]:
     }
 
 
+TAKE_IN = """
+import json, os, resource, sys, time
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[: int(sys.argv[2])])
+from covid3d.config import open_run
+from covid3d.ct.intake import ensure_intake
+run, start = open_run("cohort", profile=sys.argv[1], manifest="manifest.csv"), time.perf_counter()
+table, seconds = ensure_intake(run), time.perf_counter() - start
+peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(json.dumps([int(table["ok"].sum()), seconds, *peaks]))
+"""
+
+
+def take_in(series: Path, count: int, cores: int, profile: str) -> dict:
+    """Take in `count` scans (one series under as many names) by a run on some cores: scans a second and peak MiB."""
+    import pandas as pd
+
+    from covid3d.manifest import COLUMNS
+
+    with tempfile.TemporaryDirectory(dir=series.parent) as root:
+        for number in range(count):
+            shutil.copytree(series, Path(root) / f"scan_{number}", copy_function=os.link)
+        row = {"hospital": "A", "role": "development", "scan_index": 0, "day": 0}
+        rows = [
+            {**row, "scan_id": f"s{n}", "patient_id": f"p{n}", "label": n % 2, "source": f"scan_{n}"}
+            for n in range(count)
+        ]
+        pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(Path(root) / "manifest.csv", index=False)
+        command = [sys.executable, "-c", TAKE_IN, profile, str(cores)]
+        environment = {**os.environ, "COVID3D_ROOT": root}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    read, seconds, own, worker = json.loads(done.stdout.splitlines()[-1])
+    peaks = {"peak_mib": round(own), "largest_worker_mib": round(worker)}
+    return {"scans": count, "cores": cores, "read": read, "scans_a_second": round(count / seconds, 3), **peaks}
+
+
+def measure_cohort(count: int, slices: int, profile: str) -> None:
+    """Measure `count` scans on one core and on all, and four times as many on all; write the table."""
+    import pandas as pd
+
+    from covid3d import campaigns
+
+    with tempfile.TemporaryDirectory() as place:
+        series = Path(place) / "series"
+        make_series(series, "uncompressed", slices)
+        sizes = [(count, 1), (count, CORES), (4 * count, CORES)]
+        rows = [{**take_in(series, *size, profile), "slices": slices, "profile": profile} for size in sizes]
+    print(campaigns.write("ingest_cohort", pd.DataFrame(rows), ["covid3d.ct.intake", __file__]).to_string())
+
+
 def main() -> None:
     """Measure every syntax and write the table."""
     import pandas as pd
@@ -227,11 +280,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--slices", type=int, default=SHAPE[0])
     parser.add_argument("--syntax", action="append", choices=SYNTAXES)
+    parser.add_argument("--cohort", type=int, help="number of scans of a whole cohort, measured instead")
+    parser.add_argument("--profile", default="paper", help="whose grid the cohort is stored on")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--serve", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         return serve(options.serve)
+    if options.cohort:
+        return measure_cohort(options.cohort, options.slices, options.profile)
     rows = []
     for syntax in options.syntax or SYNTAXES:
         with tempfile.TemporaryDirectory() as place:

@@ -1,19 +1,21 @@
 """Profiles (sizes), runs (the paths of one run) and the parameters of a notebook."""
 
 import csv
+import hashlib
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from covid3d.errors import ConfigError, MissingResult, nearest
-from covid3d.io import write_text
+from covid3d.io import read_json, write_private, write_text
+from covid3d.strict import Strict, read_keys, validate
 
 PROFILES = Path(__file__).parent / "profiles"
 DATA = Path(__file__).parent / "data"
@@ -22,13 +24,8 @@ PHANTOM_MANUFACTURER = "COVID3D phantom"
 KINETICS = Path("data", "weights", "kinetics600.safetensors")
 """Where runs look for converted Kinetics-600 weights, below the repository root."""
 OPEN_LICENCE = r"(CC|PDDL|MIT|TCIA)[A-Za-z0-9 .-]{0,30}"
-Checked = TypeVar("Checked", bound=BaseModel)
-
-
-class Strict(BaseModel):
-    """A model that refuses unknown keys and silent type changes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+OUTSIDE = "outside:"
+"""What config.yaml has, before a hash of its path, for a manifest outside the repository."""
 
 
 class Cohort(Strict):
@@ -168,47 +165,6 @@ def load_profile(name: str) -> Profile:
     return validate(Profile, content, where=path.name)
 
 
-def read_keys(path: Path, *, where: str, cure: str) -> dict[str, Any]:
-    """Return the table of keys that a YAML file holds; a ConfigError for a file of any other kind."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML ({str(error).splitlines()[0]})", where=where, cure=cure) from None
-    except UnicodeDecodeError:
-        raise ConfigError("the text is not UTF-8", where=where, cure=cure) from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError("it is no table of keys", where=where, cure=cure)
-    return content
-
-
-def validate(model: type[Checked], content: Mapping[str, Any], *, where: str) -> Checked:
-    """Check `content` against a model; the ConfigError names the key, the value and the nearest known key."""
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        # A misspelt key is also a missing one: name what was written before what was meant.
-        first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-        path = [str(part) for part in first["loc"]]
-        key = ".".join(path)
-        if first["type"] == "extra_forbidden":
-            known = _fields(model, path[:-1])
-            raise ConfigError(f"unknown key '{key}'", where=where, cure=nearest(path[-1], known)) from None
-        if first["type"] == "missing":
-            raise ConfigError(f"key '{key}' is missing", where=where, cure="Add it") from None
-        raise ConfigError(
-            f"key '{key}' is {first['input']!r}",
-            where=where,
-            cure=first["msg"].replace("Input should", "It should").removeprefix("Value error, "),
-        ) from None
-
-
-def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Return the field names of the model that lies under `path`."""
-    for name in path:
-        model = model.model_fields[name].annotation  # type: ignore[assignment]
-    return list(model.model_fields)
-
-
 def repository_root() -> Path:
     """Return COVID3D_ROOT, else the nearest folder upward that holds data_manifest.csv, else the working directory."""
     if os.environ.get("COVID3D_ROOT"):
@@ -267,8 +223,18 @@ class Run:
         """The manifest that was asked for: the embedded one, or the user's."""
         if self.config.manifest is None:
             return DATA / "data_manifest.csv"
-        path = Path(self.config.manifest)
-        return path if path.is_absolute() else self.root / path
+        if not self.config.manifest.startswith(OUTSIDE):
+            return self.root / self.config.manifest
+        try:
+            return Path(read_json(self.manifest_note)["path"])
+        except (OSError, ValueError, KeyError):
+            where, cure = f"data/keys/manifests/{self.name}.json", "Put the file back, or start anew under another name"
+            raise ConfigError("where the run's manifest lies is not known", where=where, cure=cure) from None
+
+    @property
+    def manifest_note(self) -> Path:
+        """Where the path of a manifest outside the repository is kept, for its owner alone: a path can name people."""
+        return self.root / "data" / "keys" / "manifests" / f"{self.name}.json"
 
     @property
     def manifest(self) -> Path:
@@ -336,6 +302,11 @@ def open_run(name: str, **options: Any) -> Run:
     root = repository_root()
     path = root / "runs" / name / "config.yaml"
     given = {key: value for key, value in options.items() if value is not None and value != ""}
+    source = Path(os.path.abspath(root / str(given["manifest"]))) if "manifest" in given else None
+    if source:
+        inside = source.is_relative_to(root)
+        hashed = OUTSIDE + hashlib.sha256(str(source).encode()).hexdigest()[:16]
+        given["manifest"] = source.relative_to(root).as_posix() if inside else hashed
     for key in given.keys() - RunConfig.model_fields.keys():
         raise ConfigError(f"unknown option '{key}' of a run", cure=nearest(key, RunConfig.model_fields))
     if path.is_file():
@@ -357,11 +328,12 @@ def open_run(name: str, **options: Any) -> Run:
             )
         config = validate(RunConfig, {"profile": name, **given}, where=f"options of run '{name}'")
     run = Run(name=name, root=root, config=config, profile=load_profile(config.profile))
-    if not run.order_form.is_file():
-        raise ConfigError(
-            "the manifest does not exist", where=str(config.manifest), cure="Give MANIFEST=path of a CSV file"
-        )
+    if not (source or run.order_form).is_file():
+        where = str(options.get("manifest") or config.manifest)
+        raise ConfigError("the manifest does not exist", where=where, cure="Give MANIFEST=path of a CSV file")
     if not path.is_file():
+        if source and not source.is_relative_to(root):
+            write_private(run.manifest_note, {"path": str(source)})
         write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
     return run
 

@@ -17,10 +17,11 @@ import yaml
 from pydantic import Field
 
 from covid3d.comparators.catalogue import COMPARATORS, OTHERS
-from covid3d.config import CHAPTERS, Run, Strict, open_run, repository_root, validate
+from covid3d.config import CHAPTERS, Run, open_run, repository_root
 from covid3d.errors import ConfigError, Covid3DError, nearest
 from covid3d.io import read_json, sha256_file, sha256_json, write_json
 from covid3d.steps import code_fingerprint, code_hash, imports_of, static_fingerprint
+from covid3d.strict import Strict, validate
 
 ENTRIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "cohort": ("covid3d.ct.intake", "ensure_cohort", ()),

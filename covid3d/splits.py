@@ -1,7 +1,7 @@
 """Patient-level folds of hospital A's first scans, and the certificate that nothing leaks between the splits."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ THUMBNAIL = (12, 24, 24)
 # Simulated scans of two patients reach 0.89 (64 scans), two real patients 0.0;
 # a copy smoothed and with 30 HU of noise 0.986 or more.
 NEAR_DUPLICATE = 0.975
-BLOCK = 512
+BLOCK, SPACE, ROUNDING = 512, 256, 1e-4
 
 
 def first_scans(table: pd.DataFrame) -> pd.DataFrame:
@@ -207,21 +207,41 @@ def _near_check(thumbnails: Mapping[str, np.ndarray], patients: dict[str, str]) 
 
 
 def near_duplicates(thumbnails: Mapping[str, np.ndarray], patients: dict[str, str]) -> list[str]:
-    """Return pairs of scans of different patients whose thumbnails correlate above `NEAR_DUPLICATE`.
-
-    Thumbnails are compared in blocks, so that memory does not grow with their number.
-    """
+    """Return pairs of scans of different patients whose thumbnails correlate above `NEAR_DUPLICATE`."""
     ids = sorted(thumbnails)
-    found = []
-    for start in range(0, len(ids), BLOCK):
-        block = _normed(thumbnails, ids[start : start + BLOCK])
-        for other in range(start, len(ids), BLOCK):
-            alike = block @ (block if other == start else _normed(thumbnails, ids[other : other + BLOCK])).T
-            for i, j in np.argwhere(alike > NEAR_DUPLICATE):
-                a, b = ids[start + i], ids[other + j]
-                if start + i < other + j and patients.get(a) != patients.get(b):
-                    found.append(f"{a} ~ {b}")
-    return found
+    found: list[tuple[str, str]] = []
+    for pairs in _candidates(thumbnails, ids):
+        (left, i), (right, j) = (np.unique(side, return_inverse=True) for side in pairs.T)
+        alike = _normed(thumbnails, [ids[at] for at in left]) @ _normed(thumbnails, [ids[at] for at in right]).T
+        found += [(ids[a], ids[b]) for a, b in pairs[alike[i, j] > NEAR_DUPLICATE]]
+    return [f"{a} ~ {b}" for a, b in found if patients.get(a) != patients.get(b)]
+
+
+def _candidates(thumbnails: Mapping[str, np.ndarray], ids: list[str]) -> Iterator[np.ndarray]:
+    """Yield, block by block, pairs of positions in `ids` that may correlate above `NEAR_DUPLICATE`; none is left out.
+
+    A thumbnail is split into its part in a space that `SPACE` scans of this cohort span, and the rest. The rests' product
+    is at most that of their lengths (Cauchy-Schwarz), so `SPACE` + 1 numbers a scan bound a correlation from above. Each
+    thumbnail is read once for them, and memory grows by them alone.
+    """
+    if not ids:
+        return
+    sample = [ids[at * len(ids) // SPACE] for at in range(SPACE)] if len(ids) > SPACE else ids
+    space = np.linalg.qr(_normed(thumbnails, sample).T)[0]
+    parts = [_shortened(_normed(thumbnails, ids[at : at + BLOCK]), space) for at in range(0, len(ids), BLOCK)]
+    for number, block in enumerate(parts):
+        for other in range(number, len(parts)):
+            pairs = np.argwhere(block @ parts[other].T > NEAR_DUPLICATE - ROUNDING) + np.array((number, other)) * BLOCK
+            pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+            if len(pairs):
+                yield pairs
+
+
+def _shortened(values: np.ndarray, space: np.ndarray) -> np.ndarray:
+    """Return rows' coordinates in a space with orthonormal columns, and the length of what lies outside it."""
+    inside = values @ space
+    rest = np.square(values).sum(axis=1) - np.square(inside).sum(axis=1)
+    return np.column_stack([inside, np.sqrt(np.maximum(rest, 0))])
 
 
 def _normed(thumbnails: Mapping[str, np.ndarray], ids: list[str]) -> np.ndarray:

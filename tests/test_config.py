@@ -201,3 +201,27 @@ def test_the_repository_root_is_found_from_a_folder_below(tmp_path, monkeypatch)
     shutil.copyfile(config.DATA / "data_manifest.csv", tmp_path / "data_manifest.csv")
     monkeypatch.chdir(below)
     assert config.repository_root() == tmp_path
+
+
+def test_the_path_of_a_manifest_outside_the_repository_is_kept_apart(root, make_run, tmp_path_factory):
+    """A path can name a hospital, a ward or a person; a run that is handed on must not."""
+    away = tmp_path_factory.mktemp("CANARY") / "manifest.csv"
+    away.write_text("scan_id\n")
+    run = make_run("mine", manifest=str(away))
+    assert "CANARY" not in run.path("config.yaml").read_text()
+    assert run.manifest_note.stat().st_mode & 0o777 == 0o600
+    assert open_run("mine").order_form == make_run("mine", manifest=str(away)).order_form == away
+    other = away.with_name("other.csv")
+    other.write_text("scan_id\n")
+    with pytest.raises(ConfigError, match="exists with manifest"):
+        make_run("mine", manifest=str(other))
+    run.manifest_note.unlink()
+    with pytest.raises(ConfigError, match="where the run's manifest lies is not known"):
+        open_run("mine")
+
+
+def test_a_manifest_inside_the_repository_is_named_relative_to_it(root, make_run):
+    (root / "own.csv").write_text("scan_id\n")
+    run = make_run("mine", manifest=str(root / "own.csv"))
+    assert run.config.manifest == "own.csv"
+    assert make_run("mine", manifest="own.csv").order_form == root / "own.csv"

@@ -1,10 +1,18 @@
 """Mistakes that make good numbers out of nothing: each has one small test that a planted fault turns red."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import CHECKOUT
 
 from covid3d import cross_validation, external, prognosis, splits
+from covid3d.config import CHAPTERS
+from covid3d.ct import intake
+from covid3d.errors import ManifestError
+from covid3d.io import write_json
 from covid3d.training import Examples
 
 
@@ -57,6 +65,20 @@ def test_task_1_takes_first_scans_of_hospital_a_only():
         }
     )
     assert splits.first_scans(table)["scan_id"].tolist() == ["A1-0"]
+
+
+@pytest.mark.parametrize("chapter", [name for name in CHAPTERS if name[:2] in ("03", "04", "05", "06", "07", "08")])
+def test_a_chapter_with_results_stops_at_a_failed_certificate(make_run, monkeypatch, chapter):
+    """The first cell after the banner looks at the certificate before anything but intake and splits is computed."""
+    run = make_run()
+    found = [{"check": "patient", "found": ["fold 0: patient P1"], "passed": False}]
+    write_json(run.path("leakage.json"), {"checks": found, "files": splits._hashes(run)})
+    monkeypatch.setattr(intake, "ensure_intake", lambda run: None)
+    monkeypatch.setattr(splits, "ensure_splits", lambda run: None)
+    cells = json.loads((CHECKOUT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
+    guard = "".join([cell for cell in cells if cell["cell_type"] == "code"][3]["source"])
+    with pytest.raises(ManifestError, match="'patient' has not passed: fold 0: patient P1"):
+        exec(guard, {"run": run, "paper": False, "chapter": SimpleNamespace()})
 
 
 def test_a_pair_is_the_prior_scan_then_the_index_scan(make_run, monkeypatch):

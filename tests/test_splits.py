@@ -11,6 +11,7 @@ from covid3d.errors import ManifestError, MissingResult
 from covid3d.io import read_json, write_csv
 from covid3d.manifest import COLUMNS, write_manifest
 from covid3d.splits import (
+    NEAR_DUPLICATE,
     THUMBNAIL,
     ensure_splits,
     leakage_certificate,
@@ -139,6 +140,52 @@ def test_a_noisy_copy_under_another_patient_is_a_near_duplicate_and_a_rescan_is_
     owners = {scan: scan for scan in grids}
     assert near_duplicates(thumbnails, owners) == ["S3 ~ S7"]
     assert near_duplicates(thumbnails, owners | {"S7": "S3"}) == []
+
+
+def all_pairs(thumbnails: dict[str, np.ndarray], owners: dict[str, str]) -> set[str]:
+    """Return what comparing every thumbnail with every other finds, by NumPy's own correlation."""
+    ids = sorted(thumbnails)
+    alike = np.corrcoef(np.stack([thumbnails[scan].ravel() for scan in ids]))
+    pairs = np.argwhere(np.triu(alike > NEAR_DUPLICATE, 1))
+    return {f"{ids[i]} ~ {ids[j]}" for i, j in pairs if owners[ids[i]] != owners[ids[j]]}
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_the_search_for_near_duplicates_finds_every_pair_that_comparing_all_finds(shared: float) -> None:
+    """Copies with just less and just more noise than the limit allows, among scans alone or built on one pattern."""
+    generator = np.random.default_rng(3)
+    common = generator.normal(size=THUMBNAIL)
+    scans = [np.sqrt(shared) * common + np.sqrt(1 - shared) * generator.normal(size=THUMBNAIL) for _ in range(300)]
+    limit = np.sqrt(NEAR_DUPLICATE**-2 - 1)  # noise to signal at which a copy correlates with its original at the limit
+    copies = [
+        scan + generator.normal(0, limit * part, THUMBNAIL)
+        for scan, part in zip(scans[:60], np.linspace(0, 2, 60), strict=True)
+    ]
+    thumbnails = {f"S{n:03d}": value for n, value in enumerate([*scans, *copies, np.zeros(THUMBNAIL), scans[0]])}
+    owners = {scan: scan for scan in thumbnails} | {"S301": "S001"}
+    with np.errstate(invalid="ignore"):  # a constant thumbnail correlates with nothing
+        wanted = all_pairs(thumbnails, owners)
+    assert 20 < len(wanted) < 60
+    assert set(near_duplicates(thumbnails, owners)) == wanted
+
+
+class Counted(dict):
+    """Thumbnails that count how often one is read."""
+
+    reads = 0
+
+    def __getitem__(self, scan: str) -> np.ndarray:
+        self.reads += 1
+        return super().__getitem__(scan)
+
+
+def test_work_grows_with_the_number_of_scans_not_of_pairs() -> None:
+    """Scans that have nothing in common, the worst case: whole thumbnails are read for at most one pair in 10,000."""
+    generator = np.random.default_rng(4)
+    for count in (300, 3000):
+        thumbnails = Counted({f"S{n}": generator.normal(size=THUMBNAIL).astype(np.float16) for n in range(count)})
+        assert near_duplicates(thumbnails, {scan: scan for scan in thumbnails}) == []
+        assert thumbnails.reads <= 2 * count + 256
 
 
 def test_thumbnails_hold_what_is_individual_not_the_level_of_hu() -> None:

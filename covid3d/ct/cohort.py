@@ -5,23 +5,20 @@ Pseudonyms are keyed hashes (HMAC-SHA-256). The key, with original ids and paths
 """
 
 import hmac
-import json
 import os
 import re
 import secrets
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from covid3d.config import OPEN_LICENCE, Run
 from covid3d.errors import Covid3DError, ManifestError, MissingResult
-from covid3d.io import cpu_count, read_json, sha256_tree, storage_errors, write_csv
+from covid3d.io import cpu_count, read_json, sha256_tree, write_csv, write_private
 from covid3d.manifest import Source, locate, read_manifest, write_manifest
 from covid3d.steps import ensure_in_place
 
@@ -171,18 +168,3 @@ def _key(run: Run) -> str:
         return str(read_json(key_file(run))["key"])
     except (OSError, ValueError, KeyError):
         return secrets.token_hex(32)
-
-
-def write_private(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically with mode 0600: at no moment can anyone but the owner read it."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # created with mode 0600
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(content, stream, indent=2, sort_keys=True)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 from pydicom import Dataset, dcmread
 
-from covid3d.ct.cohort import POOLED_AGE, pseudonym, write_private
+from covid3d.ct.cohort import POOLED_AGE, pseudonym
 from covid3d.ct.headers import Slice, read_slices
 from covid3d.ct.series import CURES, FEWEST_SLICES, group_by_number, why_aside
 from covid3d.errors import SeriesError
-from covid3d.io import atomic_path
+from covid3d.io import atomic_path, write_private
 from covid3d.manifest import COLUMNS
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import CHECKOUT
 from dicom_series import body, write_series
 
+from covid3d import book
 from covid3d.ct import cohort, gate, intake
 from covid3d.ct.cohort import ensure_cohort, key_file, source_of
 from covid3d.ct.draft import draft_manifest
@@ -42,16 +44,31 @@ def write_rows(path, rows):
     return path
 
 
+def add_private_tag(dataset, index):
+    dataset.private_block(0x0029, CANARY, create=True).add_new(0x01, "LO", CANARY)
+
+
 @pytest.fixture
 def site(root, make_run):
     """A hospital's manifest of four scans, one with a missing slice, one of two series in a folder; and its run."""
     folder = root / "hospital" / f"{CANARY}-drive"
-    private = {
-        "InstitutionName": CANARY,
-        "StudyDescription": CANARY,
-        "SeriesDescription": CANARY,
-        "StudyDate": "20200401",
-    }
+    fields = (
+        "InstitutionName",
+        "InstitutionAddress",
+        "StudyDescription",
+        "SeriesDescription",
+        "ReferringPhysicianName",
+    )
+    fields += ("PatientAddress", "AccessionNumber", "StudyID", "StationName", "OperatorsName", "PatientComments")
+    fields += (
+        "OtherPatientIDs",
+        "DeviceSerialNumber",
+        "ProtocolName",
+        "ImageComments",
+        "RequestedProcedureDescription",
+    )
+    dates = dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "PatientBirthDate"), "20200401")
+    private = {**dict.fromkeys(fields, CANARY), **dates, "change": add_private_tag}
     write_series(folder / "one", **private)
     write_series(folder / "two", body(seed=1), uid="1.2.3.2", SeriesNumber=2, **private)
     write_series(folder / "two" / "thin", body(seed=2), uid="1.2.3.3", SeriesNumber=3, **private)
@@ -95,10 +112,15 @@ def test_the_flow_counts_every_scan_once(site):
 
 
 def test_nothing_that_identifies_enters_the_run_or_the_terminal(site, capfd):
+    """One word in every identifying field, a private tag, paths and columns; run, settings and the book's sources."""
     intake.ensure_intake(site)
+    shutil.copytree(CHECKOUT / "book", site.root / "book", ignore=shutil.ignore_patterns("_build", ".*"))
+    book.collect(site)
+    book.stage(site, site.path("book"))
+    assert site.path("book", "notebooks", "01_data.md").is_file()
     for path in site.folder.rglob("*"):
         assert CANARY not in path.name
-        if path.is_file() and path.name != "config.yaml":
+        if path.is_file():
             content = path.read_bytes()
             assert CANARY.encode() not in content
             assert b"20200401" not in content

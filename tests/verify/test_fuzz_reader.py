@@ -10,6 +10,8 @@ import pytest
 from conftest import CHECKOUT
 from fuzz_reader import MUTATIONS, SYNTAXES
 
+from covid3d import campaigns
+
 CASES = 21_000
 
 
@@ -45,6 +47,6 @@ def test_twenty_thousand_mutated_files():
     table = pd.DataFrame(Counter(found).items(), columns=["case", "files"])
     table[["syntax", "mutation", "outcome"]] = table.pop("case").tolist()
     table = table[["syntax", "mutation", "outcome", "files"]].sort_values(["syntax", "mutation", "outcome"])
-    table.to_csv(CHECKOUT / "benchmarks" / "results" / "fuzz_reader.csv", index=False)
+    campaigns.write("fuzz_reader", table, ["covid3d.ct.series", str(CHECKOUT / "tests" / "fuzz_reader.py")])
     assert table["files"].sum() == CASES
     assert not table["outcome"].str.startswith("wrong").any()
