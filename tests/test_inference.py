@@ -97,3 +97,20 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
 def test_logits_on_a_gpu_equal_those_on_the_cpu(model, grids):
     on_cpu = inference.score(model, grids, WINDOWS)
     np.testing.assert_allclose(inference.score(model, grids, WINDOWS, device="cuda"), on_cpu, atol=1e-2)
+
+
+def test_small_batches_on_one_thread_stay_in_the_layout_of_the_fast_kernels():
+    threads, x = torch.get_num_threads(), torch.randn(3, 1, 16, 32, 32)
+    torch.set_num_threads(1)
+    try:
+        model = inference.place(Covid3D(width=0.125), "cpu").eval()
+        with torch.no_grad():
+            found = model.extractor.forward_features(x, stop="Mixed_3b")
+            assert found.is_contiguous(memory_format=torch.channels_last_3d)
+            logits = model(x)
+            for module in model.modules():
+                if isinstance(module, torch.nn.Conv3d):
+                    module.dilation = (1, 1, 1)
+            torch.testing.assert_close(model(x), logits, rtol=1e-4, atol=1e-5)
+    finally:
+        torch.set_num_threads(threads)
