@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pandas as pd
+import yaml
 
 from covid3d.archive import Archive, File, is_whole, missing_extra, s5cmd_program
 from covid3d.config import DATA
@@ -30,7 +31,8 @@ INDEX_VERSION = "25.0.5"
 SPARE_BYTES = 500_000_000
 POOLED_AGE = 90
 LAST_FAILURES = 3
-OWN = ("scans", "received", "manifest.csv", "selection.csv", "LICENCES.md", "stays.csv", "download.json")
+LEAVE_OUT = "leave_one_site_out"
+OWN = ("scans", "received", "manifest.csv", "selection.csv", "LICENCES.md", "stays.csv", "download.json", LEAVE_OUT)
 Say = Callable[[str], None]
 
 
@@ -52,6 +54,8 @@ ROLES = {
     "AR": Role("positive_only_external", "AR: positives only"),
 }
 HOSPITALS = {"SITE2": "A", "660042": "B", "440808": "C", "419639": "D", "NYSBU": "SBU", "AR": "AR"}
+RICORD = {hospital: site for site, hospital in HOSPITALS.items() if hospital in "ABCD"}
+FEWEST_SITES = 3
 CONFOUNDED = (
     "RICORD's negatives and the positives of SBU or AR come from different scanners: the manufacturer alone tells them apart "
     "(AUC 1.00). Use SBU and AR within positives only, and never pool the hospitals' ROC curves."
@@ -367,7 +371,43 @@ def _manifest(to: Path, table: pd.DataFrame, visits: pd.DataFrame | None, say: S
     noted = sorted({*_manifests(to), sha256_file(new)})
     write_json(to / "download.json", {"manifests_sha256": noted, "index": INDEX_VERSION})
     new.replace(path)
+    _write_leave_outs(to, leave_one_site_out(rows), say)
     return path
+
+
+def leave_one_site_out(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return, for each RICORD site in a delivered manifest, the manifest that develops on all others and is tested on it.
+
+    Hospital A is then the other sites together and the site left out has its own name: both classes come from every
+    site, so its AUC holds no difference between sites. The folds of A do, and their AUC is no result. Sources lie one
+    folder up. Fewer than `FEWEST_SITES` sites give none.
+    """
+    ricord = rows[rows["hospital"].isin(list(RICORD))]
+    ricord = ricord.assign(source="../" + ricord["source"], site=ricord["hospital"].map(RICORD))
+    sites = sorted(set(ricord["site"]))
+    designs = {}
+    for site in sites if len(sites) >= FEWEST_SITES else []:
+        tested = ricord["site"] == site
+        first = tested.map({True: "external", False: "development"})
+        designs[site] = ricord.drop(columns="site").assign(
+            hospital=ricord["site"].where(tested, "A"), role=ricord["role"].where(ricord["role"] == "followup", first)
+        )
+    return designs
+
+
+def _write_leave_outs(to: Path, designs: dict[str, pd.DataFrame], say: Say) -> None:
+    """Write the manifests of `leave_one_site_out` and the sweep that runs them all, into a folder of their own."""
+    folder = to / LEAVE_OUT
+    for site, table in designs.items():
+        write_manifest(folder / f"{site}.csv", table)
+    if designs:
+        sweep = {
+            "name": "leave-out",
+            "profile": ["standard"],
+            "manifest": [str(folder / f"{site}.csv") for site in designs],
+        }
+        write_text(folder / "sweep.yaml", yaml.safe_dump(sweep, sort_keys=False))
+        say(f"leave-one-site-out, {len(designs)} runs: make batch SWEEP={folder / 'sweep.yaml'}")
 
 
 def _manifests(to: Path) -> list[str]:

@@ -18,6 +18,7 @@ from covid3d.ct.series import read_ct
 from covid3d.errors import ConfigError, DownloadError, ManifestError, StorageError
 from covid3d.io import sha256_tree
 from covid3d.manifest import read_manifest, write_manifest
+from covid3d.pipeline import read_sweep
 
 
 def cohort_of(*roles):
@@ -357,6 +358,38 @@ def test_the_clinical_table_fills_the_stay_of_sbu_alone(archive, series, tmp_pat
     assert set(stays["mismatch"]) == {"", "the patient is not in the clinical table"}
     with pytest.raises(ManifestError, match="--clinical: a clinical table is given, but no scans of NY-SBU"):
         get(archive, tmp_path / "other", "A", clinical=tmp_path / "clinical.csv")
+
+
+def test_each_site_left_out_is_tested_by_a_model_of_all_the_others(archive, series, tmp_path, monkeypatch):
+    third = series.iloc[[2]].assign(site="440808", proposed_role="C_external")
+    monkeypatch.setattr(public, "cohort", lambda: pd.concat([series.iloc[:2], third], ignore_index=True))
+    get(archive, tmp_path, "A,B")
+    assert not (tmp_path / "leave_one_site_out").exists(), "two sites: A and B of the manifest say it already"
+    said = []
+    whole = read_manifest(get(archive, tmp_path, "A,B,C", say=said.append))
+    folder = tmp_path / "leave_one_site_out"
+    assert said[-2].endswith(f"make batch SWEEP={folder / 'sweep.yaml'}")
+    runs = read_sweep(folder / "sweep.yaml")
+    assert list(runs) == ["leave-out-440808", "leave-out-660042", "leave-out-SITE2"]
+    for name, options in runs.items():
+        table = read_manifest(options["manifest"], delivered=True)
+        site = name.rpartition("-")[2]
+        assert set(table["patient_id"]) == set(whole["patient_id"])
+        tested = table["role"] == "external"
+        assert set(table.loc[tested, "hospital"]) == {site} and set(table.loc[~tested, "hospital"]) == {"A"}
+        known = whole.set_index("patient_id")["hospital"].map(public.RICORD)
+        assert set(known[table.loc[tested, "patient_id"]]) == {site} and tested.sum() == 1
+    get(archive, tmp_path, "A,B,C")  # its own files are no strangers
+
+
+def test_positives_without_negatives_are_in_no_leave_one_site_out():
+    table = pd.DataFrame(
+        {"hospital": ["A", "B", "C", "SBU", "AR"], "role": ["development", *["external"] * 4], "source": "scans/1"}
+    )
+    designs = public.leave_one_site_out(table)
+    assert list(designs) == ["440808", "660042", "SITE2"]
+    assert {len(design) for design in designs.values()} == {3}
+    assert public.leave_one_site_out(table[table["hospital"] != "C"]) == {}
 
 
 def test_the_command_line_names_what_is_wrong(tmp_path):
