@@ -157,3 +157,25 @@ def test_figure_4_shows_the_peak_inside_the_lungs():
 
 def test_no_cell_that_was_suppressed_is_drawn():
     assert isinstance(data.cohort(pd.DataFrame({"hospital": [], "label": [], "patients": []})), Figure)
+
+
+def test_a_picture_of_a_sites_patient_shows_no_more_than_the_lungs():
+    first, second = np.zeros((2, 4, 6, 8), bool)
+    first[1:3, 2:4, 1:7] = second[2:4, 2:4, 3:5] = True
+    grid = np.arange(first.size).reshape(first.shape)
+    np.testing.assert_array_equal(grid[style.shown_box("site", first)], grid[1:3, 2:4, 1:7])
+    np.testing.assert_array_equal(grid[style.shown_box("site", np.stack([first, second]))], grid[1:4, 2:4, 1:7])
+    assert grid[style.shown_box("site", np.zeros_like(first))].size == 0, "no lungs: nothing is shown"
+    for cohort in ("phantom", "public"):
+        assert grid[style.shown_box(cohort, first)].shape == grid.shape
+
+
+def _words(figure):
+    return " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
+
+
+def test_without_lungs_to_show_the_pictures_of_maps_say_so():
+    none = np.zeros((0, 0, 0))
+    assert "no lung was found" in _words(external.figure_1(none, none, (1, 1, 1), -600, 1500))
+    assert "no case was drawn" in _words(external.examples([("TP", none, none)], (1, 1, 1), -600, 1500))
+    assert "no lung was found" in _words(trajectories.figure_4([none], [none], [1.0], [0.0], (1, 1, 1), -600, 1500))

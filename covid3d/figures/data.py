@@ -66,12 +66,6 @@ def planes(grids: Mapping[str, np.ndarray], spacing: Sequence[float], level: flo
     return figure
 
 
-def cropped(grid: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the box of a grid (z, y, x) that a bool mask of the lungs fills; empty where the mask is."""
-    extents = [np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
-    return grid[tuple(slice(line[0], line[-1] + 1) if len(line) else slice(0) for line in extents)]
-
-
 def picture(path: Path, width: float = 10.0) -> Figure:
     """Draw a stored picture, `width` inches wide and without axes; says so where the file is missing."""
     if not path.is_file():

@@ -24,6 +24,8 @@ def figure_1(
 
     grid: HU (z, y, x); heat: same shape; lesions: share of each voxel (z, y, x), outlined when given.
     """
+    if not grid.size:
+        return empty("no lung was found")
     grey, centre = windowed(grid, level, width), peak_position(heat)
     limit = float(np.abs(heat).max())
     figure, axes = canvas(2, 3, width=8.5, height=5.4)
@@ -117,6 +119,7 @@ def examples(
     cases: Sequence[tuple[str, np.ndarray, np.ndarray]], spacing: Sequence[float], level: float, width: float
 ) -> Figure:
     """Draw cases (name, HU grid, map) as one axial plane each through the map's peak, one colour scale for all."""
+    cases = [case for case in cases if case[1].size]
     if not cases:
         return empty("no case was drawn")
     limit = max(float(np.abs(heat).max()) for _, _, heat in cases)

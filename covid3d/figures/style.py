@@ -52,6 +52,19 @@ def grid_spacing(scan: Mapping[str, Any], grid: Sequence[int]) -> tuple[float, f
     return z, y, x
 
 
+def shown_box(cohort: str, lungs: np.ndarray) -> tuple[slice, slice, slice]:
+    """Return what a picture may show of a scan: at a site the box that its lungs fill (nothing without lungs), else all.
+
+    cohort: as `Run.cohort` says; lungs: bool mask (z, y, x), or several in one, (scan, z, y, x).
+    """
+    if cohort != "site":
+        return slice(None), slice(None), slice(None)
+    mask = np.asarray(lungs.reshape(-1, *lungs.shape[-3:]).any(axis=0))
+    extents = [np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    z, y, x = (slice(line[0], line[-1] + 1) if len(line) else slice(0) for line in extents)
+    return z, y, x
+
+
 def windowed(hu: np.ndarray, level: float, width: float) -> np.ndarray:
     """Return HU as grey values from 0 to 1."""
     return np.clip((np.asarray(hu, np.float32) - (level - width / 2)) / width, 0, 1)

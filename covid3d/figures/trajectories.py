@@ -93,6 +93,8 @@ def figure_4(
     """
     if not grids:
         return empty("no patient has a follow-up scan")
+    if not grids[0].size:
+        return empty("no lung was found")
     scaled = [heat * max(score, 0.0) for heat, score in zip(maps, scores, strict=True)]
     top = int(np.argmax(scores))
     inside = lungs[top] if lungs is not None and lungs[top].any() else np.ones(maps[top].shape, bool)
