@@ -7,7 +7,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from covid3d.figures.style import GREY, HOSPITALS, MODELS, canvas, empty, overlay, peak_position, plane, tidy, windowed
+from covid3d.figures.style import (
+    GREY,
+    HOSPITALS,
+    MODELS,
+    WHOLE,
+    Box,
+    canvas,
+    empty,
+    overlay,
+    peak_position,
+    plane,
+    tidy,
+    windowed,
+)
 
 NAMES = {"covid3d": "COVID3D", "resnet_2d": "2D baseline", "covid3d_ensemble": "ensemble", "tuned": "COVID3D*"}
 
@@ -19,11 +32,14 @@ def figure_1(
     level: float,
     width: float,
     lesions: np.ndarray | None = None,
+    box: Box = WHOLE,
 ) -> Figure:
     """Draw a scan in three planes through the map's peak, without and with the signed map.
 
-    grid: HU (z, y, x); heat: same shape; lesions: share of each voxel (z, y, x), outlined when given.
+    grid: HU (z, y, x); heat: same shape; lesions: share of each voxel (z, y, x), outlined when given; box: what is
+    shown of all three.
     """
+    grid, heat, lesions = grid[box], heat[box], None if lesions is None else lesions[box]
     if not grid.size:
         return empty("no lung was found")
     grey, centre = windowed(grid, level, width), peak_position(heat)
