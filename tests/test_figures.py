@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from covid3d.chapter import render
-from covid3d.figures import cross_validation, data, external, model, prognosis, readers, style, trajectories
+from covid3d.figures import cross_validation, data, external, model, privacy, prognosis, readers, style, trajectories
 
 rng = np.random.default_rng(0)
 GRID = rng.integers(-1000, 400, (8, 12, 12)).astype(np.int16)
@@ -163,11 +163,11 @@ def test_a_picture_of_a_sites_patient_shows_no_more_than_the_lungs():
     first, second = np.zeros((2, 4, 6, 8), bool)
     first[1:3, 2:4, 1:7] = second[2:4, 2:4, 3:5] = True
     grid = np.arange(first.size).reshape(first.shape)
-    np.testing.assert_array_equal(grid[style.shown_box("site", first)], grid[1:3, 2:4, 1:7])
-    np.testing.assert_array_equal(grid[style.shown_box("site", np.stack([first, second]))], grid[1:4, 2:4, 1:7])
-    assert grid[style.shown_box("site", np.zeros_like(first))].size == 0, "no lungs: nothing is shown"
+    np.testing.assert_array_equal(grid[privacy.shown_box("site", first)], grid[1:3, 2:4, 1:7])
+    np.testing.assert_array_equal(grid[privacy.shown_box("site", np.stack([first, second]))], grid[1:4, 2:4, 1:7])
+    assert grid[privacy.shown_box("site", np.zeros_like(first))].size == 0, "no lungs: nothing is shown"
     for cohort in ("phantom", "public"):
-        assert grid[style.shown_box(cohort, first)].shape == grid.shape
+        assert grid[privacy.shown_box(cohort, first)].shape == grid.shape
 
 
 def _words(figure):

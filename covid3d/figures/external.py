@@ -7,20 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from covid3d.figures.style import (
-    GREY,
-    HOSPITALS,
-    MODELS,
-    WHOLE,
-    Box,
-    canvas,
-    empty,
-    overlay,
-    peak_position,
-    plane,
-    tidy,
-    windowed,
-)
+from covid3d.figures.privacy import WHOLE, Box
+from covid3d.figures.style import GREY, HOSPITALS, MODELS, canvas, empty, overlay, peak_position, plane, tidy, windowed
 
 NAMES = {"covid3d": "COVID3D", "resnet_2d": "2D baseline", "covid3d_ensemble": "ensemble", "tuned": "COVID3D*"}
 

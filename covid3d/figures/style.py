@@ -19,8 +19,6 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 HOSPITALS = {"A": BLUE, "B": RED, "C": GREEN}
 MODELS = {"covid3d": BLUE, "resnet_2d": ORANGE, "covid3d_ensemble": PURPLE, "given": BLUE, "oracle": GREY}
 SIGNED = "RdBu_r"
-Box = tuple[slice, slice, slice]
-WHOLE: Box = (slice(None), slice(None), slice(None))
 
 
 def canvas(
@@ -51,19 +49,6 @@ def grid_spacing(scan: Mapping[str, Any], grid: Sequence[int]) -> tuple[float, f
     """Return the voxel size (z, y, x) in mm of a scan on a grid; `scan` is its row of intake.csv."""
     counts = zip("zyx", ("n_slices", "rows", "columns"), grid, strict=True)
     z, y, x = (float(scan[f"spacing_{axis}_mm"]) * int(scan[count]) / cells for axis, count, cells in counts)
-    return z, y, x
-
-
-def shown_box(cohort: str, lungs: np.ndarray) -> Box:
-    """Return what a picture may show of a scan: at a site the box that its lungs fill (nothing without lungs), else all.
-
-    cohort: as `Run.cohort` says; lungs: bool mask (z, y, x), or several in one, (scan, z, y, x).
-    """
-    if cohort != "site":
-        return WHOLE
-    mask = np.asarray(lungs.reshape(-1, *lungs.shape[-3:]).any(axis=0))
-    extents = [np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
-    z, y, x = (slice(line[0], line[-1] + 1) if len(line) else slice(0) for line in extents)
     return z, y, x
 
 
