@@ -21,7 +21,15 @@ STAMP = ("code", "commit", "versions")
 def read(name: str) -> pd.DataFrame | None:
     """Return the stored result of a campaign, columns of the campaign and `STAMP`, or None while it has not been run."""
     path = RESULTS / f"{name}.csv"
-    return pd.read_csv(path, dtype=dict.fromkeys(STAMP, str), float_precision="round_trip") if path.is_file() else None
+    if not path.is_file():
+        return None
+    return pd.read_csv(
+        path,
+        dtype=dict.fromkeys(STAMP, str),
+        float_precision="round_trip",
+        keep_default_na=False,  # the world "null" is a word
+        na_values=[""],
+    )
 
 
 def write(name: str, table: pd.DataFrame, made_by: Sequence[str]) -> pd.DataFrame:
