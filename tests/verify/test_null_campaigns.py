@@ -28,10 +28,8 @@ def test_the_same_tests_find_what_is_there():
     table = null_world.campaign(("effect", "stay"), workers=cpu_count()).set_index(["world", "quantity"])
     areas = [name for name in null_world.TESTS if name.startswith("AUC")]
     assert (table.loc[[("effect", name) for name in areas], "value"] > 0.9).all()
-    power = table.loc["stay", "value"]
-    assert power["two scans gain by permutation, C-index"] > 0.8 and power["log-rank by permutation, two scans"] > 0.8
-    # fewer pairs of patients than the C-index has, and a permutation test that holds its size where the bootstrap does not
-    assert power["two scans gain by permutation, AUC"] > 0.5
+    planted = [name for name in null_world.TESTS if "two scans" in name]
+    assert (table.loc[[("stay", name) for name in planted], "value"] > 0.8).all()
 
 
 @pytest.mark.verify
