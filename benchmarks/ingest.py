@@ -30,7 +30,6 @@ import numpy as np
 SHAPE, GRID = (214, 512, 512), (64, 224, 224)
 SYNTAXES = ["uncompressed", "RLE", "JPEG-LS", "JPEG 2000", "JPEG Lossless"]
 CORES = len(os.sched_getaffinity(0))
-RESULTS = Path(__file__).parent / "results" / "ingest.csv"
 
 
 def make_series(folder: Path, syntax: str, slices: int) -> None:
@@ -276,13 +275,16 @@ def main() -> None:
     """Measure every syntax and write the table."""
     import pandas as pd
 
+    from covid3d import campaigns
+    from covid3d.io import write_csv
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--slices", type=int, default=SHAPE[0])
     parser.add_argument("--syntax", action="append", choices=SYNTAXES)
     parser.add_argument("--cohort", type=int, help="number of scans of a whole cohort, measured instead")
     parser.add_argument("--profile", default="paper", help="whose grid the cohort is stored on")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="another file than benchmarks/results/ingest.csv")
     parser.add_argument("--serve", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -305,8 +307,10 @@ def main() -> None:
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else ():
         processor = line.split(": ")[1] if line.startswith("model name") else processor
     table = pd.DataFrame(rows).assign(slices=options.slices, repeats=options.repeats, device=processor, cores=CORES)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out, index=False)
+    if options.out:
+        write_csv(options.out, table)
+    else:
+        campaigns.write("ingest", table, ["covid3d.ct.series", "covid3d.ct.grid", __file__])
 
 
 if __name__ == "__main__":
