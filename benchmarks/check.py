@@ -46,7 +46,7 @@ def measure(count: int) -> pd.DataFrame:
     script = (
         "import json,resource,sys,time; from covid3d.ct.gate import check_manifest; start=time.perf_counter(); "
         "gate=check_manifest(sys.argv[1]); print(json.dumps([time.perf_counter()-start, "
-        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024, resource.getrusage(resource.RUSAGE_CHILDREN)"
+        "next(int(line.split()[1])/1024 for line in open('/proc/self/status') if line.startswith('VmHWM')), resource.getrusage(resource.RUSAGE_CHILDREN)"
         ".ru_maxrss/1024, int(gate.intake['ok'].sum()), len(gate.leaks)]))"
     )
     with tempfile.TemporaryDirectory() as place:

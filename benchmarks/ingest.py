@@ -5,8 +5,8 @@ moment hits all alike. The floor reads headers and decodes pixel bytes, and does
 first scan over the process that has everything imported. `python benchmarks/ingest.py --repeats 5` writes
 benchmarks/results/ingest.csv; MONAI and TorchIO are left out, with a line that says so, where they are not installed.
 
-`--cohort 8` measures a hospital's cohort of such scans instead, through the intake of a run: 8 scans on one core, 8 on all, and
-32 on all, and writes benchmarks/results/ingest_cohort.csv. Scans a second must grow with the cores, memory not with the scans.
+`--cohort 8` measures a hospital's cohort of such scans instead, through the intake of a run: 8 and 32 scans on one core
+and on all, and writes benchmarks/results/ingest_cohort.csv. Scans a second must grow with the cores, memory not with the scans.
 """
 
 import argparse
@@ -34,13 +34,12 @@ CORES = len(os.sched_getaffinity(0))
 
 def make_series(folder: Path, syntax: str, slices: int) -> None:
     """Write a body with two lungs, vessels and correlated noise as one series."""
-    import gdcm
     import pydicom
     from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
     from scipy import ndimage
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from dicom_series import body, slice_dataset
+    from dicom_series import body, slice_dataset, to_jpeg_lossless
 
     folder.mkdir(parents=True)
     rng = np.random.default_rng(7)
@@ -57,16 +56,7 @@ def make_series(folder: Path, syntax: str, slices: int) -> None:
         path = folder / f"IM{index:03d}.dcm"
         dataset.save_as(path, enforce_file_format=True)
         if syntax == "JPEG Lossless":
-            reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-            reader.SetFileName(str(path))
-            reader.Read()
-            change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-            change.SetInput(reader.GetImage())
-            change.Change()
-            writer.SetFile(reader.GetFile())
-            writer.SetImage(change.GetOutput())
-            writer.SetFileName(str(path))
-            writer.Write()
+            to_jpeg_lossless(path)
     assert pydicom.dcmread(path).pixel_array.shape == SHAPE[1:]
 
 
@@ -229,8 +219,9 @@ from covid3d.config import open_run
 from covid3d.ct.intake import ensure_intake
 run, start = open_run("cohort", profile=sys.argv[1], manifest="manifest.csv"), time.perf_counter()
 table, seconds = ensure_intake(run), time.perf_counter() - start
-peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps([int(table["ok"].sum()), seconds, *peaks]))
+(own,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))  # ru_maxrss is inherited
+worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([int(table["ok"].sum()), seconds, own / 1024, worker / 1024]))
 """
 
 
@@ -258,7 +249,7 @@ def take_in(series: Path, count: int, cores: int, profile: str) -> dict:
 
 
 def measure_cohort(count: int, slices: int, profile: str) -> None:
-    """Measure `count` scans on one core and on all, and four times as many on all; write the table."""
+    """Measure `count` scans and four times as many, each on one core and on all; write the table."""
     import pandas as pd
 
     from covid3d import campaigns
@@ -266,7 +257,7 @@ def measure_cohort(count: int, slices: int, profile: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         series = Path(place) / "series"
         make_series(series, "uncompressed", slices)
-        sizes = [(count, 1), (count, CORES), (4 * count, CORES)]
+        sizes = [(count, 1), (4 * count, 1), (count, CORES), (4 * count, CORES)]
         rows = [{**take_in(series, *size, profile), "slices": slices, "profile": profile} for size in sizes]
     print(campaigns.write("ingest_cohort", pd.DataFrame(rows), ["covid3d.ct.intake", __file__]).to_string())
 

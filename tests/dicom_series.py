@@ -77,3 +77,19 @@ def rewrite(path, **tags):
         else:
             setattr(dataset, keyword, value)
     dataset.save_as(path)
+
+
+def to_jpeg_lossless(path):
+    """Change a file in place to JPEG Lossless, first-order prediction, which pydicom cannot write."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(path))
+    assert writer.Write()

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from dicom_series import body, write_series
+from dicom_series import body, to_jpeg_lossless, write_series
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from covid3d.ct.series import read_ct
 from covid3d.errors import SeriesError
 
 SHAPE = (16, 32, 32)
-SYNTAXES = ["explicit", "implicit", "big endian", "RLE", "JPEG-LS", "JPEG 2000"]
+SYNTAXES = ["explicit", "implicit", "big endian", "RLE", "JPEG-LS", "JPEG 2000", "JPEG Lossless"]
 MUTATIONS = ["bit", "byte", "word", "truncate", "delete", "insert", "repeat", "zeros", "splice", "header bits"]
 SECONDS = 20
 MIB = 400
@@ -29,6 +29,9 @@ def base(folder, syntax):
         folder, body(SHAPE), spacing=(10.0, 10.0, 10.0), syntax=uids.get(syntax), uid="1.2.3", PixelPaddingValue=63
     )
     plain = {"implicit": ImplicitVRLittleEndian, "big endian": ExplicitVRBigEndian}
+    if syntax == "JPEG Lossless":
+        for path in folder.iterdir():
+            to_jpeg_lossless(path)
     if syntax in plain:
         for path in folder.iterdir():
             dataset = pydicom.dcmread(path)

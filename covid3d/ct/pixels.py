@@ -1,10 +1,13 @@
 """Pixel data of one slice -> stored values -> Hounsfield units, with the decoder that is fastest for each syntax."""
 
+from collections.abc import Callable
 from typing import Final
 
 import gdcm
+import imagecodecs
 import numpy as np
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID
 
@@ -29,6 +32,7 @@ DECODERS: Final = {
     "1.2.840.10008.1.2.4.201": "pylibjpeg",  # High-Throughput JPEG 2000 Lossless
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE Lossless
 }
+JPEG_2000: Final = {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"}
 JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
 LOWEST_HU, HIGHEST_HU = -3024, 4000
 FARTHEST = 2**24
@@ -73,11 +77,15 @@ def stored_values(entry: Slice) -> np.ndarray:
 
 
 def _is_plain(entry: Slice) -> bool:
-    """True for 16-bit little-endian words whose upper bits mean nothing else."""
+    """True for uncompressed little-endian words whose place in the file is known."""
+    return entry.syntax in NATIVE and _holds_words(entry) and entry.pixels_at is not None
+
+
+def _holds_words(entry: Slice) -> bool:
+    """True for 16-bit words whose upper bits mean nothing else."""
     bits = entry.get("BitsStored")
     whole = bits == 16 or (entry.get("PixelRepresentation") == 0 and isinstance(bits, int) and 0 < bits < 16)
-    words = entry.get("BitsAllocated") == 16 and whole
-    return entry.syntax in NATIVE and words and entry.pixels_at is not None
+    return entry.get("BitsAllocated") == 16 and whole
 
 
 def _native(entry: Slice) -> np.ndarray:
@@ -101,15 +109,84 @@ def _without_unused_bits(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _decoded(entry: Slice) -> np.ndarray:
-    """Return the values through pydicom and a decoder."""
+    """Return the values by the fast decoder of the syntax, or through pydicom and one of its plugins."""
     dataset = entry.dataset
     if entry.frame is None and dataset.get_item(PIXEL_DATA, keep_deferred=True).value is None:
         dataset = dcmread(entry.path, force=True)  # this copy goes when the slice is decoded
     if entry.syntax == JPEG_EXTENDED and entry.frame is None:
         return _through_gdcm(entry)
+    values = _fast(entry, dataset)
+    if values is not None:
+        return values
     preferred = DECODERS[entry.syntax]
     plugin = preferred if preferred in get_decoder(entry.syntax).available_plugins else ""
     return pixel_array(dataset, index=entry.frame, raw=True, decoding_plugin=plugin)
+
+
+def _fast(entry: Slice, dataset: Dataset) -> np.ndarray | None:
+    """Return 16-bit values by the decoder in `FAST`, or None for what pydicom has to judge: the unusual and the damaged."""
+    if entry.syntax not in FAST or not _holds_words(entry):
+        return None
+    kind = "<i2" if entry.get("PixelRepresentation") == 1 else "<u2"
+    values = np.empty((entry.rows, entry.columns), kind if entry.syntax in JPEG_2000 else "<u2")  # others know no signs
+    try:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        FAST[entry.syntax](get_frame(dataset.PixelData, entry.frame or 0, number_of_frames=frames), out=values)
+    except Exception:
+        return None
+    bits = entry.get("BitsStored")
+    return None if bits < 16 and values.max() >> bits else values.view(kind)
+
+
+def _rle(content: bytes, out: np.ndarray) -> None:
+    """Decode a frame of RLE Lossless into `out`."""
+    out[:] = np.frombuffer(imagecodecs.dicomrle_decode(content, out.dtype), out.dtype).reshape(out.shape)
+
+
+def _jpeg_lossless(content: bytes, out: np.ndarray) -> None:
+    """Decode a frame of JPEG Lossless, first-order prediction, into `out`; ValueError where it is of another kind or damaged.
+
+    The decoder does not notice damage, but coding the values again must take as many bits as the frame holds (ITU-T T.81, H.1).
+    """
+    at, tables, precision = 2, {}, 0
+    while True:
+        marker, size = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
+        segment, at = content[at + 4 : at + 2 + size], at + 2 + size
+        if marker == 0xC3:  # frame
+            precision = segment[0]
+        elif (
+            marker == 0xC4
+        ):  # one Huffman table: how many codes have 1, 2, ... 16 bits, and the categories they stand for
+            tables[segment[0]] = dict(zip(segment[17:], np.repeat(np.arange(1, 17), list(segment[1:17])), strict=True))
+        elif marker == 0xDA:  # scan
+            break
+        elif not 0xE0 <= marker <= 0xFE:
+            raise ValueError("a segment that changes the coding")
+    if segment[0] != 1 or segment[3] != 1 or segment[5] != 0:
+        raise ValueError("several components, another predictor or a point transform")
+    imagecodecs.jpegsof3_decode(content, out=out)
+    coded = content[at : content.rindex(b"\xff\xd9")]
+    differences = np.diff(out, axis=1, prepend=out[:, :1])
+    differences[1:, 0] = out[1:, 0] - out[:-1, 0]
+    differences[:1, :1] = out[:1, :1] - np.uint16(1 << (precision - 1))
+    bits = np.full(17, np.inf)
+    for category, length in tables[segment[2] >> 4].items():
+        bits[category] = length + category % 16  # category 16, a difference of 32768, has no further bits
+    spare = 8 * (len(coded) - coded.count(b"\xff\x00")) - bits[CATEGORIES][differences].sum()
+    if not 0 <= spare < 8:
+        raise ValueError("the values do not use up the frame")
+
+
+FAST: Final[dict[str, Callable[..., object]]] = {  # they let other threads run, which the plugins of pydicom do not
+    "1.2.840.10008.1.2.4.57": _jpeg_lossless,
+    "1.2.840.10008.1.2.4.70": _jpeg_lossless,
+    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,
+    "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,
+    "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
+    "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,
+    "1.2.840.10008.1.2.5": _rle,
+}
+CATEGORIES: Final = np.ceil(np.log2(np.abs(np.arange(1 << 16, dtype="<u2").view("<i2").astype(int)) + 1)).astype(int)
 
 
 def _through_gdcm(entry: Slice) -> np.ndarray:
