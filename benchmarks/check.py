@@ -19,6 +19,16 @@ from covid3d.manifest import COLUMNS
 
 SIZES = (100, 1000, 10_000)
 SHAPE, SPACING = (20, 48, 48), (7.0, 7.0, 8.0)
+CHECK = """
+import json, resource, sys, time
+from covid3d.ct.gate import check_manifest
+start = time.perf_counter()
+gate = check_manifest(sys.argv[1])
+seconds = time.perf_counter() - start
+(own,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))  # ru_maxrss is inherited
+worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([seconds, own / 1024, worker / 1024, int(gate.intake["ok"].sum()), len(gate.leaks)]))
+"""
 
 
 def write_cohort(folder: Path, count: int) -> Path:
@@ -43,15 +53,9 @@ def write_cohort(folder: Path, count: int) -> Path:
 
 def measure(count: int) -> pd.DataFrame:
     """Return seconds, seconds a scan and peak MiB of one check in a process of its own (its workers not counted)."""
-    script = (
-        "import json,resource,sys,time; from covid3d.ct.gate import check_manifest; start=time.perf_counter(); "
-        "gate=check_manifest(sys.argv[1]); print(json.dumps([time.perf_counter()-start, "
-        "next(int(line.split()[1])/1024 for line in open('/proc/self/status') if line.startswith('VmHWM')), resource.getrusage(resource.RUSAGE_CHILDREN)"
-        ".ru_maxrss/1024, int(gate.intake['ok'].sum()), len(gate.leaks)]))"
-    )
     with tempfile.TemporaryDirectory() as place:
         manifest = write_cohort(Path(place), count)
-        command = [sys.executable, "-c", script, str(manifest)]
+        command = [sys.executable, "-c", CHECK, str(manifest)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, own, worker, read, leaks = json.loads(done.stdout.splitlines()[-1])
     row = {"read": read, "leaks": leaks, "seconds": round(seconds, 1), "ms_a_scan": round(1000 * seconds / count, 2)}
