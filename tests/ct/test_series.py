@@ -7,7 +7,13 @@ import SimpleITK as sitk
 from dicom_series import SHAPE, SPACING, body, rewrite, slice_dataset, write_series
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
 
 from covid3d.ct.headers import read_slices
 from covid3d.ct.series import CURES, list_series, read_ct
@@ -140,7 +146,7 @@ def test_blanked_uids_and_numbers_are_no_obstacle(tmp_path):
     np.testing.assert_array_equal(read_ct(tmp_path).hu, body())
 
 
-def enhanced(tmp_path, rescale_type="HU"):
+def enhanced(tmp_path, rescale_type="HU", syntax=None):
     """Write the body as one multi-frame file whose geometry and rescale lie in functional groups."""
     hu = body()
     dataset = slice_dataset(hu[0], 0, generate_uid())
@@ -180,13 +186,16 @@ def enhanced(tmp_path, rescale_type="HU"):
         group(PlanePositionSequence={"ImagePositionPatient": [-150.0, -120.0, -300 + 8.0 * index]}) for index in order
     ]
     dataset.PixelData = b"".join((hu[index].astype(np.int32) + 1024).astype("<u2").tobytes() for index in order)
+    if syntax is not None:
+        dataset.compress(syntax, generate_instance_uid=False)
     path = tmp_path / "enhanced"
     dataset.save_as(path, enforce_file_format=True)
     return path
 
 
-def test_one_enhanced_multi_frame_file_is_read_from_its_functional_groups(tmp_path):
-    volume = read_ct(enhanced(tmp_path))
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEGLSLossless, JPEG2000Lossless])
+def test_one_enhanced_multi_frame_file_is_read_from_its_functional_groups(tmp_path, syntax):
+    volume = read_ct(enhanced(tmp_path, syntax=syntax))
     np.testing.assert_array_equal(volume.hu, body())
     assert volume.spacing_mm == SPACING
 
