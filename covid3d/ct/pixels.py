@@ -124,7 +124,7 @@ def _decoded(entry: Slice) -> np.ndarray:
 
 
 def _fast(entry: Slice, dataset: Dataset) -> np.ndarray | None:
-    """Return 16-bit values by the decoder in `FAST`, or None for what pydicom has to judge: the unusual and the damaged."""
+    """Return 16-bit values by the decoder in `FAST`, or None for what pydicom has to judge."""
     if entry.syntax not in FAST or not _holds_words(entry):
         return None
     kind = "<i2" if entry.get("PixelRepresentation") == 1 else "<u2"
@@ -132,33 +132,40 @@ def _fast(entry: Slice, dataset: Dataset) -> np.ndarray | None:
     try:
         frames = int(dataset.get("NumberOfFrames") or 1)
         FAST[entry.syntax](get_frame(dataset.PixelData, entry.frame or 0, number_of_frames=frames), out=values)
+    except _OtherKind:
+        return None
     except Exception:
+        if FAST[entry.syntax] is _jpeg_lossless:
+            raise  # GDCM, which pydicom would ask, ends the program on some damaged frames
         return None
     bits = entry.get("BitsStored")
     return None if bits < 16 and values.max() >> bits else values.view(kind)
 
 
+class _OtherKind(Exception):
+    """A frame that the fast decoder is not meant for."""
+
+
 def _jpeg_lossless(content: bytes, out: np.ndarray) -> None:
-    """Decode a frame of JPEG Lossless, first-order prediction, into `out`; ValueError where it is of another kind or damaged.
+    """Decode a frame of JPEG Lossless, first-order prediction, into `out`; ValueError or IndexError where it is damaged.
 
     The decoder does not notice damage, but coding the values again must take as many bits as the frame holds (ITU-T T.81, H.1).
     """
-    at, tables, precision = 2, {}, 0
-    while True:
+    at, tables, precision, marker = 2, {}, 0, 0
+    while marker != 0xDA:  # scan
+        if content[at] != 0xFF:
+            raise ValueError("no segment where one should begin")
         marker, size = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
         segment, at = content[at + 4 : at + 2 + size], at + 2 + size
         if marker == 0xC3:  # frame
             precision = segment[0]
-        elif (
-            marker == 0xC4
-        ):  # one Huffman table: how many codes have 1, 2, ... 16 bits, and the categories they stand for
-            tables[segment[0]] = dict(zip(segment[17:], np.repeat(np.arange(1, 17), list(segment[1:17])), strict=True))
-        elif marker == 0xDA:  # scan
-            break
-        elif not 0xE0 <= marker <= 0xFE:
-            raise ValueError("a segment that changes the coding")
+        elif marker == 0xC4:  # Huffman table: the numbers of codes of 1 to 16 bits, then the categories they stand for
+            lengths = np.repeat(np.arange(1, 17), list(segment[1:17]))
+            tables[segment[0]] = dict(zip(segment[17:], lengths, strict=True))
+        elif marker == 0xDD:
+            raise _OtherKind("restart intervals")
     if segment[0] != 1 or segment[3] != 1 or segment[5] != 0:
-        raise ValueError("several components, another predictor or a point transform")
+        raise _OtherKind("several components, another predictor or a point transform")
     imagecodecs.jpegsof3_decode(content, out=out)
     coded = content[at : content.rindex(b"\xff\xd9")]
     differences = np.diff(out, axis=1, prepend=out[:, :1])

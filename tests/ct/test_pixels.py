@@ -64,10 +64,14 @@ def test_damaged_jpeg_lossless_is_never_read_otherwise_than_by_gdcm(tmp_path):
         damaged = bytearray(sound)
         damaged[int(rng.integers(200, len(sound) - 2))] = int(rng.integers(256))
         dataset.PixelData = bytes(damaged)
-        fast = _fast(entry, dataset)
-        if fast is not None:
-            passed += 1
-            np.testing.assert_array_equal(fast, pixel_array(dataset, raw=True, decoding_plugin="gdcm"))
+        try:
+            fast = _fast(entry, dataset)
+        except (ValueError, IndexError, RuntimeError):
+            continue
+        if fast is None:  # looks like another kind
+            continue
+        passed += 1
+        np.testing.assert_array_equal(fast, pixel_array(dataset, raw=True, decoding_plugin="gdcm"))
     assert 0 < passed < 20
 
 
