@@ -167,14 +167,17 @@ def _jpeg_lossless(content: bytes, out: np.ndarray) -> None:
     if segment[0] != 1 or segment[3] != 1 or segment[5] != 0:
         raise _OtherKind("several components, another predictor or a point transform")
     imagecodecs.jpegsof3_decode(content, out=out)
-    coded = content[at : content.rindex(b"\xff\xd9")]
+    coded = content[at : content.rindex(b"\xff\xd9")].rstrip(b"\xff")  # fill bytes may precede the end
+    stuffed = coded.count(b"\xff\x00")
+    if coded.count(b"\xff") != stuffed:
+        raise ValueError("a marker within the scan")
     differences = np.diff(out, axis=1, prepend=out[:, :1])
     differences[1:, 0] = out[1:, 0] - out[:-1, 0]
     differences[:1, :1] = out[:1, :1] - np.uint16(1 << (precision - 1))
     bits = np.full(17, np.inf)
     for category, length in tables[segment[2] >> 4].items():
         bits[category] = length + category % 16  # category 16, a difference of 32768, has no further bits
-    spare = 8 * (len(coded) - coded.count(b"\xff\x00")) - bits[CATEGORIES][differences].sum()
+    spare = 8 * (len(coded) - stuffed) - bits[CATEGORIES][differences].sum()
     if not 0 <= spare < 8:
         raise ValueError("the values do not use up the frame")
 

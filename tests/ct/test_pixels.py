@@ -75,6 +75,19 @@ def test_damaged_jpeg_lossless_is_never_read_otherwise_than_by_gdcm(tmp_path):
     assert 0 < passed < 20
 
 
+def test_a_marker_within_the_scan_of_jpeg_lossless_is_refused(tmp_path):
+    path, _ = write(tmp_path, "JPEG Lossless", *WORDS["16 bits"])
+    (entry,) = read_slices(path)
+    dataset = dcmread(path)
+    sound = dataset.PixelData
+    places = [at for at in range(300, len(sound) - 40) if sound[at] in (0xFE, 0xFD, 0xFB) and sound[at + 1]]
+    assert len(places) > 20
+    for at in places:  # one bit, often one that leaves the length of every code as it is
+        dataset.PixelData = sound[:at] + b"\xff" + sound[at + 1 :]
+        with pytest.raises((ValueError, IndexError, RuntimeError)):
+            _fast(entry, dataset)
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_half_a_slice_is_refused(tmp_path, syntax):
     path, _ = write(tmp_path, syntax, *WORDS["12 bits"])
