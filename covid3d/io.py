@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -175,14 +176,15 @@ def parallel_map(
 ) -> Iterator[Result]:
     """Yield `function(item)` in the order of `items`, computed in `workers` processes, at most four results ahead each.
 
-    The first error stops the pool and is raised. `workers` <= 1 runs in this process.
+    The first error stops the pool and is raised; workers end with the process that started them, also when it is killed.
+    `workers` <= 1 runs in this process.
     """
     if workers <= 1 or len(items) <= 1:
         for item in progress(items, description, len(items)):
             yield function(item)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_end_with_parent) as pool:
         waiting: dict[int, Future[Result]] = {}
         submitted = 0
         try:
@@ -194,6 +196,18 @@ def parallel_map(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent does: it waits at a queue that a killed parent cannot close."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def cpu_count() -> int:

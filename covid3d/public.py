@@ -22,7 +22,17 @@ import yaml
 from covid3d.archive import Archive, File, is_whole, missing_extra, s5cmd_program
 from covid3d.config import DATA
 from covid3d.errors import ConfigError, DownloadError, ManifestError, StorageError, nearest
-from covid3d.io import progress, read_json, sha256_file, sha256_tree, storage_errors, write_csv, write_json, write_text
+from covid3d.io import (
+    atomic_folder,
+    progress,
+    read_json,
+    sha256_file,
+    sha256_tree,
+    storage_errors,
+    write_csv,
+    write_json,
+    write_text,
+)
 from covid3d.manifest import COLUMNS, read_manifest, write_manifest
 from covid3d.stay import FILLED, read_clinical, remaining_stays, summary
 
@@ -398,16 +408,19 @@ def leave_one_site_out(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _write_leave_outs(to: Path, designs: dict[str, pd.DataFrame], say: Say) -> None:
     """Write the manifests of `leave_one_site_out` and the sweep that runs them all, into a folder of their own."""
     folder = to / LEAVE_OUT
-    for site, table in designs.items():
-        write_manifest(folder / f"{site}.csv", table)
-    if designs:
-        sweep = {
-            "name": "leave-out",
-            "profile": ["standard"],
-            "manifest": [str(folder / f"{site}.csv") for site in designs],
-        }
-        write_text(folder / "sweep.yaml", yaml.safe_dump(sweep, sort_keys=False))
-        say(f"leave-one-site-out, {len(designs)} runs: make batch SWEEP={folder / 'sweep.yaml'}")
+    if not designs:
+        shutil.rmtree(folder, ignore_errors=True)  # of a download that held more sites
+        return
+    sweep = {
+        "name": "leave-out",
+        "profile": ["standard"],
+        "manifest": [str(folder / f"{site}.csv") for site in designs],
+    }
+    with atomic_folder(folder) as made:
+        for site, table in designs.items():
+            write_manifest(made / f"{site}.csv", table)
+        write_text(made / "sweep.yaml", yaml.safe_dump(sweep, sort_keys=False))
+    say(f"leave-one-site-out, {len(designs)} runs: make batch SWEEP={folder / 'sweep.yaml'}")
 
 
 def _manifests(to: Path) -> list[str]:

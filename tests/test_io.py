@@ -4,9 +4,11 @@ import errno
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from covid3d import io
@@ -109,6 +111,42 @@ def test_an_error_in_a_worker_keeps_its_message_and_code(workers):
     with pytest.raises(SeriesError, match="scan 13: unlucky") as caught:
         list(io.parallel_map(_square, [1, 13, 2], workers=workers, description=""))
     assert caught.value.code == "bad"
+
+
+def _stay(path):
+    """Leave this worker's process number, then take long."""
+    path.with_suffix(f".{os.getpid()}").touch()
+    time.sleep(60)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    code = f"list(io.parallel_map(test_io._stay, [Path({str(tmp_path)!r}, name) for name in 'ab'], workers=2, description=''))"
+    script = tmp_path / "pool.py"
+    script.write_text(
+        f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        f"import test_io\nfrom covid3d import io\nif __name__ == '__main__':\n    {code}\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)])
+    workers, until = [], time.monotonic() + 60
+    while len(workers) < 2 and time.monotonic() < until:
+        workers = [int(path.suffix[1:]) for path in tmp_path.glob("[ab].*")]
+        time.sleep(0.1)
+    assert len(workers) == 2
+    processes = [psutil.Process(pid) for pid in workers]
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 20
+    while any(map(works, processes)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(map(works, processes))
+
+
+def works(process):
+    """True while a process has not ended, whether or not anyone has taken notice of its end."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_an_error_reads_where_what_cure():

@@ -380,6 +380,8 @@ def test_each_site_left_out_is_tested_by_a_model_of_all_the_others(archive, seri
         known = whole.set_index("patient_id")["hospital"].map(public.RICORD)
         assert set(known[table.loc[tested, "patient_id"]]) == {site} and tested.sum() == 1
     get(archive, tmp_path, "A,B,C")  # its own files are no strangers
+    get(archive, tmp_path, "A,B")
+    assert not folder.exists(), "two sites again: those designs are of another manifest"
 
 
 def test_positives_without_negatives_are_in_no_leave_one_site_out():

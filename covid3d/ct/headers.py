@@ -38,6 +38,7 @@ TRUNCATED = "Copy or export this scan again; the file's size tells"
 
 AMBIGUOUS = {BaseTag(0x00280120), BaseTag(0x00280121), BaseTag(0x7FE00010)}
 TAG_OF = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in TAGS}
+WANTED = list(TAG_OF.values())
 
 
 def header_value(dataset: Dataset, keyword: str) -> Any:
@@ -171,9 +172,9 @@ def _header(file: Path) -> Dataset | None:
             raise _truncated(file)
         return None
     try:
-        dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=TAGS, force=not marked)
+        dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=WANTED, force=not marked)
         if _syntax(dataset) == DeflatedExplicitVRLittleEndian:
-            return dcmread(file, specific_tags=TAGS)  # inflated as a whole: nothing can be left on disk
+            return dcmread(file, specific_tags=WANTED)  # inflated as a whole: nothing can be left on disk
     except (EOFError, OSError) as error:
         raise _truncated(file) from error
     except InvalidDicomError:

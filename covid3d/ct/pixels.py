@@ -1,7 +1,7 @@
 """Pixel data of one slice -> stored values -> Hounsfield units, with the decoder that is fastest for each syntax."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import gdcm
 import imagecodecs
@@ -110,28 +110,43 @@ def _without_unused_bits(values: np.ndarray, bits: int) -> np.ndarray:
 
 def _decoded(entry: Slice) -> np.ndarray:
     """Return the values by the fast decoder of the syntax, or through pydicom and one of its plugins."""
-    dataset = entry.dataset
-    if entry.frame is None and dataset.get_item(PIXEL_DATA, keep_deferred=True).value is None:
-        dataset = dcmread(entry.path, force=True)  # this copy goes when the slice is decoded
-    if entry.syntax == JPEG_EXTENDED and entry.frame is None:
-        return _through_gdcm(entry)
-    values = _fast(entry, dataset)
+    values = _fast(entry)
     if values is not None:
         return values
+    if entry.syntax == JPEG_EXTENDED and entry.frame is None:
+        return _through_gdcm(entry)
+    dataset = entry.dataset
+    if entry.frame is None and _left_on_disk(dataset):
+        dataset = dcmread(entry.path, force=True)  # this copy goes when the slice is decoded
     preferred = DECODERS[entry.syntax]
     plugin = preferred if preferred in get_decoder(entry.syntax).available_plugins else ""
     return pixel_array(dataset, index=entry.frame, raw=True, decoding_plugin=plugin)
 
 
-def _fast(entry: Slice, dataset: Dataset) -> np.ndarray | None:
+def _left_on_disk(dataset: Dataset) -> bool:
+    """True where the header was read without its pixel data."""
+    return dataset.get_item(PIXEL_DATA, keep_deferred=True).value is None
+
+
+def _frame(entry: Slice) -> bytes:
+    """Return the compressed bytes of a slice; a file of one slice is read from where they begin, not parsed again."""
+    if entry.frame is None and _left_on_disk(entry.dataset):
+        element: Any = entry.dataset.get_item(PIXEL_DATA, keep_deferred=True)
+        with entry.path.open("rb") as stream:
+            stream.seek(element.value_tell)
+            return get_frame(stream, 0, number_of_frames=1)
+    frames = int(entry.get("NumberOfFrames") or 1)
+    return get_frame(entry.dataset.PixelData, entry.frame or 0, number_of_frames=frames)
+
+
+def _fast(entry: Slice) -> np.ndarray | None:
     """Return 16-bit values by the decoder in `FAST`, or None for what pydicom has to judge."""
     if entry.syntax not in FAST or not _holds_words(entry):
         return None
     kind = "<i2" if entry.get("PixelRepresentation") == 1 else "<u2"
     values = np.empty((entry.rows, entry.columns), kind if entry.syntax in JPEG_2000 else "<u2")  # others know no signs
     try:
-        frames = int(dataset.get("NumberOfFrames") or 1)
-        FAST[entry.syntax](get_frame(dataset.PixelData, entry.frame or 0, number_of_frames=frames), out=values)
+        FAST[entry.syntax](_frame(entry), out=values)
     except _OtherKind:
         return None
     except Exception:
@@ -166,7 +181,7 @@ def _jpeg_lossless(content: bytes, out: np.ndarray) -> None:
             raise _OtherKind("restart intervals")
     if segment[0] != 1 or segment[3] != 1 or segment[5] != 0:
         raise _OtherKind("several components, another predictor or a point transform")
-    imagecodecs.jpegsof3_decode(content, out=out)
+    imagecodecs.jpeg8_decode(content, out=out)
     coded = content[at : content.rindex(b"\xff\xd9")].rstrip(b"\xff")  # fill bytes may precede the end
     stuffed = coded.count(b"\xff\x00")
     if coded.count(b"\xff") != stuffed:
@@ -174,15 +189,25 @@ def _jpeg_lossless(content: bytes, out: np.ndarray) -> None:
     differences = np.diff(out, axis=1, prepend=out[:, :1])
     differences[1:, 0] = out[1:, 0] - out[:-1, 0]
     differences[:1, :1] = out[:1, :1] - np.uint16(1 << (precision - 1))
-    bits = np.full(17, np.inf)
+    bits = np.full(17, np.inf, np.float32)
     for category, length in tables[segment[2] >> 4].items():
         bits[category] = length + category % 16  # category 16, a difference of 32768, has no further bits
-    spare = 8 * (len(coded) - stuffed) - bits[CATEGORIES][differences].sum()
+    spare = 8 * (len(coded) - stuffed) - bits[CATEGORIES].take(differences).sum(dtype=float)
     if not 0 <= spare < 8:
         raise ValueError("the values do not use up the frame")
 
 
-# They let other threads run, which the plugins of pydicom do not. Not RLE: there imagecodecs' decoder crashes on damaged data.
+def _rle(content: bytes, out: np.ndarray) -> None:
+    """Decode an RLE frame into `out`: high bytes are packed first, then low ones (DICOM PS3.5, Annex G)."""
+    segments, high, low = (int.from_bytes(content[at : at + 4], "little") for at in (0, 4, 8))
+    if segments != 2:
+        raise _OtherKind("no 16-bit words")
+    halves = out.reshape(-1).view("u1").reshape(-1, 2)
+    for half, packed in ((1, content[high:low]), (0, content[low:])):
+        halves[:, half] = np.frombuffer(imagecodecs.packbits_decode(packed), "u1").reshape(out.size)
+
+
+# They let other threads run, which the plugins of pydicom do not. Not `dicomrle_decode`: it crashes on damaged data.
 FAST: Final[dict[str, Callable[..., object]]] = {
     "1.2.840.10008.1.2.4.57": _jpeg_lossless,
     "1.2.840.10008.1.2.4.70": _jpeg_lossless,
@@ -190,6 +215,7 @@ FAST: Final[dict[str, Callable[..., object]]] = {
     "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,
     "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
     "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,
+    "1.2.840.10008.1.2.5": _rle,
 }
 CATEGORIES: Final = np.ceil(np.log2(np.abs(np.arange(1 << 16, dtype="<u2").view("<i2").astype(int)) + 1)).astype(int)
 
