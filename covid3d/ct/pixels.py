@@ -1,30 +1,31 @@
 """Pixel data of one slice -> stored values -> Hounsfield units, with the decoder that is fastest for each syntax."""
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, Final
 
-import gdcm
 import imagecodecs
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.encaps import get_frame
+from pydicom.encaps import generate_fragments, get_frame
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID
 
 from covid3d.ct.headers import PIXEL_DATA, TRUNCATED, Slice
+from covid3d.ct.jpeg import END, decode_lossless, precision_of
 from covid3d.ct.volume import HU_MAX, HU_MIN
 from covid3d.errors import SeriesError
 
 NATIVE: Final = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
-DECODERS: Final = {
+DECODERS: Final = {  # syntax -> the plugin of pydicom that is asked, where one is
     "1.2.840.10008.1.2": "",  # Implicit VR Little Endian
     "1.2.840.10008.1.2.1": "",  # Explicit VR Little Endian
     "1.2.840.10008.1.2.1.99": "",  # Deflated Explicit VR Little Endian
     "1.2.840.10008.1.2.2": "",  # Explicit VR Big Endian
-    "1.2.840.10008.1.2.4.50": "gdcm",  # JPEG Baseline, lossy
-    "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG Extended, lossy
-    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG Lossless
-    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG Lossless, first-order prediction
+    "1.2.840.10008.1.2.4.50": "",  # JPEG Baseline, lossy
+    "1.2.840.10008.1.2.4.51": "",  # JPEG Extended, lossy
+    "1.2.840.10008.1.2.4.57": "",  # JPEG Lossless
+    "1.2.840.10008.1.2.4.70": "",  # JPEG Lossless, first-order prediction
     "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS Lossless
     "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS Near-lossless
     "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000 Lossless
@@ -32,8 +33,6 @@ DECODERS: Final = {
     "1.2.840.10008.1.2.4.201": "pylibjpeg",  # High-Throughput JPEG 2000 Lossless
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE Lossless
 }
-JPEG_2000: Final = {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"}
-JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
 LOWEST_HU, HIGHEST_HU = -3024, 4000
 FARTHEST = 2**24
 UNTOLD_PADDING = 64
@@ -97,30 +96,35 @@ def _native(entry: Slice) -> np.ndarray:
         stream.seek(entry.pixels_at + 2 * count * (entry.frame or 0))
         content = stream.read(2 * count)
     values = np.frombuffer(content, dtype=kind, count=count).reshape(entry.rows, entry.columns)
-    bits = entry.get("BitsStored")
-    return values if bits == 16 or values.max() < 1 << bits else _without_unused_bits(values, bits)
+    return _without_unused_bits(values, entry.get("BitsStored"))
 
 
 def _without_unused_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    """Return unsigned words without the bits above `bits` (overlays); as they are where these repeat a sign."""
+    """Return words without the bits above `bits` (overlays); as they are where these repeat a sign."""
+    if bits == 16 or values.max() < 1 << bits:
+        return values
     above = values >> bits
     sign = above == 0xFFFF >> bits
     return values if sign.mean() > SIGNED_SHARE and (sign | (above == 0)).all() else values & ((1 << bits) - 1)
 
 
 def _decoded(entry: Slice) -> np.ndarray:
-    """Return the values by the fast decoder of the syntax, or through pydicom and one of its plugins."""
-    values = _fast(entry)
-    if values is not None:
-        return values
-    if entry.syntax == JPEG_EXTENDED and entry.frame is None:
-        return _through_gdcm(entry)
+    """Return the values of a compressed slice by the decoder in `OWN`, or through pydicom and one of its plugins."""
+    try:
+        if entry.syntax in OWN:
+            return OWN[entry.syntax](entry)
+    except _Unusual:
+        pass
     dataset = entry.dataset
     if entry.frame is None and _left_on_disk(dataset):
         dataset = dcmread(entry.path, force=True)  # this copy goes when the slice is decoded
     preferred = DECODERS[entry.syntax]
     plugin = preferred if preferred in get_decoder(entry.syntax).available_plugins else ""
     return pixel_array(dataset, index=entry.frame, raw=True, decoding_plugin=plugin)
+
+
+class _Unusual(Exception):
+    """A slice that pydicom has to judge."""
 
 
 def _left_on_disk(dataset: Dataset) -> bool:
@@ -130,105 +134,94 @@ def _left_on_disk(dataset: Dataset) -> bool:
 
 def _frame(entry: Slice) -> bytes:
     """Return the compressed bytes of a slice; a file of one slice is read from where they begin, not parsed again."""
-    if entry.frame is None and _left_on_disk(entry.dataset):
-        element: Any = entry.dataset.get_item(PIXEL_DATA, keep_deferred=True)
-        with entry.path.open("rb") as stream:
+    dataset = entry.dataset
+    if entry.frame is not None:
+        offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+        frames = int(entry.get("NumberOfFrames") or 1)
+        return get_frame(
+            dataset.PixelData, entry.frame, number_of_frames=frames, extended_offsets=offsets if all(offsets) else None
+        )
+    with entry.path.open("rb") if _left_on_disk(dataset) else BytesIO(dataset.PixelData) as stream:
+        if _left_on_disk(dataset):
+            element: Any = dataset.get_item(PIXEL_DATA, keep_deferred=True)
             stream.seek(element.value_tell)
-            return get_frame(stream, 0, number_of_frames=1)
-    frames = int(entry.get("NumberOfFrames") or 1)
-    return get_frame(entry.dataset.PixelData, entry.frame or 0, number_of_frames=frames)
+        _offsets, *fragments = generate_fragments(stream)
+        return b"".join(fragments)
 
 
-def _fast(entry: Slice) -> np.ndarray | None:
-    """Return 16-bit values by the decoder in `FAST`, or None for what pydicom has to judge."""
-    if entry.syntax not in FAST or not _holds_words(entry):
-        return None
-    kind = "<i2" if entry.get("PixelRepresentation") == 1 else "<u2"
-    values = np.empty((entry.rows, entry.columns), kind if entry.syntax in JPEG_2000 else "<u2")  # others know no signs
+def _jpeg(entry: Slice) -> np.ndarray:
+    """Decode lossy JPEG of 8 or 12 bits."""
+    return imagecodecs.jpeg8_decode(_frame(entry))
+
+
+def _jpeg_lossless(entry: Slice) -> np.ndarray:
+    """Decode JPEG Lossless with any predictor; bits of signed words above their precision repeat the sign."""
+    values, precision = decode_lossless(_frame(entry))
+    bits = min(precision, entry.get("BitsStored") or 16)
+    if entry.get("PixelRepresentation") == 1:
+        return (values.view(np.int16) << (16 - bits)) >> (16 - bits)
+    return values & np.uint16((1 << bits) - 1)
+
+
+def _jpeg_ls(entry: Slice) -> np.ndarray:
+    """Decode JPEG-LS; a frame without its end is refused, because CharLS may look for it for ever."""
+    content = _frame(entry)
+    if not content.rstrip(b"\0").endswith(END):
+        raise ValueError("the frame does not end")
+    if not _holds_words(entry) or (entry.get("PixelRepresentation") == 1 and precision_of(content) < 16):
+        raise _Unusual
+    return _words(entry, imagecodecs.jpegls_decode(content))
+
+
+def _jpeg_2000(entry: Slice) -> np.ndarray:
+    """Decode JPEG 2000 that starts with the size segment of a code stream (ITU-T T.800, A.5.1)."""
+    content, signed = _frame(entry), entry.get("PixelRepresentation") == 1
+    if not _holds_words(entry) or content[:4] != b"\xff\x4f\xff\x51" or content[42] >> 7 != signed:
+        raise _Unusual
+    if signed and content[42] != 0x80 | 15:
+        raise _Unusual
     try:
-        FAST[entry.syntax](_frame(entry), out=values)
-    except _OtherKind:
-        return None
-    except Exception:
-        if FAST[entry.syntax] is _jpeg_lossless:
-            raise  # GDCM, which pydicom would ask, ends the program on some damaged frames
-        return None
-    bits = entry.get("BitsStored")
-    return None if bits < 16 and values.max() >> bits else values.view(kind)
+        return _words(entry, imagecodecs.jpeg2k_decode(content))
+    except (imagecodecs.Jpeg2kError, ValueError) as error:
+        raise _Unusual from error
 
 
-class _OtherKind(Exception):
-    """A frame that the fast decoder is not meant for."""
-
-
-def _jpeg_lossless(content: bytes, out: np.ndarray) -> None:
-    """Decode a frame of JPEG Lossless, first-order prediction, into `out`; ValueError or IndexError where it is damaged.
-
-    The decoder does not notice damage, but coding the values again must take as many bits as the frame holds (ITU-T T.81, H.1).
-    """
-    at, tables, precision, marker = 2, {}, 0, 0
-    while marker != 0xDA:  # scan
-        if content[at] != 0xFF:
-            raise ValueError("no segment where one should begin")
-        marker, size = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
-        segment, at = content[at + 4 : at + 2 + size], at + 2 + size
-        if marker == 0xC3:  # frame
-            precision = segment[0]
-        elif marker == 0xC4:  # Huffman table: the numbers of codes of 1 to 16 bits, then the categories they stand for
-            lengths = np.repeat(np.arange(1, 17), list(segment[1:17]))
-            tables[segment[0]] = dict(zip(segment[17:], lengths, strict=True))
-        elif marker == 0xDD:
-            raise _OtherKind("restart intervals")
-    if segment[0] != 1 or segment[3] != 1 or segment[5] != 0:
-        raise _OtherKind("several components, another predictor or a point transform")
-    imagecodecs.jpeg8_decode(content, out=out)
-    coded = content[at : content.rindex(b"\xff\xd9")].rstrip(b"\xff")  # fill bytes may precede the end
-    stuffed = coded.count(b"\xff\x00")
-    if coded.count(b"\xff") != stuffed:
-        raise ValueError("a marker within the scan")
-    differences = np.diff(out, axis=1, prepend=out[:, :1])
-    differences[1:, 0] = out[1:, 0] - out[:-1, 0]
-    differences[:1, :1] = out[:1, :1] - np.uint16(1 << (precision - 1))
-    bits = np.full(17, np.inf, np.float32)
-    for category, length in tables[segment[2] >> 4].items():
-        bits[category] = length + category % 16  # category 16, a difference of 32768, has no further bits
-    spare = 8 * (len(coded) - stuffed) - bits[CATEGORIES].take(differences).sum(dtype=float)
-    if not 0 <= spare < 8:
-        raise ValueError("the values do not use up the frame")
-
-
-def _rle(content: bytes, out: np.ndarray) -> None:
-    """Decode an RLE frame into `out`: high bytes are packed first, then low ones (DICOM PS3.5, Annex G)."""
+def _rle(entry: Slice) -> np.ndarray:
+    """Decode RLE: all high bytes are packed first, then all low ones (DICOM PS3.5, Annex G)."""
+    content = _frame(entry)
     segments, high, low = (int.from_bytes(content[at : at + 4], "little") for at in (0, 4, 8))
-    if segments != 2:
-        raise _OtherKind("no 16-bit words")
-    halves = out.reshape(-1).view("u1").reshape(-1, 2)
-    for half, packed in ((1, content[high:low]), (0, content[low:])):
-        halves[:, half] = np.frombuffer(imagecodecs.packbits_decode(packed), "u1").reshape(out.size)
+    if not _holds_words(entry) or segments != 2:
+        raise _Unusual
+    halves = np.empty((entry.rows * entry.columns, 2), "u1")
+    try:
+        for half, packed in ((1, content[high:low]), (0, content[low:])):
+            halves[:, half] = np.frombuffer(imagecodecs.packbits_decode(packed), "u1").reshape(len(halves))
+    except (imagecodecs.PackbitsError, ValueError) as error:
+        raise _Unusual from error
+    return _words(entry, halves.view("<u2").reshape(entry.rows, entry.columns))
 
 
-# They let other threads run, which the plugins of pydicom do not. Not `dicomrle_decode`: it crashes on damaged data.
-FAST: Final[dict[str, Callable[..., object]]] = {
+def _words(entry: Slice, values: np.ndarray) -> np.ndarray:
+    """Return decoded 16-bit words with the sign that the header gives, if no bits are set that it calls unused."""
+    bits = entry.get("BitsStored")
+    if bits < 16 and values.max() >> bits:
+        raise _Unusual
+    return values.astype("<u2", copy=False).view("<i2" if entry.get("PixelRepresentation") == 1 else "<u2")
+
+
+# imagecodecs lets other threads run, as the plugins of pydicom do not. Not its RLE decoder for DICOM: it crashes on damaged
+# data, as GDCM does on JPEG.
+OWN: Final[dict[str, Callable[[Slice], np.ndarray]]] = {
+    "1.2.840.10008.1.2.4.50": _jpeg,
+    "1.2.840.10008.1.2.4.51": _jpeg,
     "1.2.840.10008.1.2.4.57": _jpeg_lossless,
     "1.2.840.10008.1.2.4.70": _jpeg_lossless,
-    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,
-    "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,
-    "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
-    "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,
+    "1.2.840.10008.1.2.4.80": _jpeg_ls,
+    "1.2.840.10008.1.2.4.81": _jpeg_ls,
+    "1.2.840.10008.1.2.4.90": _jpeg_2000,
+    "1.2.840.10008.1.2.4.91": _jpeg_2000,
     "1.2.840.10008.1.2.5": _rle,
 }
-CATEGORIES: Final = np.ceil(np.log2(np.abs(np.arange(1 << 16, dtype="<u2").view("<i2").astype(int)) + 1)).astype(int)
-
-
-def _through_gdcm(entry: Slice) -> np.ndarray:
-    """Return the values of a 12-bit JPEG file by GDCM itself: pydicom knows no free decoder for it."""
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(entry.path))
-    if not reader.Read():
-        raise ValueError("GDCM cannot read the file")
-    content = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
-    kind = "<u2" if entry.dataset.BitsAllocated == 16 else "u1"
-    return np.frombuffer(content, dtype=kind).reshape(entry.rows, entry.columns)
 
 
 def padding_range(entry: Slice) -> tuple[int, int] | None:

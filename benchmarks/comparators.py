@@ -1,0 +1,18 @@
+"""The compared models of the run `standard`, kept for those who have not run `make extended`.
+
+`python -m benchmarks.comparators` reads what that command left and writes results/comparators.csv; it computes nothing.
+"""
+
+import sys
+
+from covid3d import campaigns, comparison
+
+from .learnability import run_of
+
+if __name__ == "__main__":
+    run = run_of(1)
+    table = comparison.shown(run)
+    if table is None:
+        sys.exit("error: the compared models of 'standard' have not been run, or are out of date. Say `make extended`")
+    about = f"{run.name}, seed {run.seed}, world {run.world}"
+    print(campaigns.write("comparators", table.assign(run=about), ("covid3d.comparison", __file__)).to_string())
