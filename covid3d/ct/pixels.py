@@ -17,15 +17,11 @@ from covid3d.ct.volume import HU_MAX, HU_MIN
 from covid3d.errors import SeriesError
 
 NATIVE: Final = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
-DECODERS: Final = {  # syntax -> the plugin of pydicom that is asked, where one is
+PLUGINS: Final = {  # of pydicom, "" for its own decoder
     "1.2.840.10008.1.2": "",  # Implicit VR Little Endian
     "1.2.840.10008.1.2.1": "",  # Explicit VR Little Endian
     "1.2.840.10008.1.2.1.99": "",  # Deflated Explicit VR Little Endian
     "1.2.840.10008.1.2.2": "",  # Explicit VR Big Endian
-    "1.2.840.10008.1.2.4.50": "",  # JPEG Baseline, lossy
-    "1.2.840.10008.1.2.4.51": "",  # JPEG Extended, lossy
-    "1.2.840.10008.1.2.4.57": "",  # JPEG Lossless
-    "1.2.840.10008.1.2.4.70": "",  # JPEG Lossless, first-order prediction
     "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS Lossless
     "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS Near-lossless
     "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000 Lossless
@@ -50,7 +46,7 @@ def stored_values(entry: Slice) -> np.ndarray:
 
     Raises SeriesError: unsupported_syntax, or truncated when the pixel data are incomplete or cannot be decoded.
     """
-    if entry.syntax not in DECODERS:
+    if entry.syntax not in SYNTAXES:
         raise SeriesError(
             f"the transfer syntax {syntax_name(entry.syntax)} cannot be decoded",
             where=entry.path.name,
@@ -118,7 +114,7 @@ def _decoded(entry: Slice) -> np.ndarray:
     dataset = entry.dataset
     if entry.frame is None and _left_on_disk(dataset):
         dataset = dcmread(entry.path, force=True)  # this copy goes when the slice is decoded
-    preferred = DECODERS[entry.syntax]
+    preferred = PLUGINS[entry.syntax]
     plugin = preferred if preferred in get_decoder(entry.syntax).available_plugins else ""
     return pixel_array(dataset, index=entry.frame, raw=True, decoding_plugin=plugin)
 
@@ -212,16 +208,17 @@ def _words(entry: Slice, values: np.ndarray) -> np.ndarray:
 # imagecodecs lets other threads run, as the plugins of pydicom do not. Not its RLE decoder for DICOM: it crashes on damaged
 # data, as GDCM does on JPEG.
 OWN: Final[dict[str, Callable[[Slice], np.ndarray]]] = {
-    "1.2.840.10008.1.2.4.50": _jpeg,
-    "1.2.840.10008.1.2.4.51": _jpeg,
+    "1.2.840.10008.1.2.4.50": _jpeg,  # Baseline, lossy
+    "1.2.840.10008.1.2.4.51": _jpeg,  # Extended, lossy
     "1.2.840.10008.1.2.4.57": _jpeg_lossless,
-    "1.2.840.10008.1.2.4.70": _jpeg_lossless,
+    "1.2.840.10008.1.2.4.70": _jpeg_lossless,  # first-order prediction
     "1.2.840.10008.1.2.4.80": _jpeg_ls,
     "1.2.840.10008.1.2.4.81": _jpeg_ls,
     "1.2.840.10008.1.2.4.90": _jpeg_2000,
     "1.2.840.10008.1.2.4.91": _jpeg_2000,
     "1.2.840.10008.1.2.5": _rle,
 }
+SYNTAXES: Final = PLUGINS.keys() | OWN.keys()
 
 
 def padding_range(entry: Slice) -> tuple[int, int] | None:

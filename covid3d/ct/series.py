@@ -17,7 +17,7 @@ import pandas as pd
 from covid3d.config import PHANTOM_MANUFACTURER
 from covid3d.ct.headers import Slice, read_slices
 from covid3d.ct.images import OBLIQUE_DEGREES, is_image, read_image
-from covid3d.ct.pixels import DECODERS, hounsfield, syntax_name
+from covid3d.ct.pixels import SYNTAXES, hounsfield, syntax_name
 from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
 from covid3d.errors import SeriesError
 from covid3d.io import cpu_count
@@ -187,7 +187,7 @@ def _first_few(items: list[str]) -> str:
 def _check_headers(slices: list[Slice], path: Path) -> None:
     """Refuse a series that is not one set of CT images in Hounsfield units with a known decoder."""
     for entry in slices:
-        if entry.syntax not in DECODERS:
+        if entry.syntax not in SYNTAXES:
             what = f"the transfer syntax {syntax_name(entry.syntax)} cannot be decoded"
             raise _refusal("unsupported_syntax", what, path)
     kinds = {(entry.image_type[:3], entry.modality, entry.secondary_capture) for entry in slices}
