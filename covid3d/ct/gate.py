@@ -1,5 +1,7 @@
 """The gate: every scan of a manifest read once and judged, before there is a run. Nothing is stored."""
 
+import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,20 +92,18 @@ def check_manifest(path: str | Path, out: str | Path | None = None) -> Gate:
     path = Path(path)
     table = read_manifest(path, clinical=True)
     records = table.to_dict("records")
-    with tempfile.TemporaryDirectory() as folder:
-        seen = np.lib.format.open_memmap(
-            Path(folder) / "thumbnails.npy", mode="w+", dtype=np.float16, shape=(len(records), *THUMBNAIL)
-        )
-        rows = []
-        checked = parallel_map(partial(_check, path), records, workers=cpu_count(), description="checking scans")
-        for index, (row, small) in enumerate(checked):
+    rows = []
+    with tempfile.TemporaryFile() as seen:
+        for row, small in parallel_map(
+            partial(_check, path), records, workers=cpu_count(), description="checking scans"
+        ):
             rows.append(row)
             if small is not None:
-                seen[index] = small
+                seen.write(small.tobytes())
+        seen.flush()
         intake = as_table(rows)
-        good = [index for index, row in enumerate(rows) if row["ok"]]
-        ids = [str(rows[index]["scan_id"]) for index in good]
-        certificate = leakage_certificate(table, _no_splits(), intake, Thumbnails(ids, good, seen))
+        thumbnails = Thumbnails([str(row["scan_id"]) for row in rows if row["ok"]], seen.fileno())
+        certificate = leakage_certificate(table, _no_splits(), intake, thumbnails)
     found = findings(table, intake)
     gate = Gate(intake, found, acquisition_table(intake), flow(table, intake, found), certificate)
     if out is not None:
@@ -112,14 +112,16 @@ def check_manifest(path: str | Path, out: str | Path | None = None) -> Gate:
 
 
 class Thumbnails(Mapping[str, np.ndarray]):
-    """The thumbnails of accepted scans by scan_id, read from a memory-mapped file when they are asked for."""
+    """The thumbnails of accepted scans by scan_id, read from a file of float16 one after the other when they are asked for."""
 
-    def __init__(self, ids: Sequence[str], places: Sequence[int], values: np.ndarray):
-        self._places = dict(zip(ids, places, strict=True))
-        self._values = values
+    def __init__(self, ids: Sequence[str], file: int):
+        self._places = {scan_id: place for place, scan_id in enumerate(ids)}
+        self._file = file
 
     def __getitem__(self, scan_id: str) -> np.ndarray:
-        return np.asarray(self._values[self._places[scan_id]], dtype=np.float32)
+        size = math.prod(THUMBNAIL) * 2
+        content = os.pread(self._file, size, self._places[scan_id] * size)  # a mapped file would count as memory
+        return np.frombuffer(content, dtype=np.float16).astype(np.float32).reshape(THUMBNAIL)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
