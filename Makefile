@@ -33,7 +33,7 @@ help:
 	@echo "  make book        RUN=name: build the book of a run again"
 	@echo "  make test        all tests, with a smoke run in them; at most 20 min"
 	@echo "  make verify      the campaigns at full size"
-	@echo "  make extended    what 'report' cannot hold: the compared models on all folds, about 2 h; two more seeds, 50 min (estimated, 2 cores)"
+	@echo "  make extended    what 'report' cannot hold: the compared models on all folds, 85 min; two more seeds, 50 min (estimated, 2 cores)"
 	@echo "  make lint        ruff, mypy, import floors, empty notebooks, sizes of files"
 	@echo "  make doctor      Python, disk, cores, memory, GPU, and what each profile needs"
 	@echo "  make clean       caches; clean-run RUN=name: one run; distclean: .venv, runs and caches"
@@ -78,7 +78,7 @@ verify: $(STAMP)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -s -m verify $(PYTEST_ARGS)
 
 extended: $(STAMP)
-	@echo "The compared models on all folds: about 2 h on 2 cores after a report of 'standard' (estimated); chapter 4 then shows them."
+	@echo "The compared models on all folds: 85 min on 2 cores after a report of 'standard'; chapter 4 then shows them."
 	@echo "Then two more seeds of 'standard' (about 25 min each), compared with the first. A stopped command goes on where it was."
 	@echo "Not in this version: nested cross-validation."
 	@$(PIPELINE) standard --profile standard --extended
