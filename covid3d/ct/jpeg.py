@@ -69,11 +69,13 @@ def decode_lossless(content: bytes) -> tuple[np.ndarray, int]:
     codes, predictor, transform = tables[scan[2] >> 4], scan[3], scan[5] & 15
     rows, columns = values.shape
     step = interval // columns or rows
-    parts = RESTART.split(content[start : content.index(END, start)])
+    coded = content[start : content.index(END, start)]
+    parts = RESTART.split(coded) if interval else [coded]
     if interval % columns or len(parts) != -(-rows // step):
         raise ValueError("restart markers that do not fit")
     for part, first in zip(parts, range(0, rows, step), strict=True):
-        differences = _differences(values[first : first + step] >> transform, predictor, precision - transform)
+        known = values[first : first + step]
+        differences = _differences(known >> transform if transform else known, predictor, precision - transform)
         _compare(part.rstrip(b"\xff"), differences, codes)
     return values, precision
 
@@ -106,13 +108,14 @@ def _differences(values: np.ndarray, predictor: int, precision: int) -> np.ndarr
 
 def _compare(coded: bytes, differences: np.ndarray, codes: Codes) -> None:
     """Raise ValueError unless differences need the bits of a scan, and the last of them is the last of the scan (F.1.2)."""
-    stuffed = coded.count(b"\xff\0")
-    if coded.count(b"\xff") != stuffed:
+    content = np.frombuffer(coded, dtype=np.uint8)
+    stuffed = np.flatnonzero(content == 0xFF) + 1
+    if content[stuffed].any():
         raise ValueError("a marker within the scan")
     needed = np.full(17, np.inf, np.float32)
     for category, (_, length) in codes.items():
         needed[category] = length + category % 16
-    spare = 8 * (len(coded) - stuffed) - needed[CATEGORIES].take(differences).sum(dtype=float)
+    spare = 8 * (len(coded) - len(stuffed)) - needed[CATEGORIES].take(differences).sum(dtype=float)
     if not 0 <= spare < 8:
         raise ValueError("the values do not use up the frame")
     last = int(differences[-1, -1].astype(np.int16))
