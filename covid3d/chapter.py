@@ -76,7 +76,7 @@ def format_number(value: Any, unit: str = "") -> str:
         return f"{value:,.0f}"
     size = abs(value)
     digits = 3 if size < 1 else 2 if size < 10 else 1 if size < 1000 else 0
-    return f"{value:,.{digits}f}"
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # adding 0 makes -0 a 0
 
 
 def format_value(value: Any, low: Any = None, high: Any = None, unit: str = "", reason: str | None = None) -> str:
@@ -275,11 +275,16 @@ def read_values(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def table_html(table: pd.DataFrame, caption: str = "") -> str:
-    """Return a table as HTML that scrolls sideways by itself; missing cells are empty, counts are whole numbers."""
+    """Return a table as HTML that scrolls sideways by itself; missing cells are empty, counts whole, a column "p" as p is."""
     table = table.astype(dict.fromkeys(table.columns[[_is_whole(table[name]) for name in table.columns]], "Int64"))
     heads = "".join(f"<th scope='col'>{html.escape(str(column))}</th>" for column in table.columns)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell_text(value))}</td>" for value in row) + "</tr>"
+        "<tr>"
+        + "".join(
+            f"<td>{html.escape(_cell_text(value, 'p' if column == 'p' else ''))}</td>"
+            for column, value in zip(table.columns, row, strict=True)
+        )
+        + "</tr>"
         for row in table.itertuples(index=False, name=None)
     )
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
@@ -295,9 +300,9 @@ def _is_whole(column: pd.Series) -> bool:
     return bool(len(known)) and bool((known == known.round()).all()) and known.abs().max() >= 2
 
 
-def _cell_text(value: Any) -> str:
+def _cell_text(value: Any, unit: str) -> str:
     value = _plain(value)
-    return "" if missing(value) else format_number(value)
+    return "" if missing(value) else format_number(value, unit)
 
 
 def figure_html(png: bytes, caption: str) -> str:

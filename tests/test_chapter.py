@@ -155,6 +155,8 @@ def test_counts_that_a_missing_cell_made_floats_are_printed_whole_and_shares_are
     table = pd.DataFrame({"age": [24.0, None], "auc": [1.0, 0.0]})
     cells = re.findall(r"<td>(.*?)</td>", table_html(table))
     assert cells == ["24", "1.00", "", "0.000"]
+    small = pd.DataFrame({"p": [1e-6, 0.012], "difference": [-0.0001, -0.2]})
+    assert re.findall(r"<td>(.*?)</td>", table_html(small)) == ["&lt; 0.0001", "0.000", "0.012", "-0.200"]
     assert (format_value(4.0, unit="day"), format_value(4.5, unit="days")) == ("4 day", "4.50 days")
 
 
