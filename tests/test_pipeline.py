@@ -345,9 +345,9 @@ def test_two_whole_runs_with_one_seed_have_identical_values(smoke_run, tmp_path_
 # a hospital's own scans with given weights
 
 IDENTIFYING = (
-    *("PatientName", "PatientID", "OtherPatientIDs", "PatientComments", "ReferringPhysicianName", "InstitutionName"),
-    *("StationName", "DeviceSerialNumber", "AccessionNumber", "StudyID", "StudyDescription", "SeriesDescription"),
-)
+    "PatientName PatientID OtherPatientIDs PatientComments ReferringPhysicianName InstitutionName "
+    "StationName DeviceSerialNumber AccessionNumber StudyID StudyDescription SeriesDescription"
+).split()
 
 
 def test_a_sites_manifest_with_given_weights_gives_chapters_1_2_and_4_under_pseudonyms(smoke_run, tmp_path_factory):

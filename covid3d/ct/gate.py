@@ -94,9 +94,8 @@ def check_manifest(path: str | Path, out: str | Path | None = None) -> Gate:
     records = table.to_dict("records")
     rows = []
     with tempfile.TemporaryFile() as seen:
-        for row, small in parallel_map(
-            partial(_check, path), records, workers=cpu_count(), description="checking scans"
-        ):
+        checked = parallel_map(partial(_check, path), records, workers=cpu_count(), description="checking scans")
+        for row, small in checked:
             rows.append(row)
             if small is not None:
                 seen.write(small.tobytes())

@@ -38,7 +38,7 @@ TRUNCATED = "Copy or export this scan again; the file's size tells"
 
 AMBIGUOUS = {BaseTag(0x00280120), BaseTag(0x00280121), BaseTag(0x7FE00010)}
 TAG_OF = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in TAGS}
-WANTED = list(TAG_OF.values())
+WANTED = list(TAG_OF.values())  # pydicom would look keywords up again in every file
 
 
 def header_value(dataset: Dataset, keyword: str) -> Any:

@@ -56,16 +56,18 @@ def decode_lossless(content: bytes) -> tuple[np.ndarray, int]:
     Raises ValueError, IndexError, KeyError or what imagecodecs raises where the frame is damaged or has several components.
     """
     tables: dict[int, Codes] = {}
-    interval, start, scan = 0, 0, b""
+    interval, precision, start, scan = 0, 0, 0, b""
     for marker, segment, end in segments(content):
         if marker == HUFFMAN_TABLES:
             tables |= _tables(segment)
         elif marker == RESTART_INTERVAL:
             interval = int.from_bytes(segment, "big")
+        elif marker in FRAMES:
+            precision = segment[0]
         start, scan = end, segment
     if scan[0] != 1:
         raise ValueError("several components")
-    values, precision = imagecodecs.jpeg8_decode(content).astype(np.uint16, copy=False), precision_of(content)
+    values = imagecodecs.jpeg8_decode(content).astype(np.uint16, copy=False)
     codes, predictor, transform = tables[scan[2] >> 4], scan[3], scan[5] & 15
     rows, columns = values.shape
     step = interval // columns or rows

@@ -83,11 +83,16 @@ def _holds_words(entry: Slice) -> bool:
     return entry.get("BitsAllocated") == 16 and whole
 
 
+def _is_signed(entry: Slice) -> bool:
+    """True where the header says that stored values are signed."""
+    return entry.get("PixelRepresentation") == 1
+
+
 def _native(entry: Slice) -> np.ndarray:
     """Return uncompressed 16-bit values, read straight from their place in the file."""
     assert entry.pixels_at is not None
     count = entry.rows * entry.columns
-    kind = "<i2" if entry.get("PixelRepresentation") == 1 else "<u2"
+    kind = "<i2" if _is_signed(entry) else "<u2"
     with entry.path.open("rb") as stream:
         stream.seek(entry.pixels_at + 2 * count * (entry.frame or 0))
         content = stream.read(2 * count)
@@ -154,7 +159,7 @@ def _jpeg_lossless(entry: Slice) -> np.ndarray:
     """Decode JPEG Lossless with any predictor; bits of signed words above their precision repeat the sign."""
     values, precision = decode_lossless(_frame(entry))
     bits = min(precision, entry.get("BitsStored") or 16)
-    if entry.get("PixelRepresentation") == 1:
+    if _is_signed(entry):
         return (values.view(np.int16) << (16 - bits)) >> (16 - bits)
     return values & np.uint16((1 << bits) - 1)
 
@@ -164,17 +169,17 @@ def _jpeg_ls(entry: Slice) -> np.ndarray:
     content = _frame(entry)
     if not content.rstrip(b"\0").endswith(END):
         raise ValueError("the frame does not end")
-    if not _holds_words(entry) or (entry.get("PixelRepresentation") == 1 and precision_of(content) < 16):
+    if not _holds_words(entry) or (_is_signed(entry) and precision_of(content) < 16):
         raise _Unusual
     return _words(entry, imagecodecs.jpegls_decode(content))
 
 
 def _jpeg_2000(entry: Slice) -> np.ndarray:
     """Decode JPEG 2000 that starts with the size segment of a code stream (ITU-T T.800, A.5.1)."""
-    content, signed = _frame(entry), entry.get("PixelRepresentation") == 1
-    if not _holds_words(entry) or content[:4] != b"\xff\x4f\xff\x51" or content[42] >> 7 != signed:
+    content, signed = _frame(entry), _is_signed(entry)
+    if not _holds_words(entry) or content[:4] != b"\xff\x4f\xff\x51":
         raise _Unusual
-    if signed and content[42] != 0x80 | 15:
+    if content[42] != 0x80 | 15 if signed else content[42] >> 7:  # the sign, and the number of bits minus 1
         raise _Unusual
     try:
         return _words(entry, imagecodecs.jpeg2k_decode(content))
@@ -202,7 +207,7 @@ def _words(entry: Slice, values: np.ndarray) -> np.ndarray:
     bits = entry.get("BitsStored")
     if bits < 16 and values.max() >> bits:
         raise _Unusual
-    return values.astype("<u2", copy=False).view("<i2" if entry.get("PixelRepresentation") == 1 else "<u2")
+    return values.astype("<u2", copy=False).view("<i2" if _is_signed(entry) else "<u2")
 
 
 # imagecodecs lets other threads run, as the plugins of pydicom do not. Not its RLE decoder for DICOM: it crashes on damaged
@@ -235,8 +240,7 @@ def _word(entry: Slice, keyword: str) -> int | None:
     value = entry.get(keyword)
     if not isinstance(value, int):
         return None
-    signed = entry.get("PixelRepresentation") == 1
-    return (value + 0x8000) % 0x10000 - 0x8000 if signed else value % 0x10000
+    return (value + 0x8000) % 0x10000 - 0x8000 if _is_signed(entry) else value % 0x10000
 
 
 def hounsfield(entry: Slice) -> tuple[np.ndarray, float, bool]:
