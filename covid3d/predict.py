@@ -1,6 +1,7 @@
 """One scan, one number: read, resample, score, explain, and leave the map in the scan's own space. Research use only."""
 
 import gzip
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from covid3d.errors import ConfigError, WeightsError
 from covid3d.explain import signed_map
 from covid3d.figures.predict import three_planes
 from covid3d.inference import pick_device, score
-from covid3d.io import atomic_path, storage_errors, write_json
+from covid3d.io import atomic_path, clear_dead_writes, sha256_file, storage_errors, write_json
 from covid3d.models.registry import build
 from covid3d.models.weights import describe_weights, grid_shape, load_weights
 
@@ -37,6 +38,7 @@ class Prediction:
     probability: float | None
     window: str
     trained_on: str
+    weights_sha256: str
     history: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
@@ -98,6 +100,7 @@ def predict(
         probability=None if withheld else float(1 / (1 + np.exp(-logit))),
         window=window.text,
         trained_on=metadata["trained_on"],
+        weights_sha256=sha256_file(weights),
         history=(*volume.history, f"resampled to {size}"),
         warnings=warnings,
         withheld=withheld,
@@ -145,7 +148,8 @@ def _write(out: Path, prediction: Prediction, volume: CTVolume, heat: np.ndarray
     names = ("map.nii.gz", "planes.png", "prediction.json")
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
+        clear_dead_writes(out / "prediction")
+        with tempfile.TemporaryDirectory(dir=out, prefix=f".prediction.{os.getpid()}.") as folder:
             made = [Path(folder) / name for name in names]
             _fill(made, prediction, volume, heat, window)
             return tuple(path.replace(out / path.name) for path in made)
@@ -167,6 +171,7 @@ def _fill(files: Sequence[Path], prediction: Prediction, volume: CTVolume, heat:
         "probability": None if prediction.probability is None else round(prediction.probability, 6),
         "window": prediction.window,
         "trained_on": prediction.trained_on,
+        "weights_sha256": prediction.weights_sha256,
         "scan": list(prediction.history),
         "warnings": [*prediction.warnings, RESEARCH],
     }

@@ -2,7 +2,11 @@
 
 import errno
 import gzip
+import hashlib
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -149,6 +153,22 @@ def test_the_files_hold_no_identifier_and_say_what_they_are_for(written):
     assert b"research use only" in (out / "prediction.json").read_bytes()
     assert b"research use only" in gzip.decompress((out / "map.nii.gz").read_bytes())
     assert (out / "planes.png").stat().st_size > 20_000
+
+
+def test_the_number_names_its_weights_and_what_a_killed_one_left_goes(written, weights, scan, tmp_path):
+    known = json.loads((written[1] / "prediction.json").read_text(encoding="utf-8"))
+    assert known["weights_sha256"] == hashlib.sha256(weights("site").read_bytes()).hexdigest()
+    died = subprocess.Popen([sys.executable, "-c", ""])
+    died.wait()
+    (tmp_path / f".prediction.{died.pid}.abcd1234").mkdir()
+    (tmp_path / "notes.txt").write_text("of the user", encoding="utf-8")
+    predict(scan, weights("site"), out=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "map.nii.gz",
+        "notes.txt",
+        "planes.png",
+        "prediction.json",
+    ]
 
 
 def test_the_same_scan_gives_the_same_bytes(written, weights, scan, tmp_path):
