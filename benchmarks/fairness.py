@@ -2,12 +2,11 @@
 
 `python -m benchmarks.fairness [hospital …]` measures 600 simulated patients a class in each hospital's setting and writes
 benchmarks/results/phantom_fairness.csv. `python -m benchmarks.fairness difficulty` lets a fixed classifier of A meet each scanner
-with each case mix, 300 patients a setting, and writes phantom_difficulty.csv. Without arguments both are done.
+and case mix with the same 300 patients, and writes phantom_difficulty.csv. Without arguments both are done.
 """
 
 import functools
 import sys
-from dataclasses import replace
 
 import pandas as pd
 
@@ -19,15 +18,16 @@ NAME, DIFFICULTY = "phantom_fairness", "phantom_difficulty"
 MADE_BY = ("covid3d.phantom.fairness", __file__)
 HOSPITALS = ("A", "B", "C")
 A_CLASS, DIFFICULTY_A_CLASS = 600, 150
-SETTINGS = {
-    "as trained": Setting("A"),
-    "scanner of B": Setting("B", mix="A"),
-    "scanner of C": Setting("C", mix="A"),
-    "mix of B": Setting("A", mix="B"),
-    "mix of C": Setting("A", mix="C"),
-    "B": Setting("B"),
-    "C": Setting("C"),
+PLACES = {  # whose scanner, whose case mix; the same patients everywhere
+    "as trained": ("A", "A"),
+    "scanner of B": ("B", "A"),
+    "scanner of C": ("C", "A"),
+    "mix of B": ("A", "B"),
+    "mix of C": ("A", "C"),
+    "B": ("B", "B"),
+    "C": ("C", "C"),
 }
+SETTINGS = {name: Setting(*place, write=False, patients="difficulty") for name, place in PLACES.items()}
 
 
 def fair(hospital: str, a_class: int = A_CLASS) -> pd.DataFrame:
@@ -38,13 +38,14 @@ def fair(hospital: str, a_class: int = A_CLASS) -> pd.DataFrame:
 @functools.cache
 def patients(setting: Setting, a_class: int) -> pd.DataFrame:
     """Return the rows of a setting without DICOM, which no image feature needs."""
-    return fairness.measure(replace(setting, write=False), 2 * a_class)
+    return fairness.measure(setting, 2 * a_class)
 
 
 def hard(name: str, a_class: int = DIFFICULTY_A_CLASS) -> pd.DataFrame:
     """Return how a classifier of A's images, fitted to other patients, fares in one of `SETTINGS`."""
-    trained = patients(Setting("A", seed=fairness.SEED + 1), a_class)
-    return fairness.difficulty(trained, patients(SETTINGS[name], a_class))
+    trained = patients(Setting("A", write=False, seed=fairness.SEED + 1), a_class)
+    usual = patients(SETTINGS["as trained"], a_class)
+    return fairness.difficulty(trained, patients(SETTINGS[name], a_class), usual)
 
 
 def campaign(hospitals: tuple[str, ...] = HOSPITALS) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from covid3d.ct.grid import resize
 from covid3d.io import cpu_count, parallel_map, random_seed
-from covid3d.metrics import delong_interval
+from covid3d.metrics import delong_interval, paired_delong
 from covid3d.phantom import dicom, oracle, render, scanner
 from covid3d.phantom.course import appearance, draw_course
 from covid3d.phantom.order_form import SLICES_OF
@@ -77,6 +77,7 @@ class Setting:
     phase_visible: float = 0.5
     write: bool = True  # DICOM too, for headers and file sizes
     seed: int = SEED
+    patients: str = ""  # settings with the same name here have the same patients; "" = patients of its own
 
 
 def measure(setting: Setting, patients: int, workers: int | None = None) -> pd.DataFrame:
@@ -88,7 +89,7 @@ def measure(setting: Setting, patients: int, workers: int | None = None) -> pd.D
 
 def measure_one(setting: Setting, number: int) -> dict[str, Any]:
     """Simulate one scan and return its row."""
-    patient_id, label = f"fair-{setting.hospital}-{setting.mix}-{number}", number % 2
+    patient_id, label = f"fair-{setting.patients or f'{setting.hospital}-{setting.mix}'}-{number}", number % 2
     rng = np.random.default_rng(random_seed(setting.seed, patient_id))
     sex, age = ("M" if rng.random() < 0.53 else "F"), float(np.clip(rng.normal(51, 15), 19, 88))
     patient = render.make_patient(setting.seed, patient_id, sex, age, label, setting.mix or setting.hospital)
@@ -250,19 +251,23 @@ def _row(labels: Array, scores: Array) -> dict[str, Any]:
     }
 
 
-def difficulty(trained: pd.DataFrame, tested: pd.DataFrame) -> pd.DataFrame:
+def difficulty(trained: pd.DataFrame, tested: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
     """Return hospital, mix, n, auc, low, high, accuracy of one logistic regression fitted to `trained`, rows of A.
 
     Its features are those of the oracle, read from the image alone by a fixed threshold; no scan of `tested` may be in
-    `trained`. Accuracy is at the threshold of the fit.
+    `trained`. Accuracy is at the threshold of the fit. Then change, change_low, change_high: AUC minus that on `usual`, the
+    same patients (column number) with the scanner and the mix of A, by the paired DeLong test.
     """
     columns = [name for name in trained if str(name).startswith("image.")]
     model = _logistic(1).fit(trained[columns].to_numpy(), trained["label"].to_numpy())
+    before = pd.Series(model.decision_function(usual[columns].to_numpy()), index=usual["number"])
     found = []
     for (hospital, mix), part in tested.groupby(["hospital", "mix"], sort=True):
         labels, scores = part["label"].to_numpy(), model.decision_function(part[columns].to_numpy())
+        change = paired_delong(labels, scores, before.loc[part["number"]]).estimate
         interval = delong_interval(labels, scores)
         accuracy = float(((scores > 0) == labels).mean())
         row = {"n": len(part), "auc": interval.value, "low": interval.low, "high": interval.high, "accuracy": accuracy}
+        row |= {"change": change.value, "change_low": change.low, "change_high": change.high}
         found.append({"hospital": hospital, "mix": mix, **row})
     return pd.DataFrame(found)

@@ -42,6 +42,20 @@ def test_another_scanner_and_mix_are_harder_for_a_classifier_of_a_that_reads_shi
     rng = np.random.default_rng(2)
     labels = np.arange(600) % 2
     near = pd.DataFrame({"hospital": "A", "mix": "A", "label": labels, "image.00": rng.normal(2 * labels, 1)})
+    near["number"] = np.arange(600)
     far = near.assign(hospital="C", mix="C", **{"image.00": rng.normal(1.0 * labels, 1) + 1})
-    found = fairness.difficulty(near, pd.concat([near, far])).set_index("hospital")
+    found = fairness.difficulty(near, pd.concat([near, far.sample(frac=1, random_state=0)]), near).set_index("hospital")
     assert found.at["A", "auc"] > found.at["C", "auc"] and found.at["A", "accuracy"] > found.at["C", "accuracy"]
+    assert found.at["A", "change"] == 0 and found.at["C", "change_high"] < 0
+    assert found.at["C", "change"] == pytest.approx(found.at["C", "auc"] - found.at["A", "auc"])
+
+
+def test_two_settings_can_have_the_same_patients() -> None:
+    small = {"matrix": 48, "slices": 12, "grid": (12, 24, 24), "write": False}
+    own, same, other = (
+        pd.DataFrame([fairness.measure_one(fairness.Setting(*place, patients=patients, **small), 3)])
+        for place, patients in ((("A", "A"), "twins"), (("C", "A"), "twins"), (("C", "A"), ""))
+    )
+    burden = [table["burden.00"].item() for table in (own, same, other)]
+    assert burden[0] == burden[1] != burden[2]
+    assert own["volume.00"].item() != same["volume.00"].item()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import fairness, learnability, phantom, phantom_truth
+from benchmarks import fairness, learnability, phantom, phantom_truth, scaling
 from covid3d.phantom.fairness import GROUPS
 
 pytestmark = pytest.mark.verify
@@ -43,10 +43,13 @@ def test_nothing_but_site_side_and_shape_tells_the_class(hospital):
 
 
 def test_another_scanner_and_another_mix_are_harder():
-    announce("difficulty of B and C for a fixed classifier of A, 300 patients a setting; 30 min on 2 cores")
+    announce(
+        "difficulty of B and C for a fixed classifier of A, the same 300 patients in each setting; 25 min on 2 cores"
+    )
     table = fairness.difficulty_campaign().set_index("setting")
     assert (table["n"] >= 300).all()
     assert table.loc[["B", "C"], "auc"].mean() < table.at["as trained", "auc"], table.to_string()
+    assert (table.drop(index="as trained")["change"] < 0).all(), table.to_string()
 
 
 @pytest.mark.parametrize("seed", learnability.SEEDS)
@@ -54,3 +57,10 @@ def test_the_classes_can_be_learned_and_from_the_lesions(seed):
     announce(f"learnability, 'standard' with seed {seed} as far as Task 1 goes; 25 min on 2 cores")
     table = learnability.campaign((seed,)).query(f"seed == {seed}")
     assert not learnability.missed(table), "\n".join(learnability.missed(table))
+
+
+def test_more_patients_teach_more():
+    announce("more patients, more epochs, the lungs alone; 60 min on 2 cores")
+    table = scaling.campaign().set_index("setting")
+    assert set(table.index) == set(scaling.SETTINGS)
+    assert table.at["6 times the patients", "auc"] > table.at["as standard", "auc"], table.T.to_string()
