@@ -78,6 +78,7 @@ class Setting:
     write: bool = True  # DICOM too, for headers and file sizes
     seed: int = SEED
     patients: str = ""  # settings with the same name here have the same patients; "" = patients of its own
+    keep_grid: bool = False  # a column "grid", int16 HU (z, y, x)
 
 
 def measure(setting: Setting, patients: int, workers: int | None = None) -> pd.DataFrame:
@@ -120,6 +121,8 @@ def measure_one(setting: Setting, number: int) -> dict[str, Any]:
     row |= _named("evidence", levels.features.tolist())
     row["oracle_full"] = oracle.oracle_logit(levels.features)
     row["oracle_grid"] = oracle.oracle_logit(oracle.evidence(shares.lesion, shares.lung, spacing))
+    if setting.keep_grid:
+        row["grid"] = np.rint(grid).astype(np.int16)
     if setting.write:
         known = {
             "scan_id": patient_id,
@@ -251,19 +254,26 @@ def _row(labels: Array, scores: Array) -> dict[str, Any]:
     }
 
 
-def difficulty(trained: pd.DataFrame, tested: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
-    """Return hospital, mix, n, auc, low, high, accuracy of one logistic regression fitted to `trained`, rows of A.
+def feature_classifier(trained: pd.DataFrame) -> Callable[[pd.DataFrame], Array]:
+    """Return a logistic regression fitted to rows of `measure`, as a function of rows that gives logits.
 
-    Its features are those of the oracle, read from the image alone by a fixed threshold; no scan of `tested` may be in
-    `trained`. Accuracy is at the threshold of the fit. Then change, change_low, change_high: AUC minus that on `usual`, the
-    same patients (column number) with the scanner and the mix of A, by the paired DeLong test.
+    Its features are those of the oracle, read from the image alone by a fixed threshold.
     """
     columns = [name for name in trained if str(name).startswith("image.")]
     model = _logistic(1).fit(trained[columns].to_numpy(), trained["label"].to_numpy())
-    before = pd.Series(model.decision_function(usual[columns].to_numpy()), index=usual["number"])
+    return lambda rows: model.decision_function(rows[columns].to_numpy())
+
+
+def difficulty(tested: pd.DataFrame, usual: pd.DataFrame, score: Callable[[pd.DataFrame], Array]) -> pd.DataFrame:
+    """Return hospital, mix, n, auc, low, high, accuracy of a fixed classifier, given as a function of rows to logits.
+
+    It must not have seen any of the patients. Accuracy is at logit 0. Then change, change_low, change_high: AUC minus that on
+    `usual`, the same patients (column number) with the scanner and the mix of A, by the paired DeLong test.
+    """
+    before = pd.Series(score(usual), index=usual["number"])
     found = []
     for (hospital, mix), part in tested.groupby(["hospital", "mix"], sort=True):
-        labels, scores = part["label"].to_numpy(), model.decision_function(part[columns].to_numpy())
+        labels, scores = part["label"].to_numpy(), score(part)
         change = paired_delong(labels, scores, before.loc[part["number"]]).estimate
         interval = delong_interval(labels, scores)
         accuracy = float(((scores > 0) == labels).mean())

@@ -44,7 +44,8 @@ def test_another_scanner_and_mix_are_harder_for_a_classifier_of_a_that_reads_shi
     near = pd.DataFrame({"hospital": "A", "mix": "A", "label": labels, "image.00": rng.normal(2 * labels, 1)})
     near["number"] = np.arange(600)
     far = near.assign(hospital="C", mix="C", **{"image.00": rng.normal(1.0 * labels, 1) + 1})
-    found = fairness.difficulty(near, pd.concat([near, far.sample(frac=1, random_state=0)]), near).set_index("hospital")
+    tested = pd.concat([near, far.sample(frac=1, random_state=0)])
+    found = fairness.difficulty(tested, near, fairness.feature_classifier(near)).set_index("hospital")
     assert found.at["A", "auc"] > found.at["C", "auc"] and found.at["A", "accuracy"] > found.at["C", "accuracy"]
     assert found.at["A", "change"] == 0 and found.at["C", "change_high"] < 0
     assert found.at["C", "change"] == pytest.approx(found.at["C", "auc"] - found.at["A", "auc"])

@@ -44,12 +44,12 @@ def test_nothing_but_site_side_and_shape_tells_the_class(hospital):
 
 def test_another_scanner_and_another_mix_are_harder():
     announce(
-        "difficulty of B and C for a fixed classifier of A, the same 300 patients in each setting; 25 min on 2 cores"
+        "difficulty of B and C for fixed classifiers of A, the same 300 patients in each setting; 30 min on 2 cores"
     )
-    table = fairness.difficulty_campaign().set_index("setting")
-    assert (table["n"] >= 300).all()
-    assert table.loc[["B", "C"], "auc"].mean() < table.at["as trained", "auc"], table.to_string()
-    assert (table.drop(index="as trained")["change"] < 0).all(), table.to_string()
+    found = fairness.difficulty_campaign()
+    assert (found["n"] >= 300).all()
+    easier = found[(found["setting"] != "as trained") & (found["change"] >= 0)]
+    assert easier.empty, easier.to_string()
 
 
 @pytest.mark.parametrize("seed", learnability.SEEDS)
@@ -60,7 +60,7 @@ def test_the_classes_can_be_learned_and_from_the_lesions(seed):
 
 
 def test_more_patients_teach_more():
-    announce("more patients, more epochs, the lungs alone; 60 min on 2 cores")
+    announce("more patients, more epochs, the lungs alone; 40 min on 2 cores")
     table = scaling.campaign().set_index("setting")
     assert set(table.index) == set(scaling.SETTINGS)
-    assert table.at["6 times the patients", "auc"] > table.at["as standard", "auc"], table.T.to_string()
+    assert table.at["4 times the patients", "auc"] > table.at["as standard", "auc"], table.T.to_string()
