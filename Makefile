@@ -73,7 +73,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 verify: $(STAMP)
-	@echo "Campaigns at their stated size: about 5 h on 2 cores; each says what it does. Results go to benchmarks/results/;"
+	@echo "Campaigns at their stated size: about 6 h on 2 cores; each says what it does. Results go to benchmarks/results/;"
 	@echo "what is stored there and current is not computed again. One alone: make verify PYTEST_ARGS='-k null'"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -s -m verify $(PYTEST_ARGS)
 
