@@ -30,16 +30,21 @@ MADE_BY = ("covid3d.phantom.fairness", __file__)
 DIFFICULTY_MADE_BY = (*MADE_BY, "covid3d.training")
 HOSPITALS = ("A", "B", "C")
 A_CLASS, DIFFICULTY_A_CLASS = 600, 150
-PLACES = {  # whose scanner, whose case mix; the same patients everywhere
-    "as trained": ("A", "A"),
-    "scanner of B": ("B", "A"),
-    "scanner of C": ("C", "A"),
-    "mix of B": ("A", "B"),
-    "mix of C": ("A", "C"),
-    "B": ("B", "B"),
-    "C": ("C", "C"),
+PLACES = {  # whose scanner, whose case mix, HU of further drift; the same patients everywhere
+    "as trained": ("A", "A", 0),
+    "scanner of B": ("B", "A", 0),
+    "scanner of C": ("C", "A", 0),
+    "drift of -60 HU": ("A", "A", -60),
+    "drift of +60 HU": ("A", "A", 60),
+    "mix of B": ("A", "B", 0),
+    "mix of C": ("A", "C", 0),
+    "B": ("B", "B", 0),
+    "C": ("C", "C", 0),
 }
-SETTINGS = {name: Setting(*place, patients="difficulty") for name, place in PLACES.items()}
+SETTINGS = {
+    name: Setting(hospital, mix, drift_hu=drift, patients="difficulty")
+    for name, (hospital, mix, drift) in PLACES.items()
+}
 
 
 def fair(hospital: str, a_class: int = A_CLASS) -> pd.DataFrame:

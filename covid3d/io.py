@@ -71,18 +71,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that replaces it on success and vanishes on failure."""
     path = Path(path)
+    with working_folder(path) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def working_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a folder beside `path` to work in that vanishes in the end; what a killed process left of it goes first."""
+    path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_dead_writes(path)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}."))
-        try:
-            yield temporary
-            temporary.chmod(0o777 & ~_umask())
-            if path.exists():
-                shutil.rmtree(path)
-            temporary.replace(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.") as folder:
+            yield Path(folder)
 
 
 def clear_dead_writes(path: Path) -> None:

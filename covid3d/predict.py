@@ -1,8 +1,6 @@
 """One scan, one number: read, resample, score, explain, and leave the map in the scan's own space. Research use only."""
 
 import gzip
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from covid3d.errors import ConfigError, WeightsError
 from covid3d.explain import signed_map
 from covid3d.figures.predict import three_planes
 from covid3d.inference import pick_device, score
-from covid3d.io import atomic_path, clear_dead_writes, sha256_file, storage_errors, write_json
+from covid3d.io import atomic_path, sha256_file, storage_errors, working_folder, write_json
 from covid3d.models.registry import build
 from covid3d.models.weights import describe_weights, grid_shape, load_weights
 
@@ -148,11 +146,10 @@ def _write(out: Path, prediction: Prediction, volume: CTVolume, heat: np.ndarray
     names = ("map.nii.gz", "planes.png", "prediction.json")
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        clear_dead_writes(out / "prediction")
-        with tempfile.TemporaryDirectory(dir=out, prefix=f".prediction.{os.getpid()}.") as folder:
-            made = [Path(folder) / name for name in names]
-            _fill(made, prediction, volume, heat, window)
-            return tuple(path.replace(out / path.name) for path in made)
+    with working_folder(out / "prediction") as folder:
+        made = [folder / name for name in names]
+        _fill(made, prediction, volume, heat, window)
+        return tuple(path.replace(out / path.name) for path in made)
 
 
 def _fill(files: Sequence[Path], prediction: Prediction, volume: CTVolume, heat: np.ndarray, window: Window) -> None:

@@ -6,9 +6,7 @@ summed over the three: exact for a grey scan, whose three channels would be equa
 
 import http.client
 import math
-import os
 import shutil
-import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from covid3d.errors import DownloadError, WeightsError
-from covid3d.io import sha256_file, storage_errors
+from covid3d.io import sha256_file, storage_errors, working_folder
 from covid3d.models.bundle import SHARD, Variable, read_index, read_variables
 from covid3d.models.i3d import InceptionI3d
 from covid3d.models.weights import load_weights, save_weights
@@ -79,15 +77,13 @@ def convert(source: str, out: Path) -> dict[str, str]:
         raise WeightsError("a folder lies where the weights belong", where=out.name, cure="Give --out FILE")
     if not source.startswith(("http://", "https://")):
         return _convert(_local(Path(source)), out)
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.{os.getpid()}.") as folder:
-            address = source.removesuffix(".index")
-            prefix = Path(folder) / address.rpartition("/")[2]
-            download(f"{address}.index", Path(f"{prefix}.index"))
-            read_index(Path(f"{prefix}.index"))  # before the long download
-            download(f"{address}{SHARD}", Path(f"{prefix}{SHARD}"))
-            return _convert(prefix, out)
+    with working_folder(out) as folder:
+        address = source.removesuffix(".index")
+        prefix = folder / address.rpartition("/")[2]
+        download(f"{address}.index", Path(f"{prefix}.index"))
+        read_index(Path(f"{prefix}.index"))  # before the long download
+        download(f"{address}{SHARD}", Path(f"{prefix}{SHARD}"))
+        return _convert(prefix, out)
 
 
 def _convert(prefix: Path, out: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ with another scanner and another case mix.
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class Setting:
     seed: int = SEED
     patients: str = ""  # settings with the same name here have the same patients; "" = patients of its own
     keep_grid: bool = False  # a column "grid", int16 HU (z, y, x)
+    drift_hu: float = 0.0  # added to the scanner's own
 
 
 def measure(setting: Setting, patients: int, workers: int | None = None) -> pd.DataFrame:
@@ -99,6 +100,7 @@ def measure_one(setting: Setting, number: int) -> dict[str, Any]:
     levels = render.find_levels(patient, look)
     size = patient.thorax.height, patient.thorax.half_width
     acquisition = scanner.acquire(setting.hospital, *size, setting.matrix, setting.slices, rng)
+    acquisition = replace(acquisition, drift_hu=acquisition.drift_hu + setting.drift_hu)
     shares = render.Masks(np.zeros(setting.grid, np.float32), np.zeros(setting.grid, np.float32))
     stored, lung = [], []
     for first, slab in render.slabs(patient, look, levels, acquisition):

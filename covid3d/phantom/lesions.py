@@ -15,8 +15,8 @@ from covid3d.phantom.chest import Thorax, cavity, hilum, lungs, pleura
 from covid3d.phantom.lung import Background, lattice, lobe, parenchyma
 from covid3d.phantom.shapes import Array, Points, soft
 
-ATYPICAL = 0.02  # share of each class that shows the other class's pattern
-CASE_MIX = {"A": 0.10, "B": 0.14, "C": 0.20}  # share of viral cases among COVID-, by hospital
+ATYPICAL = 0.01  # share of each class that shows the other class's pattern
+CASE_MIX = {"A": 0.02, "B": 0.06, "C": 0.11}  # share of viral cases among COVID-, by hospital
 PATTERNS = ("rounded", "patchy", "branching", "lobar")
 REFERENCE_MM = 6.0
 FAR = np.float32(1e3)
@@ -157,17 +157,17 @@ def _draft(pattern: str, thorax: Thorax, ref: Reference, vessels: Array, rng: np
 
 
 def _foci(thorax: Thorax, ref: Reference, rng: np.random.Generator, *, covid: bool) -> Draft:
-    """Draw rounded and short patches on both sides: with COVID under the pleura, low and behind, else anywhere.
+    """Draw rounded and short patches on both sides under the pleura: with COVID low and behind, with other viruses less so.
 
     Places with more vessels come first, so that the foci cover as much blood as the tubes.
     """
     t, q = ref.points.z / thorax.height, ref.points
-    depth = rng.uniform(9, 20) if covid else rng.uniform(14, 34)
-    weight = np.exp(-(((ref.pleura - depth) / (5 if covid else 12)) ** 2)) + 1e-9
-    steep = max(rng.normal(1.15, 0.35), 0.0) if covid else rng.normal(-0.3, 0.35)
+    depth = rng.uniform(9, 20) if covid else rng.uniform(10, 26)
+    weight = np.exp(-(((ref.pleura - depth) / (5 if covid else 8)) ** 2)) + 1e-9
+    steep = max(rng.normal(1.15, 0.35) if covid else rng.normal(0.6, 0.5), 0.0)
     weight = weight * np.exp(-2.2 * steep * np.clip(t, 0, 1)) / (1 + np.exp(-(q.y - 6) * steep / 13))
-    weight = weight * (np.abs(q.x) > (42 if covid else 28)) * (0.01 + 1 - ref.aerated)
-    share = rng.beta(6, 6) if rng.random() < (0.93 if covid else 0.75) else float(rng.random() < 0.5)
+    weight = weight * (np.abs(q.x) > (42 if covid else 36)) * (0.01 + 1 - ref.aerated)
+    share = rng.beta(6, 6) if rng.random() < (0.93 if covid else 0.85) else float(rng.random() < 0.5)
     count = int(np.clip(round(np.exp(rng.normal(2.0, 0.55))), 2, 18))
     spare = 1 if 0 < share < 1 else 0
     right = int(np.clip(round(count * share), spare, count - spare))
@@ -188,7 +188,7 @@ def _foci(thorax: Thorax, ref: Reference, rng: np.random.Generator, *, covid: bo
 def _branching(vessels: Array, rng: np.random.Generator) -> Draft:
     """Choose tubes beside the bronchovascular tree: from a few tips of one region, at times one on each side, inwards."""
     first = -1 if rng.random() < 0.5 else 1
-    sides = (first,) if rng.random() < 0.65 else (-1, 1)
+    sides = (first,) if rng.random() < 0.75 else (-1, 1)
     reach, parent = rng.uniform(20, 60), vessels[:, 8].astype(int)
     lines, widths = [], []
     for side in sides:

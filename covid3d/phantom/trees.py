@@ -69,7 +69,8 @@ def _targets(thorax: chest.Thorax, rng: np.random.Generator) -> tuple[Array, Arr
     inside, t = chest.cavity(thorax, p)
     number, gap = lobe(thorax, p)
     depth = chest.lungs(thorax, p, inside, t)
-    kept = (depth > rng.uniform(2, 8, len(grid))) & (gap > 4) & (rng.random(len(grid)) < np.clip(12 / depth, 0.3, 1))
+    share = np.clip(12 / np.maximum(depth, 1), 0.3, 1)
+    kept = (depth > rng.uniform(2, 8, len(grid))) & (gap > 4) & (rng.random(len(grid)) < share)
     return grid[kept], number[kept]
 
 

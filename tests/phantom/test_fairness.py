@@ -60,3 +60,11 @@ def test_two_settings_can_have_the_same_patients() -> None:
     burden = [table["burden.00"].item() for table in (own, same, other)]
     assert burden[0] == burden[1] != burden[2]
     assert own["volume.00"].item() != same["volume.00"].item()
+
+
+def test_a_drift_moves_the_hounsfield_scale_and_nothing_else() -> None:
+    small = {"matrix": 48, "slices": 12, "grid": (12, 24, 24), "write": False, "keep_grid": True}
+    own, drifted = (fairness.measure_one(fairness.Setting("A", drift_hu=drift, **small), 3) for drift in (0.0, 60.0))
+    inside = own["grid"] > -950
+    assert np.abs(drifted["grid"] - own["grid"] - 60)[inside].mean() < 1
+    assert own["burden.00"] == drifted["burden.00"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from covid3d.metrics import auc
-from covid3d.phantom import fit_oracle, oracle
+from covid3d.phantom import fit_oracle, lesions, oracle
 
 
 def lungs_with(*boxes: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray]:
@@ -44,3 +44,17 @@ def test_the_frozen_rule_tells_new_patients_apart_but_not_all() -> None:
     labels = np.array([label for label, _ in rows])
     scores = [oracle.oracle_logit(found) for _, found in rows]
     assert 0.86 < auc(labels, scores) < 1
+
+
+def test_viral_cases_look_like_covid_and_bacterial_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lesions, "ATYPICAL", 0.0)
+    monkeypatch.setattr(lesions, "CASE_MIX", {"viral": 1.0, "bacterial": 0.0})
+    scores = {
+        kind: [
+            oracle.oracle_logit(fit_oracle.first_scan(2 * number + (kind == "covid"), hospital=mix, seed=6)[1])
+            for number in range(20)
+        ]
+        for kind, mix in (("covid", "bacterial"), ("viral", "viral"), ("bacterial", "bacterial"))
+    }
+    told = {kind: auc([1] * 20 + [0] * 20, scores["covid"] + scores[kind]) for kind in ("viral", "bacterial")}
+    assert told["viral"] < 0.85 < 0.93 < told["bacterial"]
