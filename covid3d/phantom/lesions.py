@@ -16,7 +16,7 @@ from covid3d.phantom.lung import Background, lattice, lobe, parenchyma
 from covid3d.phantom.shapes import Array, Points, soft
 
 ATYPICAL = 0.01  # share of each class that shows the other class's pattern
-CASE_MIX = {"A": 0.02, "B": 0.06, "C": 0.11}  # share of viral cases among COVID-, by hospital
+CASE_MIX = {"A": 0.02, "B": 0.06, "C": 0.08}  # share of viral cases among COVID-, by hospital
 PATTERNS = ("rounded", "patchy", "branching", "lobar")
 REFERENCE_MM = 6.0
 FAR = np.float32(1e3)
