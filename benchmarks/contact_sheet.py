@@ -30,7 +30,7 @@ from covid3d.phantom.build import build
 
 SHEET = campaigns.CHECKOUT / "book" / "images" / "phantom_contact_sheet.jpg"
 LARGEST = 900_000
-SEED, CANDIDATES, SLICES = 7, 60, 214
+SEED, CANDIDATES, SLICES = 11, 60, 214
 LATER = (4, 9, 15)  # days after the first scan
 TYPICAL = 0.12  # share of the lung that is lesion
 LEVEL, WIDTH = -600, 1500
@@ -101,7 +101,7 @@ def choose(truth: pd.DataFrame) -> dict[str, str]:
     return {
         "COVID+, first scan": covid,
         **later,
-        **{title: best[0, pattern] for title, pattern in others.items() if (0, pattern) in best},
+        **{title: best[0, pattern] for title, pattern in others.items()},
         f"COVID{sign}, nearly clear": clear["scan_id"],
     }
 

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.fairness [hospital …]` measures 600 simulated patients a class in each hospital's setting and writes
 benchmarks/results/phantom_fairness.csv. `python -m benchmarks.fairness difficulty` lets two fixed classifiers of A meet each
-scanner and case mix with the same 300 patients, and writes phantom_difficulty.csv. Without arguments both are done.
+scanner and case mix, and a drift of the Hounsfield scale, with the same 300 patients, and writes phantom_difficulty.csv. Without
+arguments both are done.
 """
 
 import functools

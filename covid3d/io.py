@@ -71,7 +71,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that replaces it on success and vanishes on failure."""
     path = Path(path)
-    with working_folder(path) as temporary:
+    with storage_errors(path), working_folder(path) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
@@ -81,13 +81,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def working_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a folder beside `path` to work in that vanishes in the end; what a killed process left of it goes first."""
+    """Yield a folder beside `path` to work in that vanishes in the end; what a process killed on this machine left goes first."""
     path = Path(path)
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        clear_dead_writes(path)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.") as folder:
-            yield Path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_dead_writes(path)
+    prefix = f".{path.name}.{os.getpid()}."
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def clear_dead_writes(path: Path) -> None:

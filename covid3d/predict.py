@@ -144,9 +144,7 @@ def _warnings(volume: CTVolume, unsafe: bool) -> tuple[str, ...]:
 def _write(out: Path, prediction: Prediction, volume: CTVolume, heat: np.ndarray, window: Window) -> tuple[Path, ...]:
     """Write the map, the picture and the number, all or none; return the paths."""
     names = ("map.nii.gz", "planes.png", "prediction.json")
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with working_folder(out / "prediction") as folder:
+    with storage_errors(out), working_folder(out / "prediction") as folder:
         made = [folder / name for name in names]
         _fill(made, prediction, volume, heat, window)
         return tuple(path.replace(out / path.name) for path in made)

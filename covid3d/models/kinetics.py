@@ -77,7 +77,7 @@ def convert(source: str, out: Path) -> dict[str, str]:
         raise WeightsError("a folder lies where the weights belong", where=out.name, cure="Give --out FILE")
     if not source.startswith(("http://", "https://")):
         return _convert(_local(Path(source)), out)
-    with working_folder(out) as folder:
+    with storage_errors(out), working_folder(out) as folder:
         address = source.removesuffix(".index")
         prefix = folder / address.rpartition("/")[2]
         download(f"{address}.index", Path(f"{prefix}.index"))

@@ -57,4 +57,4 @@ def test_viral_cases_look_like_covid_and_bacterial_ones_do_not(monkeypatch: pyte
         for kind, mix in (("covid", "bacterial"), ("viral", "viral"), ("bacterial", "bacterial"))
     }
     told = {kind: auc([1] * 20 + [0] * 20, scores["covid"] + scores[kind]) for kind in ("viral", "bacterial")}
-    assert told["viral"] < 0.85 < 0.93 < told["bacterial"]
+    assert told["viral"] < 0.85 and told["bacterial"] > 0.88

@@ -47,7 +47,7 @@ def test_nothing_but_site_side_and_shape_tells_the_class(hospital):
 )
 def test_another_scanner_and_another_mix_are_harder(harder):
     announce(
-        "difficulty of B and C for fixed classifiers of A, the same 300 patients in each setting; 30 min on 2 cores"
+        "difficulty of B and C for fixed classifiers of A, the same 300 patients in each setting; 25 min on 2 cores"
     )
     found = fairness.difficulty_campaign()
     assert (found["n"] >= 300).all()
