@@ -79,13 +79,14 @@ def train(run: Run, setting: Setting, times: int, fold: int) -> dict[str, pd.Dat
     place = run.path("checkpoints", f"{NAME}-{'-'.join(map(str, setting))}-{fold}.safetensors")
     result = fit(model, examples, others, plan, checkpoint=place, seed=seed)
     torch.set_num_threads(plan.threads)
+    layers = [name for name in model.extractor if "Mixed" in name]  # type: ignore[union-attr, operator]
     found = []
-    for layer in (name for name in model.extractor if "Mixed" in name):  # type: ignore[union-attr, operator]
-        for number in np.flatnonzero(others.labels):
+    for number in np.flatnonzero(others.labels):
+        masks = [read(run, others.scan_ids[number]) for read in (lesion_mask, lung_mask)]
+        for layer in layers:
             cells = cell_map(model, others.grids[number, 0], window, layer, profile.explain.method).cells
             values = spread(cells, model.extractor, layer, profile.model.grid)  # type: ignore[arg-type]
-            name = others.scan_ids[number]
-            found.append({"layer": layer, **mass(values, lesion_mask(run, name), lung_mask(run, name))})
+            found.append({"layer": layer, **mass(values, *masks)})
     return {
         "scores": others.table.assign(logit=result.logits, fold=fold),
         "history": result.history.assign(fold=fold, patients=len(examples)),
