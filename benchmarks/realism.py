@@ -2,7 +2,7 @@
 
 `python -m benchmarks.realism` builds first scans of the three hospitals at the paper's size, reads them as a user would and
 writes benchmarks/results/phantom_realism.csv: numbers only, no pixel of a real scan. Real scans lie in $COVID3D_REAL_CT, else in
-../shared/real_ct. `--scans N` scans a hospital; 4 take about 12 min on one core.
+../shared/real_ct. `--scans N` scans a hospital; 12 take about 36 min on one core.
 """
 
 import argparse
@@ -29,7 +29,7 @@ REAL = {"P002": "chest/covid_P002", "cap001": "chest/pneumonia_cap001", "CIP": "
 def main() -> None:
     """Measure real and simulated scans and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scans", type=int, default=4, help="simulated scans a hospital")
+    parser.add_argument("--scans", type=int, default=12, help="simulated scans a hospital")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     folder = Path(os.environ.get("COVID3D_REAL_CT", campaigns.CHECKOUT.parent / "shared" / "real_ct"))
