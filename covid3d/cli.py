@@ -53,6 +53,7 @@ def phantom_build(
 
     from covid3d.config import DATA, load_profile, open_run
     from covid3d.phantom.build import build
+    from covid3d.phantom.folder import cohort_folder
     from covid3d.pipeline import is_stored, store_scan
 
     if world not in ("effect", "null"):
@@ -74,7 +75,11 @@ def phantom_build(
     form = manifest or DATA / "data_manifest.csv"
     if not form.is_file():
         raise ConfigError("the manifest does not exist", where=str(form), cure="Give --manifest FILE")
-    build(Path(out), manifest=form, profile=load_profile(profile), world=world, seed=seed, scans=scan or None)
+    sizes = load_profile(profile)
+    with cohort_folder(out, world=world, seed=seed, profile=sizes, manifest=form) as held:
+        scans = sorted({*scan, *held}) if scan else None
+        built = build(out, manifest=form, profile=sizes, world=world, seed=seed, scans=scans)
+    typer.echo(f"{out / 'manifest.csv'}: {len(built)} simulated scans")
 
 
 @app.command()

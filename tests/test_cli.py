@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from conftest import CHECKOUT
 
@@ -99,7 +100,11 @@ def test_a_phantom_scan_is_written_as_dicom_with_its_truth(call, root):
     assert found.returncode == 0, found.stderr
     assert list((root / "cohort" / "dicom" / "B001-0").glob("*.dcm"))
     assert (root / "cohort" / "truth" / "truth.csv").is_file()
-    assert (root / "cohort" / "manifest.csv").is_file()
+    assert "1 simulated scans" in found.stdout and "simulated" in (root / "cohort" / "cohort.json").read_text()
+    again = call("phantom", "build", "--out", "cohort", "--scan", "C001-0", "--seed", 3)
+    assert again.returncode == 0, again.stderr
+    for table in ("manifest.csv", "truth/truth.csv"):
+        assert set(pd.read_csv(root / "cohort" / table)["scan_id"]) == {"B001-0", "C001-0"}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +120,14 @@ def test_a_phantom_scan_is_written_as_dicom_with_its_truth(call, root):
 def test_a_phantom_that_cannot_be_built_is_one_message_and_leaves_nothing(call, root, arguments, words):
     refused(call("phantom", "build", *arguments), *words)
     assert not (root / "x").exists()
+
+
+def test_a_phantom_is_not_built_over_other_files(call, root):
+    foreign = root / "mine" / "dicom" / "B001-0" / "1.dcm"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"a scan")
+    refused(call("phantom", "build", "--out", "mine", "--scan", "B001-0"), "'mine'", "new or empty folder")
+    assert foreign.read_bytes() == b"a scan" and [path.name for path in (root / "mine").iterdir()] == ["dicom"]
 
 
 # check
