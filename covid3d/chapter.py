@@ -90,7 +90,9 @@ def format_value(value: Any, low: Any = None, high: Any = None, unit: str = "", 
         suffix = f" {unit}" if unit and unit != "AUC" else ""
         text = format_number(value, unit) + suffix
     if not missing(low) and not missing(high):
-        text += f" (95 % CI {format_number(low, unit)} to {format_number(high, unit)})"
+        empty = unit == "AUC" and high - low < 1e-9  # of equal folds, or of classes that do not overlap
+        limits = f"95 % CI {format_number(low, unit)} to {format_number(high, unit)}"
+        text += " (no interval: nothing varies)" if empty else f" ({limits})"
     return text
 
 

@@ -48,6 +48,8 @@ def test_a_value_is_printed_with_its_unit(value, unit, text):
 
 def test_an_interval_is_printed_after_the_value():
     assert format_value(0.78, 0.6, 0.89, "AUC") == "0.780 (95 % CI 0.600 to 0.890)"
+    assert format_value(0.194, 0.194, 0.194 + 3e-16, "AUC") == "0.194 (no interval: nothing varies)"
+    assert format_value(7.0, 7.0, 7.0, "days") == "7 days (95 % CI 7 to 7)"  # a median of whole days may be sure
 
 
 def test_a_missing_value_becomes_null_and_gives_its_reason(run):

@@ -28,7 +28,7 @@ def cohort_folder(out: Path, *, world: str, seed: int, profile: Profile, manifes
     if known is None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(
-                f"'{out.name}' holds something else than a simulated cohort",
+                f"'{out.resolve().name}' holds something else than a simulated cohort",
                 where="--out",
                 cure="Give a new or empty folder",
             )
@@ -40,7 +40,7 @@ def cohort_folder(out: Path, *, world: str, seed: int, profile: Profile, manifes
     elif others := [name for name, value in setting.items() if known.get(name) != value]:
         told = ", ".join(f"{name} {known.get(name)}" for name in ("world", "seed", "profile"))
         raise ConfigError(
-            f"'{out.name}' holds another cohort ({told}); what differs: {', '.join(others)}",
+            f"'{out.resolve().name}' holds another cohort ({told}); what differs: {', '.join(others)}",
             where="--out",
             cure="Give a new folder, or the options of the cohort that is there",
         )
