@@ -15,48 +15,68 @@ NAME = "cohort.json"
 
 @contextlib.contextmanager
 def cohort_folder(out: Path, *, world: str, seed: int, profile: Profile, manifest: Path) -> Iterator[list[str]]:
-    """Claim `out` for one simulated cohort and yield the scan_ids that it holds already.
+    """Claim `out` for one simulated cohort and yield the scan_ids that it holds already, finished or not.
 
     A new or empty folder gets cohort.json, which says that the scans are simulated, and with what; if nothing comes of
-    the build the folder is as before. Raises ConfigError for a folder with anything else in it or with another cohort,
-    since a build replaces scans and tables of the same name, and StorageError for one that cannot be made.
+    the build the folder is as before. Raises ConfigError for a folder that is not the simulator's or holds another
+    cohort, since a build replaces scans and tables of the same name, and StorageError for one that cannot be made.
     """
     sizes = {"cohort": profile.cohort.model_dump(), "phantom": profile.phantom.model_dump(), "grid": profile.model.grid}
     setting = {"world": world, "seed": seed, "sizes": sha256_json(sizes), "order form": sha256_tree(manifest)}
-    record = out / NAME
-    known = _known(record)
-    if known is None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    name = out.resolve().name or str(out)
+    try:
+        made, held = not out.exists(), _held(out)
+        known = _known(out) if held else None
+        if known is None and not _is_empty(out):
             raise ConfigError(
-                f"'{out.resolve().name}' holds something else than a simulated cohort",
+                f"'{name}' holds something else than a simulated cohort",
                 where="--out",
                 cure="Give a new or empty folder",
             )
-        made = not out.exists()
-        try:
-            write_json(record, {"simulated": True, "profile": profile.name, **setting})
-        except OSError as error:
-            raise StorageError("the folder cannot be made", where="--out", cure="Give another folder") from error
-    elif others := [name for name, value in setting.items() if known.get(name) != value]:
-        told = ", ".join(f"{name} {known.get(name)}" for name in ("world", "seed", "profile"))
+        if known is None:
+            write_json(out / NAME, {"simulated": True, "profile": profile.name, **setting})
+    except OSError as error:
+        raise StorageError("the folder cannot be used", where="--out", cure="Give another folder") from error
+    others = [] if known is None else [key for key, value in setting.items() if known.get(key) != value]
+    if known is not None and others:
+        told = ", ".join(f"{key} {known.get(key)}" for key in ("world", "seed", "profile"))
         raise ConfigError(
-            f"'{out.resolve().name}' holds another cohort ({told}); what differs: {', '.join(others)}",
+            f"'{name}' holds another cohort ({told}); what differs: {', '.join(others)}",
             where="--out",
             cure="Give a new folder, or the options of the cohort that is there",
         )
     try:
-        yield sorted(path.stem for path in out.joinpath(*RECORDS).glob("[!.]*.json"))
+        yield held
     finally:
-        if known is None and [path.name for path in out.iterdir()] == [NAME]:
-            record.unlink()
-            if made:
-                out.rmdir()
+        if known is None and not _held(out) and _is_empty(out):
+            with contextlib.suppress(OSError):  # another build may have begun in it
+                if (out / "dicom").exists():
+                    (out / "dicom").rmdir()
+                (out / NAME).unlink()
+                if made:
+                    out.rmdir()
 
 
-def _known(record: Path) -> dict[str, Any] | None:
+def _held(out: Path) -> list[str]:
+    """Return the scans that have a record or a series: a killed build leaves series without a record."""
+    found = [path.stem for path in out.joinpath(*RECORDS).glob("[!.]*.json")]
+    return sorted({*found, *(path.name for path in (out / "dicom").glob("[!.]*"))})
+
+
+def _is_empty(out: Path) -> bool:
+    """Tell whether a folder is new or holds nothing but what a build writes before its first scan."""
+    if not out.exists():
+        return True
+    found = {path.name for path in out.iterdir()} if out.is_dir() else {""}
+    started = NAME in found and _known(out) is not None and not any((out / "dicom").glob("[!.]*"))
+    expected = {NAME, "dicom"} if started else set()
+    return all(name in expected or name.startswith(f".{NAME}.") for name in found)
+
+
+def _known(out: Path) -> dict[str, Any] | None:
     """Return what cohort.json says, or None where there is none that can be read."""
     try:
-        known = read_json(record)
-    except (OSError, ValueError):
+        known = read_json(out / NAME)
+    except (OSError, ValueError, RecursionError):
         return None
     return known if isinstance(known, dict) and known.get("simulated") is True else None
