@@ -26,7 +26,7 @@ def cohort_folder(out: Path, *, world: str, seed: int, profile: Profile, manifes
     name = out.resolve().name or str(out)
     try:
         made, held = not out.exists(), _held(out)
-        known = _known(out) if held else None
+        known = _known(out) if held else None  # what a build without scans has left binds no other
         if known is None and not _is_empty(out):
             raise ConfigError(
                 f"'{name}' holds something else than a simulated cohort",
