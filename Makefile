@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Set-up in $(VENV): about 8 GB of disk, 5 to 15 min with a good connection; done once, again only when the pins change."
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no '$(PYTHON)'. Install Python 3.11, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
