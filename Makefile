@@ -47,7 +47,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Set-up in $(VENV): about 8 GB of disk, 5 to 15 min with a good connection; done once, again only when the pins change."
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no '$(PYTHON)'. Install Python 3.11, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
+	@$(PY) -m compileall -q -j 0 "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true  # on all cores
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
@@ -70,6 +71,7 @@ book: $(STAMP)
 
 test: $(STAMP)
 	@echo "All tests, with a smoke run, its notebooks and its book: at most 20 min on 2 cores, 1 GB."
+	@$(PY) -m compileall -q covid3d benchmarks  # once, where PYTHONDONTWRITEBYTECODE has each process of a run do it
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 verify: $(STAMP)
