@@ -27,18 +27,20 @@ def cohort_folder(out: Path, *, world: str, seed: int, profile: Profile, manifes
     try:
         made, held = not out.exists(), _held(out)
         known = _known(out) if held else None  # what a build without scans has left binds no other
-        if known is None and not _is_empty(out):
-            raise ConfigError(
-                f"'{name}' holds something else than a simulated cohort",
-                where="--out",
-                cure="Give a new or empty folder",
-            )
+        claims = known is None
         if known is None:
-            write_json(out / NAME, {"simulated": True, "profile": profile.name, **setting})
+            if not _is_empty(out):
+                raise ConfigError(
+                    f"'{name}' holds something else than a simulated cohort",
+                    where="--out",
+                    cure="Give a new or empty folder",
+                )
+            known = {"simulated": True, "profile": profile.name, **setting}
+            write_json(out / NAME, known)
     except OSError as error:
         raise StorageError("the folder cannot be used", where="--out", cure="Give another folder") from error
-    others = [] if known is None else [key for key, value in setting.items() if known.get(key) != value]
-    if known is not None and others:
+    others = [key for key, value in setting.items() if known.get(key) != value]
+    if others:
         told = ", ".join(f"{key} {known.get(key)}" for key in ("world", "seed", "profile"))
         raise ConfigError(
             f"'{name}' holds another cohort ({told}); what differs: {', '.join(others)}",
@@ -48,7 +50,7 @@ def cohort_folder(out: Path, *, world: str, seed: int, profile: Profile, manifes
     try:
         yield held
     finally:
-        if known is None and not _held(out) and _is_empty(out):
+        if claims and not _held(out) and _is_empty(out):
             with contextlib.suppress(OSError):  # another build may have begun in it
                 if (out / "dicom").exists():
                     (out / "dicom").rmdir()
@@ -64,12 +66,11 @@ def _held(out: Path) -> list[str]:
 
 
 def _is_empty(out: Path) -> bool:
-    """Tell whether a folder is new or holds nothing but what a build writes before its first scan."""
+    """Tell whether a folder without scans is new, or holds only what a build writes before its first scan."""
     if not out.exists():
         return True
     found = {path.name for path in out.iterdir()} if out.is_dir() else {""}
-    started = NAME in found and _known(out) is not None and not any((out / "dicom").glob("[!.]*"))
-    expected = {NAME, "dicom"} if started else set()
+    expected = {NAME, "dicom"} if _known(out) is not None else set()
     return all(name in expected or name.startswith(f".{NAME}.") for name in found)
 
 
