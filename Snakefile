@@ -8,9 +8,10 @@
 #   make run RUN=name      or      snakemake --cores 2 --config run=name
 import sys
 
-from covid3d import pipeline, steps
+from covid3d.commands import pipeline
+from covid3d.run import steps
 from covid3d.comparators.catalogue import OTHERS
-from covid3d.config import CHAPTERS, SITE_CHAPTERS, open_run
+from covid3d.run.profile import CHAPTERS, SITE_CHAPTERS, open_run
 
 run = open_run(str(config.get("run", "smoke")))
 
@@ -140,7 +141,7 @@ rule finish:
     wildcard_constraints:
         last="collect|book",
     params:
-        code=steps.code_fingerprint("covid3d.book"),
+        code=steps.code_fingerprint("covid3d.report.book"),
         pages=lambda wildcards: pipeline.pages_code(run) if wildcards.last == "book" else "",
     log:
         "logs/job_{last}.log",

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covid3d import campaigns
-from covid3d.manifest import COLUMNS
+from covid3d.cohort.manifest import COLUMNS
+from covid3d.run import campaigns
 
 SIZES = (100, 1000, 10_000)
 SHAPE, SPACING = (20, 48, 48), (7.0, 7.0, 8.0)
 CHECK = """
 import json, resource, sys, time
-from covid3d.ct.gate import check_manifest
+from covid3d.cohort.gate import check_manifest
 start = time.perf_counter()
 gate = check_manifest(sys.argv[1])
 seconds = time.perf_counter() - start
@@ -65,7 +65,7 @@ def measure(count: int) -> pd.DataFrame:
 def main(sizes: list[int]) -> None:
     """Measure each size, which keeps those already stored."""
     start = time.perf_counter()
-    print(campaigns.extend("check", "rows", sizes or SIZES, measure, ["covid3d.ct.gate", __file__]).to_string())
+    print(campaigns.extend("check", "rows", sizes or SIZES, measure, ["covid3d.cohort.gate", __file__]).to_string())
     print(f"{time.perf_counter() - start:.0f} s")
 
 

@@ -5,7 +5,8 @@
 
 import sys
 
-from covid3d import campaigns, comparison
+from covid3d.chapters import comparison
+from covid3d.run import campaigns
 
 from .learnability import run_of
 
@@ -15,4 +16,6 @@ if __name__ == "__main__":
     if table is None:
         sys.exit("error: the compared models of 'standard' have not been run, or are out of date. Say `make extended`")
     about = f"{run.name}, seed {run.seed}, world {run.world}"
-    print(campaigns.write("comparators", table.assign(run=about), ("covid3d.comparison", __file__)).to_string())
+    print(
+        campaigns.write("comparators", table.assign(run=about), ("covid3d.chapters.comparison", __file__)).to_string()
+    )

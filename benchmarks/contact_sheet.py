@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
-from covid3d import campaigns
-from covid3d.config import Profile, load_profile
+from covid3d.cohort.manifest import COLUMNS
 from covid3d.ct import realism
-from covid3d.ct.series import read_ct
-from covid3d.io import parallel_map
-from covid3d.manifest import COLUMNS
+from covid3d.dicom.series import read_ct
 from covid3d.phantom.build import build
+from covid3d.run import campaigns
+from covid3d.run.files import parallel_map
+from covid3d.run.profile import Profile, load_profile
 
 SHEET = campaigns.CHECKOUT / "book" / "images" / "phantom_contact_sheet.jpg"
 LARGEST = 900_000

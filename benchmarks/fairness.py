@@ -14,21 +14,21 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from covid3d import campaigns
-from covid3d.config import load_profile
 from covid3d.ct.windows import nominal_window
-from covid3d.inference import score
-from covid3d.io import cpu_count
-from covid3d.models.registry import build
+from covid3d.network.registry import build
+from covid3d.network.scoring import score
+from covid3d.network.training import Examples, Plan, fit
 from covid3d.phantom import fairness
 from covid3d.phantom.fairness import Setting
-from covid3d.training import Examples, Plan, fit
+from covid3d.run import campaigns
+from covid3d.run.files import cpu_count
+from covid3d.run.profile import load_profile
 
 Score = Callable[[pd.DataFrame], np.ndarray]
 
 NAME, DIFFICULTY = "phantom_fairness", "phantom_difficulty"
 MADE_BY = ("covid3d.phantom.fairness", __file__)
-DIFFICULTY_MADE_BY = (*MADE_BY, "covid3d.training")
+DIFFICULTY_MADE_BY = (*MADE_BY, "covid3d.network.training")
 HOSPITALS = ("A", "B", "C")
 A_CLASS, DIFFICULTY_A_CLASS = 600, 150
 PLACES = {  # whose scanner, whose case mix, HU of further drift; the same patients everywhere

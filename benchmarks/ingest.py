@@ -65,15 +65,15 @@ def make_series(folder: Path, syntax: str, slices: int) -> None:
 
 def ours():
     from covid3d.ct.grid import resample
-    from covid3d.ct.series import read_ct
+    from covid3d.dicom.series import read_ct
 
     return lambda folder: resample(read_ct(folder), GRID, threads=CORES)
 
 
 def floor():
     """Headers and decoded bytes only: no order, no HU, no grid."""
-    from covid3d.ct.headers import read_slices
-    from covid3d.ct.pixels import stored_values
+    from covid3d.dicom.headers import read_slices
+    from covid3d.dicom.pixels import stored_values
 
     def run(folder):
         with ThreadPoolExecutor(CORES) as pool:
@@ -215,8 +215,8 @@ def compare(folder: Path, repeats: int) -> dict[str, dict]:
 TAKE_IN = """
 import json, os, resource, sys, time
 os.sched_setaffinity(0, list(os.sched_getaffinity(0))[: int(sys.argv[2])])
-from covid3d.config import open_run
-from covid3d.ct.intake import ensure_intake
+from covid3d.run.profile import open_run
+from covid3d.cohort.intake import ensure_intake
 run, start = open_run("cohort", profile=sys.argv[1], manifest="manifest.csv"), time.perf_counter()
 table, seconds = ensure_intake(run), time.perf_counter() - start
 (own,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))  # ru_maxrss is inherited
@@ -229,7 +229,7 @@ def take_in(series: Path, count: int, cores: int, profile: str) -> dict:
     """Take in `count` scans (one series under as many names) by a run on some cores: scans a second and peak MiB."""
     import pandas as pd
 
-    from covid3d.manifest import COLUMNS
+    from covid3d.cohort.manifest import COLUMNS
 
     with tempfile.TemporaryDirectory(dir=series.parent) as root:
         for number in range(count):
@@ -252,22 +252,22 @@ def measure_cohort(count: int, slices: int, profile: str) -> None:
     """Measure `count` scans and four times as many, each on one core and on all; write the table."""
     import pandas as pd
 
-    from covid3d import campaigns
+    from covid3d.run import campaigns
 
     with tempfile.TemporaryDirectory() as place:
         series = Path(place) / "series"
         make_series(series, "uncompressed", slices)
         sizes = [(count, 1), (4 * count, 1), (count, CORES), (4 * count, CORES)]
         rows = [{**take_in(series, *size, profile), "slices": slices, "profile": profile} for size in sizes]
-    print(campaigns.write("ingest_cohort", pd.DataFrame(rows), ["covid3d.ct.intake", __file__]).to_string())
+    print(campaigns.write("ingest_cohort", pd.DataFrame(rows), ["covid3d.cohort.intake", __file__]).to_string())
 
 
 def main() -> None:
     """Measure every syntax and write the table."""
     import pandas as pd
 
-    from covid3d import campaigns
-    from covid3d.io import write_csv
+    from covid3d.run import campaigns
+    from covid3d.run.files import write_csv
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
@@ -301,7 +301,7 @@ def main() -> None:
     if options.out:
         write_csv(options.out, table)
     else:
-        campaigns.write("ingest", table, ["covid3d.ct.series", "covid3d.ct.grid", __file__])
+        campaigns.write("ingest", table, ["covid3d.dicom.series", "covid3d.ct.grid", __file__])
 
 
 if __name__ == "__main__":

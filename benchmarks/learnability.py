@@ -10,15 +10,22 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d import campaigns, pipeline
-from covid3d.config import Run, open_run
-from covid3d.cross_validation import FLAT_WITHIN, flatness, learning_curves
-from covid3d.explain import lesion_share_ratio, read_summary
-from covid3d.external import first_scores, learnable, skill
-from covid3d.io import cpu_count
+from covid3d.chapters.cross_validation import FLAT_WITHIN, flatness, learning_curves
+from covid3d.chapters.explanation import lesion_share_ratio, read_summary
+from covid3d.chapters.external_tests import first_scores, learnable, skill
+from covid3d.commands import pipeline
+from covid3d.run import campaigns
+from covid3d.run.files import cpu_count
+from covid3d.run.profile import Run, open_run
 
 NAME, CURVES = "learnability", "learnability_curves"
-MADE_BY = ("covid3d.external", "covid3d.cross_validation", "covid3d.explain", "covid3d.phantom.build", __file__)
+MADE_BY = (
+    "covid3d.chapters.external_tests",
+    "covid3d.chapters.cross_validation",
+    "covid3d.chapters.explanation",
+    "covid3d.phantom.build",
+    __file__,
+)
 SEEDS = (1, 2, 3)
 LOWEST_AUC, LOWEST_SKILL, LOWEST_RATIO = 0.60, 0.6, 2.0
 JOBS = ("external", "explain")

@@ -12,15 +12,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from covid3d import campaigns
-from covid3d.config import Run
-from covid3d.cross_validation import split_of
-from covid3d.ct.store import Store
+from covid3d.chapters.cross_validation import split_of
+from covid3d.chapters.explanation import cell_map, mass, read_summary, spread
+from covid3d.chapters.truth import lesion_mask, lung_mask
+from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, nominal_window
-from covid3d.explain import cell_map, mass, read_summary, spread
-from covid3d.inference import to_input
-from covid3d.training import load_fold
-from covid3d.truth import lesion_mask, lung_mask
+from covid3d.network.scoring import to_input
+from covid3d.network.training import load_fold
+from covid3d.run import campaigns
+from covid3d.run.profile import Run
 
 from .learnability import run_of
 
@@ -91,4 +91,4 @@ def shares_of(run: Run) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    print(campaigns.write("map_layers", shares_of(run_of(1)), ("covid3d.explain", __file__)).to_string())
+    print(campaigns.write("map_layers", shares_of(run_of(1)), ("covid3d.chapters.explanation", __file__)).to_string())

@@ -13,21 +13,24 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from covid3d import campaigns, metrics, pipeline, prognosis, trajectories
-from covid3d.config import Run, RunConfig, load_profile
-from covid3d.contrasts import fold_aucs
-from covid3d.explain import read_map, read_summary
-from covid3d.external import first_scores, validation_scores
-from covid3d.io import cpu_count, write_text
-from covid3d.risk import MEASURES
-from covid3d.truth import lesion_mask, read_truth
+from covid3d.chapters import prognosis, trajectories
+from covid3d.chapters.explanation import read_map, read_summary
+from covid3d.chapters.external_tests import first_scores, validation_scores
+from covid3d.chapters.truth import lesion_mask, read_truth
+from covid3d.commands import pipeline
+from covid3d.run import campaigns
+from covid3d.run.files import cpu_count, write_text
+from covid3d.run.profile import Run, RunConfig, load_profile
+from covid3d.stats import metrics
+from covid3d.stats.contrasts import fold_aucs
+from covid3d.stats.risk import MEASURES
 
 NAME = "null_smoke"
 MADE_BY = (
-    "covid3d.external",
-    "covid3d.prognosis",
-    "covid3d.explain",
-    "covid3d.trajectories",
+    "covid3d.chapters.external_tests",
+    "covid3d.chapters.prognosis",
+    "covid3d.chapters.explanation",
+    "covid3d.chapters.trajectories",
     "covid3d.phantom.build",
     __file__,
 )

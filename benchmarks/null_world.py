@@ -22,21 +22,23 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from covid3d import campaigns, metrics, prognosis
-from covid3d.config import Run, RunConfig, load_profile
-from covid3d.contrasts import auc_or_nan, fold_aucs
-from covid3d.courses import change_of
-from covid3d.cross_validation import select
-from covid3d.inference import prediction_rows
-from covid3d.io import cpu_count, parallel_map, random_seed
+from covid3d.chapters import prognosis
+from covid3d.chapters.cross_validation import select
+from covid3d.cohort.folds import make_folds
+from covid3d.network.scoring import prediction_rows
 from covid3d.phantom.build import pattern_labels
 from covid3d.phantom.course import appearance
 from covid3d.phantom.order_form import course_of, make_order_form
-from covid3d.splits import make_folds
-from covid3d.survival import linear_head
+from covid3d.run import campaigns
+from covid3d.run.files import cpu_count, parallel_map, random_seed
+from covid3d.run.profile import Run, RunConfig, load_profile
+from covid3d.stats import metrics
+from covid3d.stats.contrasts import auc_or_nan, fold_aucs
+from covid3d.stats.courses import change_of
+from covid3d.stats.survival import linear_head
 
 NAME = "null_world"
-MADE_BY = ("covid3d.prognosis", "covid3d.cross_validation", "covid3d.phantom.build", __file__)
+MADE_BY = ("covid3d.chapters.prognosis", "covid3d.chapters.cross_validation", "covid3d.phantom.build", __file__)
 WORLDS = ("null", "effect", "stay")
 REPLICATES = 400
 FOLDS, FEATURES, EVIDENCE = 10, 32, 5

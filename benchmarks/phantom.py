@@ -23,9 +23,9 @@ import SimpleITK as sitk
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from covid3d import campaigns
-from covid3d.config import DATA, Profile, load_profile
 from covid3d.phantom.build import build
+from covid3d.run import campaigns
+from covid3d.run.profile import DATA, Profile, load_profile
 
 NAME = "phantom_speed"
 MADE_BY = ("covid3d.phantom.build", __file__)

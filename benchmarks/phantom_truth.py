@@ -12,19 +12,21 @@ import pandas as pd
 
 from benchmarks import null_world
 from benchmarks.null_world import FOLDS, order_form, shown
-from covid3d import campaigns, prognosis, risk
-from covid3d.claims import load_claims
-from covid3d.config import DATA, load_profile
-from covid3d.io import random_seed
-from covid3d.manifest import read_manifest
-from covid3d.metrics import wilson
+from covid3d.chapters import prognosis
+from covid3d.cohort.folds import make_folds
+from covid3d.cohort.manifest import read_manifest
 from covid3d.phantom.course import CLEARED
 from covid3d.phantom.order_form import FIGURE_4_AGE, FIGURE_4_DAYS, LATE_DAYS, SEED, course_of
-from covid3d.splits import make_folds
-from covid3d.survival import linear_head
+from covid3d.report.claims import load_claims
+from covid3d.run import campaigns
+from covid3d.run.files import random_seed
+from covid3d.run.profile import DATA, load_profile
+from covid3d.stats import risk
+from covid3d.stats.metrics import wilson
+from covid3d.stats.survival import linear_head
 
 PROGNOSIS, COURSE = "phantom_prognosis", "phantom_course"
-MADE_BY = ("covid3d.phantom.build", "covid3d.prognosis", null_world.__file__, __file__)
+MADE_BY = ("covid3d.phantom.build", "covid3d.chapters.prognosis", null_world.__file__, __file__)
 FORMS, PHASES = 7, (0.0, 0.5, 1.0)
 TRUTH = ("burden", "ground_glass", "contrast_hu")
 

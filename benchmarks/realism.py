@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covid3d import campaigns
-from covid3d.config import DATA, load_profile
 from covid3d.ct import realism
-from covid3d.ct.series import read_ct
-from covid3d.io import parallel_map
+from covid3d.dicom.series import read_ct
 from covid3d.phantom.build import build
+from covid3d.run import campaigns
+from covid3d.run.files import parallel_map
+from covid3d.run.profile import DATA, load_profile
 
 FORM = DATA / "data_manifest.csv"
 MADE_BY = ("covid3d.phantom.build", "covid3d.ct.realism", __file__)

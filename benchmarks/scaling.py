@@ -12,21 +12,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from covid3d import campaigns, metrics
+from covid3d.chapters.cross_validation import TASK, THREE_D, flatness, split_of
+from covid3d.chapters.explanation import cell_map, lesion_share_ratio, mass, spread
+from covid3d.chapters.truth import lesion_mask, lung_mask, read_truth
+from covid3d.cohort.intake import ensure_intake
 from covid3d.comparators.interface import Cases
 from covid3d.comparators.volumes import lungs_alone
-from covid3d.config import Run, open_run, repository_root
-from covid3d.cross_validation import TASK, THREE_D, flatness, split_of
-from covid3d.ct.intake import ensure_intake
 from covid3d.ct.windows import nominal_window
-from covid3d.explain import cell_map, lesion_share_ratio, mass, spread
-from covid3d.io import cpu_count, parallel_map, random_seed, write_csv
-from covid3d.models.registry import build
-from covid3d.training import Examples, Plan, fit
-from covid3d.truth import lesion_mask, lung_mask, read_truth
+from covid3d.network.registry import build
+from covid3d.network.training import Examples, Plan, fit
+from covid3d.run import campaigns
+from covid3d.run.files import cpu_count, parallel_map, random_seed, write_csv
+from covid3d.run.profile import Run, open_run, repository_root
+from covid3d.stats import metrics
 
 NAME = "scaling"
-MADE_BY = ("covid3d.cross_validation", "covid3d.explain", "covid3d.phantom.build", __file__)
+MADE_BY = ("covid3d.chapters.cross_validation", "covid3d.chapters.explanation", "covid3d.phantom.build", __file__)
 TIMES, SEED = 4, 80_001
 FOLDS = (0, 1)
 

@@ -24,17 +24,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.phantom import machine
-from covid3d import campaigns
-from covid3d.config import load_profile
 from covid3d.ct.windows import nominal_window
-from covid3d.inference import place
-from covid3d.io import cpu_count
-from covid3d.models.covid3d import Covid3D
-from covid3d.models.i3d import ConvUnit, MaxPool, same_padding
-from covid3d.training import Plan, augment
+from covid3d.network.covid3d import Covid3D
+from covid3d.network.i3d import ConvUnit, MaxPool, same_padding
+from covid3d.network.scoring import place
+from covid3d.network.training import Plan, augment
+from covid3d.run import campaigns
+from covid3d.run.files import cpu_count
+from covid3d.run.profile import load_profile
 
 NAME, PARTS = "train", "train_parts"
-MADE_BY = ("covid3d.models.covid3d", __file__)
+MADE_BY = ("covid3d.network.covid3d", __file__)
 GEMM = 2048
 REPEATS = 7
 GROUPS = {  # which part of a step an operator of torch belongs to, by what its name holds
@@ -270,7 +270,7 @@ def campaign(sizes: Sequence[str] = ("clinical", "standard")) -> pd.DataFrame:
 
 def parts_campaign(sizes: Sequence[str] = ("clinical", "standard")) -> pd.DataFrame:
     """Measure the sizes that are missing and return train_parts.csv."""
-    return campaigns.extend(PARTS, "size", sizes, parts, (*MADE_BY, "covid3d.training"))
+    return campaigns.extend(PARTS, "size", sizes, parts, (*MADE_BY, "covid3d.network.training"))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from safetensors import safe_open
 
-from covid3d.config import DATA, Run, chapter_title
-from covid3d.errors import ConfigError
-from covid3d.io import atomic_folder, read_json, write_csv, write_json
+from covid3d.run.errors import ConfigError
+from covid3d.run.files import atomic_folder, read_json, write_csv, write_json
+from covid3d.run.profile import DATA, Run, chapter_title
 
 COHORTS = ("phantom", "public", "site", "software", "paper")
 BANNERS = {

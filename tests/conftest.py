@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from covid3d import pipeline
-from covid3d.config import Run, open_run
-from covid3d.io import cpu_count
+from covid3d.commands import pipeline
+from covid3d.run.files import cpu_count
+from covid3d.run.profile import Run, open_run
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 NO_REAL_CT = "real CT not found: set COVID3D_REAL_CT"

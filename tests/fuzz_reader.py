@@ -12,8 +12,8 @@ import pydicom
 from dicom_series import body, to_jpeg_lossless, write_series
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from covid3d.ct.series import read_ct
-from covid3d.errors import SeriesError
+from covid3d.dicom.series import read_ct
+from covid3d.run.errors import SeriesError
 
 SHAPE = (16, 32, 32)
 SYNTAXES = ["explicit", "implicit", "big endian", "RLE", "JPEG-LS", "JPEG 2000", "JPEG Lossless"]

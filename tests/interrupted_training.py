@@ -14,17 +14,18 @@ import yaml
 from safetensors import safe_open
 from synthetic_run import synthetic_run
 
-from covid3d.config import Run, open_run
-from covid3d.cross_validation import ensure_fold
-from covid3d.errors import MissingResult
-from covid3d.io import write_csv
-from covid3d.pipeline import environment, leftovers
+from covid3d.chapters.cross_validation import ensure_fold
+from covid3d.commands.pipeline import environment, leftovers
+from covid3d.run.errors import MissingResult
+from covid3d.run.files import write_csv
+from covid3d.run.profile import Run, open_run
 
 EPOCHS = 5
 FOLD = ("step", "fold", "--run", "noise", "--fold", "0")
 NOTING = """
 import os
-from covid3d import cli, training
+from covid3d.commands import cli
+from covid3d.network import training
 train = training._train_epoch
 def noted(*arguments):
     with open(os.environ["EPOCHS_BEGUN"], "a") as file:

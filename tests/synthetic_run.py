@@ -6,14 +6,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from covid3d import inference, steps, training
-from covid3d.config import Run, load_profile, open_run
-from covid3d.ct.store import Store
+from covid3d.cohort.manifest import COLUMNS, write_manifest
+from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
-from covid3d.io import write_csv, write_json
-from covid3d.manifest import COLUMNS, write_manifest
-from covid3d.models import registry
-from covid3d.models.weights import save_weights
+from covid3d.network import registry, training
+from covid3d.network import scoring as inference
+from covid3d.network.weights import save_weights
+from covid3d.run import steps
+from covid3d.run.files import write_csv, write_json
+from covid3d.run.profile import Run, load_profile, open_run
 
 SMALL = {
     "model": {"grid": [16, 32, 32], "width": 0.125},

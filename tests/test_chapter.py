@@ -20,8 +20,8 @@ from covid3d.chapter import (
     render,
     table_html,
 )
-from covid3d.config import KINETICS, Run, open_run
-from covid3d.errors import ConfigError
+from covid3d.run.errors import ConfigError
+from covid3d.run.profile import KINETICS, Run, open_run
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from covid3d.chapter import render
-from covid3d.figures import cross_validation, data, external, model, privacy, prognosis, readers, style, trajectories
+from covid3d.figures import cross_validation, data, model, privacy, prognosis, style, trajectories
+from covid3d.figures import external_tests as external
+from covid3d.figures import reader_comparison as readers
 
 rng = np.random.default_rng(0)
 GRID = rng.integers(-1000, 400, (8, 12, 12)).astype(np.int16)

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from conftest import CHECKOUT
 
-from covid3d import cross_validation, external, prognosis, splits
-from covid3d.config import CHAPTERS
-from covid3d.ct import intake
-from covid3d.errors import ManifestError
-from covid3d.io import write_json
-from covid3d.training import Examples
+from covid3d.chapters import cross_validation, prognosis
+from covid3d.chapters import external_tests as external
+from covid3d.cohort import folds as splits
+from covid3d.cohort import intake
+from covid3d.network.training import Examples
+from covid3d.run.errors import ManifestError
+from covid3d.run.files import write_json
+from covid3d.run.profile import CHAPTERS
 
 
 def test_labels_reach_training_as_the_manifest_gives_them():

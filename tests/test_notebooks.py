@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from covid3d.config import CHAPTERS
+from covid3d.run.profile import CHAPTERS
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 LONGEST_CELL = 18
@@ -66,7 +66,7 @@ def test_the_parameters_are_those_of_the_chapter(cells, chapter):
 
 
 def test_start_is_called_right_after_the_parameters(cells, chapter):
-    assert f'run = covid3d.config.start("{chapter}", globals())' in source(cells[2])
+    assert f'run = covid3d.run.profile.start("{chapter}", globals())' in source(cells[2])
 
 
 def test_cells_are_short(cells):

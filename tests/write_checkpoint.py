@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from covid3d.models.i3d import InceptionI3d
-from covid3d.models.kinetics import our_name
+from covid3d.kinetics.convert import our_name
+from covid3d.network.i3d import InceptionI3d
 
 HERE = Path(__file__).parent / "data"
 

@@ -16,18 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from covid3d import inference, metrics, training
-from covid3d.config import Profile, Run
-from covid3d.ct.intake import read_intake
-from covid3d.ct.store import Store
+from covid3d.cohort.intake import read_intake
+from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
-from covid3d.errors import ConfigError, Covid3DError, WeightsError, nearest
-from covid3d.io import random_seed, read_json, write_csv, write_json
-from covid3d.models.registry import parameter_count
-from covid3d.models.slices import spaced_slices
-from covid3d.models.tabular import TERM_COLUMNS, Linear, contributions, fit_linear
-from covid3d.models.weights import load_weights, save_weights
-from covid3d.training import Examples, Fit, Plan
+from covid3d.network import scoring, training
+from covid3d.network.registry import parameter_count
+from covid3d.network.slices import spaced_slices
+from covid3d.network.tabular import TERM_COLUMNS, Linear, contributions, fit_linear
+from covid3d.network.training import Examples, Fit, Plan
+from covid3d.network.weights import load_weights, save_weights
+from covid3d.run.errors import ConfigError, Covid3DError, WeightsError, nearest
+from covid3d.run.files import random_seed, read_json, write_csv, write_json
+from covid3d.run.profile import Profile, Run
+from covid3d.stats import metrics
 
 TASK = "task1"
 WEIGHTS, TERMS = "weights.safetensors", "terms.json"
@@ -168,11 +169,11 @@ class Network(Comparator):
             return training.fit(self.net, one, two, self.plan, checkpoint=checkpoint, device=device, seed=seed)
 
     def score(self, cases: Cases, *, device: str = "cpu") -> np.ndarray:
-        return inference.score(self.net, self._seen(cases), [self.plan.window], device=device)[:, 0]
+        return scoring.score(self.net, self._seen(cases), [self.plan.window], device=device)[:, 0]
 
     def explain(self, case: Cases, *, device: str = "cpu") -> Explanation:
-        inference.place(self.net, device).eval()
-        x = inference.to_input(self._seen(case)[:1], self.plan.window, device)
+        scoring.place(self.net, device).eval()
+        x = scoring.to_input(self._seen(case)[:1], self.plan.window, device)
         cells, logit = cells_of(self.net, x, self.layer)
         return Explanation(logit, map=spread(cells, self.grid, getattr(self.net, "slices_per_scan", None)))
 
@@ -302,12 +303,12 @@ def train_fold(
     """Fit a model to one fold and write its weights, history.csv and predictions.csv (validation, every epoch)."""
     checkpoint = run.path("checkpoints", f"comparator__{name}__fold_{fold:02d}.safetensors")
     held_out, seed = Cases.of(run, validation), fold_seed(run, name, fold)
-    device = inference.pick_device(run.device)
+    device = scoring.pick_device(run.device)
     result = model.fit(Cases.of(run, train), held_out, seed=seed, checkpoint=checkpoint, device=device)
     model.save(folder, training.weights_metadata(run, name))
     write_csv(folder / "history.csv", result.history)
     rows = [
-        inference.prediction_rows(TASK, name, fold, epoch, validation, "validation", "nominal", logits)
+        scoring.prediction_rows(TASK, name, fold, epoch, validation, "validation", "nominal", logits)
         for epoch, logits in enumerate(result.epoch_logits, start=1)
     ]
     write_csv(folder / "predictions.csv", pd.concat(rows, ignore_index=True))

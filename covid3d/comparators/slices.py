@@ -3,9 +3,9 @@
 from torch import nn
 
 from covid3d.comparators.interface import Network
-from covid3d.config import Profile
-from covid3d.models import registry
-from covid3d.models.slices import MaxPooledResNet
+from covid3d.network import registry
+from covid3d.network.slices import MaxPooledResNet
+from covid3d.run.profile import Profile
 
 
 def resnet_2d(profile: Profile) -> Network:

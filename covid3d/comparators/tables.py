@@ -5,9 +5,9 @@ import pandas as pd
 
 from covid3d.comparators.interface import Cases, Table
 from covid3d.comparators.volumes import lung_masks
-from covid3d.config import Profile
 from covid3d.ct.volume import HU_MIN
-from covid3d.models.tabular import METADATA
+from covid3d.network.tabular import METADATA
+from covid3d.run.profile import Profile
 
 EDGES_HU = np.linspace(HU_MIN, 512, 17)
 

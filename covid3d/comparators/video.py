@@ -10,8 +10,8 @@ short training would be scored with the statistics of its start).
 from torch import Tensor, nn
 
 from covid3d.comparators.interface import Network
-from covid3d.config import Profile
-from covid3d.errors import ConfigError
+from covid3d.run.errors import ConfigError
+from covid3d.run.profile import Profile
 
 
 def s3d(profile: Profile) -> Network:

@@ -3,11 +3,11 @@
 import numpy as np
 
 from covid3d.comparators.interface import Cases, Network
-from covid3d.config import Profile
 from covid3d.ct.lungs import lung_mask
 from covid3d.ct.volume import HU_MIN
-from covid3d.errors import Covid3DError
-from covid3d.models import registry
+from covid3d.network import registry
+from covid3d.run.errors import Covid3DError
+from covid3d.run.profile import Profile
 
 
 def covid3d(profile: Profile) -> Network:

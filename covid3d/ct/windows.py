@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from covid3d.config import Windows
-from covid3d.errors import ConfigError
-from covid3d.io import random_seed
+from covid3d.run.errors import ConfigError
+from covid3d.run.files import random_seed
+from covid3d.run.profile import Windows
 
 
 class Window(NamedTuple):

@@ -15,9 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from covid3d.config import Profile
-from covid3d.errors import ConfigError, nearest
-from covid3d.io import (
+from covid3d.cohort.manifest import read_manifest, write_manifest
+from covid3d.phantom import cohort, dicom, masks, oracle, render, scanner
+from covid3d.phantom.course import Appearance, Course, appearance
+from covid3d.phantom.lung import LOBES
+from covid3d.phantom.order_form import course_of
+from covid3d.phantom.readers import reader_study
+from covid3d.run.errors import ConfigError, nearest
+from covid3d.run.files import (
     atomic_folder,
     cpu_count,
     parallel_map,
@@ -28,13 +33,8 @@ from covid3d.io import (
     write_csv,
     write_json,
 )
-from covid3d.manifest import read_manifest, write_manifest
-from covid3d.phantom import cohort, dicom, masks, oracle, render, scanner
-from covid3d.phantom.course import Appearance, Course, appearance
-from covid3d.phantom.lung import LOBES
-from covid3d.phantom.order_form import course_of
-from covid3d.phantom.readers import reader_study
-from covid3d.steps import code_fingerprint
+from covid3d.run.profile import Profile
+from covid3d.run.steps import code_fingerprint
 
 AfterScan = Callable[[dict[str, Any], Path], None]
 RECORDS = ("done", "phantom")

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from covid3d.config import Cohort
-from covid3d.errors import ConfigError
-from covid3d.io import random_seed
 from covid3d.phantom.order_form import FIGURE_4_AGE, LATE_DAYS, course_of, plan_days
 from covid3d.phantom.scanner import SCANNERS
+from covid3d.run.errors import ConfigError
+from covid3d.run.files import random_seed
+from covid3d.run.profile import Cohort
 
 FIRST = 0
 HIGH_RISK_DAYS = 7

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covid3d.io import random_seed
+from covid3d.run.files import random_seed
 
 CLEARED = 0.02  # share of the lung below which a patient counts as cleared
 HIGHEST = 0.40

@@ -15,8 +15,8 @@ from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, CTImageStorage
 
-from covid3d.io import random_seed
 from covid3d.phantom.scanner import IMPLICIT, JPEG_2000, JPEG_LS, RLE, Acquisition
+from covid3d.run.files import random_seed
 
 Array = np.ndarray[Any, Any]
 ENCAPSULATED = (JPEG_LS, JPEG_2000, RLE)

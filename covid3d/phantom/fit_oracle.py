@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
-from covid3d.io import cpu_count, parallel_map, random_seed
 from covid3d.phantom import oracle, render
 from covid3d.phantom.course import appearance, draw_course
+from covid3d.run.files import cpu_count, parallel_map, random_seed
 
 SEED = 90_001
 

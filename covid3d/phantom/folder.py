@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from covid3d.config import Profile
-from covid3d.errors import ConfigError, StorageError
-from covid3d.io import read_json, sha256_json, sha256_tree, write_json
 from covid3d.phantom.build import RECORDS
+from covid3d.run.errors import ConfigError, StorageError
+from covid3d.run.files import read_json, sha256_json, sha256_tree, write_json
+from covid3d.run.profile import Profile
 
 NAME = "cohort.json"
 

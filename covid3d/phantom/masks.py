@@ -7,8 +7,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from covid3d.io import atomic_path
 from covid3d.phantom.scanner import Acquisition
+from covid3d.run.files import atomic_path
 
 Array = np.ndarray[Any, Any]
 NOTHING, GROUND_GLASS, CONSOLIDATION, EFFUSION, HEALTHY_LUNG = 0, 1, 2, 3, 10

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covid3d.io import random_seed, write_csv
 from covid3d.phantom.course import FIGURE_4, Course, draw_course
+from covid3d.run.files import random_seed, write_csv
 
 SEED = 2020
 SCANS, SLICES = 397, 84_806

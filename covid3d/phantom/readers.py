@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from covid3d.io import random_seed
 from covid3d.phantom.oracle import probability
+from covid3d.run.files import random_seed
 
 Known = dict[str, dict[Any, Any]]  # rows of truth.csv by scan_id
 COLUMNS = ("reader_id", "scan_id", "prior_scan_id", "task", "call", "confidence", "order", "read_at")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covid3d.io import random_seed
 from covid3d.phantom import chest, lesions, lung, masks, oracle, scanner, trees
 from covid3d.phantom.chest import Thorax
 from covid3d.phantom.course import Appearance
@@ -14,6 +13,7 @@ from covid3d.phantom.lung import Background
 from covid3d.phantom.scanner import Acquisition
 from covid3d.phantom.shapes import Array, Points, blend, segment_distance, soft
 from covid3d.phantom.trees import Trees
+from covid3d.run.files import random_seed
 
 SLAB_VOXELS = 3_000_000
 CORE_HU, BUD_HU, FLUID_HU, ATELECTASIS_HU, SEPTUM_HU = -10.0, -150.0, 12.0, -90.0, 200.0

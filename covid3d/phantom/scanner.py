@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import fft, ndimage
 
-from covid3d.config import PHANTOM_MANUFACTURER
-from covid3d.errors import ConfigError
+from covid3d.run.errors import ConfigError
+from covid3d.run.profile import PHANTOM_MANUFACTURER
 
 Array = np.ndarray[Any, Any]
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from covid3d.comparators.interface import Cases, Comparator, Explanation, Table
-from covid3d.config import Profile, load_profile
-from covid3d.errors import ConfigError, WeightsError
-from covid3d.metrics import auc
+from covid3d.run.errors import ConfigError, WeightsError
+from covid3d.run.profile import Profile, load_profile
+from covid3d.stats.metrics import auc
 
 METADATA = {"model": "any", "width": "0.125", "grid": "16,32,32", "hu_clip": "-1024,3071", "window": "-600/1500"}
 METADATA |= {"trained_on": "phantom", "profile": "smoke", "manifest_sha256": "0", "commit": "c", "licence": "MIT"}

@@ -11,14 +11,14 @@ import torch
 from comparator_contract import GRID, check_contract, easy_cases, part, small_profile
 from conftest import CHECKOUT
 
+from covid3d.chapters.comparison import create
 from covid3d.comparators import tables, video, volumes
 from covid3d.comparators.catalogue import COMPARATORS
 from covid3d.comparators.interface import Cases, cells_of, spread
-from covid3d.comparison import create
-from covid3d.config import load_profile
-from covid3d.errors import ConfigError, Covid3DError
-from covid3d.models.slices import MaxPooledResNet
-from covid3d.models.tabular import contributions, fit_linear, logistic
+from covid3d.network.slices import MaxPooledResNet
+from covid3d.network.tabular import contributions, fit_linear, logistic
+from covid3d.run.errors import ConfigError, Covid3DError
+from covid3d.run.profile import load_profile
 
 
 @pytest.mark.parametrize("name", sorted(COMPARATORS))

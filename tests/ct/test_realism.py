@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.config import DATA, load_profile
 from covid3d.ct import realism
-from covid3d.ct.series import read_ct
 from covid3d.ct.volume import CTVolume
+from covid3d.dicom.series import read_ct
 from covid3d.phantom.build import build
+from covid3d.run.profile import DATA, load_profile
 
 SPACING = (2.5, 1.25, 1.25)
 SCANS = ("A001-0", "C001-0")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from covid3d.config import load_profile
 from covid3d.ct.windows import Window, apply_window, nominal_window, sample_windows
-from covid3d.errors import ConfigError
+from covid3d.run.errors import ConfigError
+from covid3d.run.profile import load_profile
 
 SETTINGS = load_profile("standard").windows
 

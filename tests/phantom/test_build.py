@@ -12,13 +12,13 @@ import pytest
 import SimpleITK as sitk
 import yaml
 
-from covid3d.config import DATA, Profile, load_profile
-from covid3d.ct.series import read_ct
-from covid3d.errors import ConfigError, ManifestError
-from covid3d.io import sha256_tree
-from covid3d.manifest import read_manifest
+from covid3d.cohort.manifest import read_manifest
+from covid3d.dicom.series import read_ct
 from covid3d.phantom import cohort
 from covid3d.phantom.build import build, pattern_labels
+from covid3d.run.errors import ConfigError, ManifestError
+from covid3d.run.files import sha256_tree
+from covid3d.run.profile import DATA, Profile, load_profile
 
 FORM = DATA / "data_manifest.csv"
 THREE = ["A002-0", "B001-0", "C003-0"]

@@ -10,9 +10,9 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from covid3d.metrics import auc, paired_delong
 from covid3d.phantom.course import CLEARED, FIGURE_4, appearance, draw_course
 from covid3d.phantom.order_form import SHOWS_DISEASE, plan_days
+from covid3d.stats.metrics import auc, paired_delong
 
 
 def test_burden_peaks_10_to_15_days_after_onset_and_is_cleared_at_discharge() -> None:

@@ -12,11 +12,11 @@ import pytest
 import SimpleITK as sitk
 from simulated_series import KINDS, acquisition, row_of, write
 
-from covid3d.config import PHANTOM_MANUFACTURER
-from covid3d.ct.series import read_ct
 from covid3d.ct.volume import HU_MAX, HU_MIN
-from covid3d.io import sha256_tree
+from covid3d.dicom.series import read_ct
 from covid3d.phantom import dicom
+from covid3d.run.files import sha256_tree
+from covid3d.run.profile import PHANTOM_MANUFACTURER
 
 NO_DCIODVFY = "dciodvfy not found: apt-get install dicom3tools"
 KNOWN = pytest.mark.parametrize("kind", KINDS)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from covid3d.config import DATA, load_profile
-from covid3d.errors import ConfigError, Covid3DError
-from covid3d.io import read_json, write_json
 from covid3d.phantom.folder import NAME, cohort_folder
+from covid3d.run.errors import ConfigError, Covid3DError
+from covid3d.run.files import read_json, write_json
+from covid3d.run.profile import DATA, load_profile
 
 SMOKE = {"world": "effect", "seed": 1, "profile": load_profile("smoke"), "manifest": DATA / "data_manifest.csv"}
 

@@ -8,11 +8,12 @@ from scipy import stats
 
 from benchmarks import null_world
 from benchmarks.null_smoke import signed_effect
-from covid3d import explain, metrics
-from covid3d.config import load_profile
+from covid3d.chapters import explanation as explain
 from covid3d.ct.windows import nominal_window
-from covid3d.models import registry
+from covid3d.network import registry
 from covid3d.phantom.course import appearance, draw_course
+from covid3d.run.profile import load_profile
+from covid3d.stats import metrics
 
 SHOWN = ("burden", "phase", "ground_glass", "contrast_hu")
 SLICE = 40

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from covid3d.metrics import auc
 from covid3d.phantom import fit_oracle, lesions, oracle
+from covid3d.stats.metrics import auc
 
 
 def lungs_with(*boxes: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from covid3d.config import DATA, load_profile
-from covid3d.errors import ConfigError
-from covid3d.io import write_csv
-from covid3d.manifest import COLUMNS, read_manifest
+from covid3d.cohort.manifest import COLUMNS, read_manifest
 from covid3d.phantom import cohort
 from covid3d.phantom.order_form import make_order_form
+from covid3d.run.errors import ConfigError
+from covid3d.run.files import write_csv
+from covid3d.run.profile import DATA, load_profile
 
 FORM = DATA / "data_manifest.csv"
 

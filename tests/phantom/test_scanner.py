@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from simulated_series import acquisition
 
-from covid3d.errors import ConfigError
 from covid3d.phantom import scanner
 from covid3d.phantom.scanner import SCANNERS
+from covid3d.run.errors import ConfigError
 
 HOSPITALS = pytest.mark.parametrize("hospital", SCANNERS)
 MIDDLE = (slice(None), slice(40, 56), slice(40, 56))

@@ -10,7 +10,7 @@ import pytest
 from conftest import CHECKOUT
 from fuzz_reader import MUTATIONS, SYNTAXES
 
-from covid3d import campaigns
+from covid3d.run import campaigns
 
 CASES = 21_000
 
@@ -47,6 +47,6 @@ def test_twenty_thousand_mutated_files():
     table = pd.DataFrame(Counter(found).items(), columns=["case", "files"])
     table[["syntax", "mutation", "outcome"]] = table.pop("case").tolist()
     table = table[["syntax", "mutation", "outcome", "files"]].sort_values(["syntax", "mutation", "outcome"])
-    campaigns.write("fuzz_reader", table, ["covid3d.ct.series", str(CHECKOUT / "tests" / "fuzz_reader.py")])
+    campaigns.write("fuzz_reader", table, ["covid3d.dicom.series", str(CHECKOUT / "tests" / "fuzz_reader.py")])
     assert table["files"].sum() == CASES
     assert not table["outcome"].str.startswith("wrong").any()

@@ -9,12 +9,12 @@ import pytest
 from conftest import CHECKOUT, NO_SMALL_DISK
 from interrupted_training import EPOCHS, kill_often, outcome, prepare, remains, saved_epochs
 
-from covid3d import campaigns
-from covid3d.config import Run
-from covid3d.cross_validation import ensure_fold
-from covid3d.errors import StorageError
+from covid3d.chapters.cross_validation import ensure_fold
+from covid3d.run import campaigns
+from covid3d.run.errors import StorageError
+from covid3d.run.profile import Run
 
-MADE_BY = ("covid3d.cross_validation", str(CHECKOUT / "tests" / "interrupted_training.py"))
+MADE_BY = ("covid3d.chapters.cross_validation", str(CHECKOUT / "tests" / "interrupted_training.py"))
 
 
 def check(table: pd.DataFrame, kills: int) -> None:

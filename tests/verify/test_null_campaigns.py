@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import null_smoke, null_world
-from covid3d.io import cpu_count
+from covid3d.run.files import cpu_count
 
 
 @pytest.mark.verify

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from benchmarks import train
-from covid3d.inference import place
-from covid3d.models.covid3d import Covid3D
+from covid3d.network.covid3d import Covid3D
+from covid3d.network.scoring import place
 
 TINY = train.Size((2, 12, 34, 50), 1 / 16, 1, True)
 

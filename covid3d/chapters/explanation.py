@@ -1,0 +1,291 @@
+"""Signed activation maps: which parts of a scan raise and lower its logit.
+
+Grad-CAM (Selvaraju et al., ICCV 2017, arXiv:1610.02391) and HiResCAM (Draelos & Carin, 2020, arXiv:2011.08891), both
+without their ReLU: what lowers the logit is kept, with its sign. A patient of A is explained by the fold that never saw
+the patient.
+"""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from covid3d.chapters.truth import lesion_mask, lung_mask
+from covid3d.cohort.intake import accepted
+from covid3d.cohort.store import Store
+from covid3d.ct.windows import Window, nominal_window
+from covid3d.network.i3d import InceptionI3d, same_padding
+from covid3d.network.scoring import pick_device, place, to_input
+from covid3d.network.training import load_fold
+from covid3d.run import steps
+from covid3d.run.errors import ConfigError, nearest
+from covid3d.run.files import progress, random_seed, write_csv
+from covid3d.run.profile import Run
+from covid3d.stats.metrics import Interval
+
+Method = Literal["gradcam", "hirescam"]
+IDS = {"scan_id": str, "patient_id": str, "hospital": str, "split": str}
+KNOWN = ("scan_id", "patient_id", "hospital", "role", "label", "why")
+SAMPLE_OF_A = 12
+CASE_AGE, CASE_SCANS = 24, 5
+
+
+class CellMap(NamedTuple):
+    """A signed map on the cells of a layer, float32 (z, y, x), and the logit that it explains."""
+
+    cells: np.ndarray
+    logit: float
+
+
+def cell_map(
+    model: nn.Module, grid: np.ndarray, window: Window, layer: str, method: Method, device: str = "cpu"
+) -> CellMap:
+    """Return the signed map of one scan on the cells of `layer`; only the layers after it are differentiated.
+
+    grid: int16 HU (z, y, x). hirescam: sum over channels of gradient x activation. gradcam: the gradient is averaged
+    over space first. With global pooling and one fully connected layer both are equal at the last block, and the cells
+    sum to the logit minus the bias. Raises ConfigError for an unknown layer or method.
+    """
+    extractor: InceptionI3d = model.extractor  # type: ignore[assignment]
+    if layer not in extractor:
+        raise ConfigError(f"there is no layer '{layer}'", cure=nearest(layer, extractor))
+    if method not in ("gradcam", "hirescam"):
+        raise ConfigError(f"there is no method '{method}'", cure=nearest(method, ("gradcam", "hirescam")))
+    place(model, device).eval()
+    with torch.no_grad():
+        activation = extractor.forward_features(to_input(grid[None], window, device), stop=layer)
+    activation = activation.detach().requires_grad_()
+    pooled = model.pool(extractor.forward_features(activation, start=layer))  # type: ignore[operator]
+    logit = model.head(pooled).sum()  # type: ignore[operator]
+    (gradient,) = torch.autograd.grad(logit, activation)
+    if method == "gradcam":
+        gradient = gradient.mean((2, 3, 4), keepdim=True)
+    cells = (gradient * activation).sum(1)[0].detach().cpu().numpy()
+    return CellMap(cells, float(logit.detach()))
+
+
+def signed_map(
+    model: nn.Module, grid: np.ndarray, window: Window, layer: str, method: Method, device: str = "cpu"
+) -> np.ndarray:
+    """Return the signed map of one scan on its grid, float32 (z, y, x); its unit is logit a voxel. See `cell_map`."""
+    cells = cell_map(model, grid, window, layer, method, device).cells
+    return spread(cells, model.extractor, layer, grid.shape)  # type: ignore[arg-type]
+
+
+def spread(cells: np.ndarray, extractor: InceptionI3d, layer: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Interpolate a map on cells linearly to the grid (z, y, x), each cell at the centre of what it sees.
+
+    'SAME' padding puts that centre up to half a cell away from an even division of the grid.
+    """
+    weights = _weights(extractor, layer, shape, cells.shape)
+    out = np.einsum("az,by,cx,zyx->abc", *weights, cells.astype(np.float64), optimize=True)
+    return (out * (cells.size / out.size)).astype(np.float32)
+
+
+def lesion_map(lesion: np.ndarray, extractor: InceptionI3d, layer: str, cells: tuple[int, ...]) -> np.ndarray:
+    """Return the lesion itself as a map of this layer's cells: its mean in each cell, spread to the grid again.
+
+    It is no upper bound: a map that lights up the cell most filled with lesion alone has a higher ratio.
+    """
+    weights = [part / part.sum(0) for part in _weights(extractor, layer, lesion.shape, cells)]
+    means = np.einsum("az,by,cx,abc->zyx", *weights, lesion.astype(np.float64), optimize=True)
+    return spread(means, extractor, layer, lesion.shape)
+
+
+def _weights(extractor: InceptionI3d, layer: str, shape: tuple[int, ...], cells: tuple[int, ...]) -> list[np.ndarray]:
+    """Return, per axis, the weight of each cell at each voxel (voxels, cells); each row sums to 1."""
+    found = []
+    for count, (first, step), size in zip(cells, cell_centres(extractor, layer, shape), shape, strict=True):
+        place_of = np.clip((np.arange(size) - first) / step, 0, count - 1)
+        found.append(np.maximum(1 - np.abs(place_of[:, None] - np.arange(count)), 0))
+    return found
+
+
+def cell_centres(extractor: InceptionI3d, layer: str, shape: tuple[int, ...]) -> list[tuple[float, float]]:
+    """Return, per axis, the voxel at the centre of the first cell's view and the step from cell to cell, in voxels."""
+    found = []
+    for axis, voxels in enumerate(shape):
+        size, first, step = voxels, 0.0, 1.0
+        for name, stage in extractor.items():
+            kernel, stride = getattr(stage, "kernel", 1), getattr(stage, "stride", 1)
+            kernel, stride = (value if isinstance(value, int) else value[axis] for value in (kernel, stride))
+            first += step * ((kernel - 1) / 2 - same_padding(size, kernel, stride)[0])
+            size, step = -(-size // stride), step * stride
+            if name == layer:
+                break
+        found.append((first, step))
+    return found
+
+
+def cell_size_mm(
+    extractor: InceptionI3d, layer: str, shape: tuple[int, ...], spacing_mm: tuple[float, ...]
+) -> tuple[float, ...]:
+    """Return the step between the cells of a layer, mm (z, y, x), for captions; spacing_mm is that of the grid."""
+    steps_of = [step for _, step in cell_centres(extractor, layer, shape)]
+    return tuple(step * spacing for step, spacing in zip(steps_of, spacing_mm, strict=True))
+
+
+def mass(values: np.ndarray, lesion: np.ndarray | None, lung: np.ndarray | None) -> dict[str, float]:
+    """Return a map's positive and negative mass, and the shares of the positive mass in lesions and in the lung.
+
+    values, lesion, lung: (z, y, x), the masks as shares in [0, 1], or None where there is no truth. lesion_of_lung:
+    lesion volume / lung volume; ratio: lesion_share / lesion_of_lung; ratio_in_lung: the same with the map cut to the lung,
+    where a map that is the same everywhere has 1. NaN where not defined.
+    """
+    positive = np.maximum(values, 0).astype(np.float64)
+    total, nan = positive.sum(), float("nan")
+    row = {"positive_mass": float(total), "negative_mass": float(np.minimum(values, 0).sum(dtype=np.float64))}
+    row |= dict.fromkeys(("lesion_share", "lung_share", "lesion_of_lung", "ratio", "ratio_in_lung"), nan)
+    if lung is not None and lung.sum() > 0:
+        row["lung_share"] = float((positive * lung).sum() / total) if total > 0 else nan
+        if lesion is not None:
+            row["lesion_share"] = float((positive * lesion).sum() / total) if total > 0 else nan
+            row["lesion_of_lung"] = float(lesion.sum(dtype=np.float64) / lung.sum(dtype=np.float64))
+            row["ratio"] = row["lesion_share"] / row["lesion_of_lung"] if row["lesion_of_lung"] > 0 else nan
+            row["ratio_in_lung"] = row["ratio"] / row["lung_share"] if row["lung_share"] > 0 else nan
+    return row
+
+
+def choose_scans(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return the scans to explain, with a column `why`: external, sample of A's COVID+ (drawn by seed), and the case.
+
+    table: accepted manifest rows.
+    """
+    external = table[table["role"] == "external"].assign(why="external")
+    first = table[(table["role"] == "development") & (table["label"] == 1)].sort_values("scan_id")
+    rng = np.random.default_rng(random_seed(seed, "explain", "sample"))
+    picked = np.sort(rng.permutation(len(first))[:SAMPLE_OF_A])
+    case = table[table["patient_id"] == case_patient(table)].assign(why="case")
+    chosen = pd.concat([case, external, first.iloc[picked].assign(why="sample")], ignore_index=True)
+    return chosen.drop_duplicates("scan_id", ignore_index=True)
+
+
+def case_patient(table: pd.DataFrame) -> str | None:
+    """Return the patient of Figure 4 (24 years, 5 scans; else the most scans), or None when nobody has follow-ups."""
+    stays = table[table["role"].isin(["development", "external", "followup"])]
+    patients = stays.groupby("patient_id").agg(age=("age", "first"), scans=("scan_id", "size"))
+    exact = patients[(patients["age"] == CASE_AGE) & (patients["scans"] == CASE_SCANS)]
+    if len(exact):
+        return str(exact.index.min())
+    return str(patients["scans"].idxmax()) if len(patients) and patients["scans"].max() > 1 else None
+
+
+def ensure_explain(run: Run) -> pd.DataFrame:
+    """Return explain/summary.csv, computing it and explain/maps/<scan_id>.npz (key "map", on the grid) when needed.
+
+    Columns: scan_id, patient_id, hospital, role, label, why, fold, logit, map_sum (of the cells), those of `mass`, and
+    lesion_map_ratio, the ratio of `lesion_map`.
+    B and C by the deployed fold, patients of A by the fold that never saw them.
+    """
+    folds = range(run.profile.training.folds)
+    inputs = {
+        "intake": run.intake,
+        "splits": run.splits,
+        "selection": steps.content(run.path("models", "task1", "selection")),
+        "folds": [steps.content(run.model("task1", "covid3d", fold)) for fold in folds],
+    }
+    folder = steps.ensure(run, "explain", run.path("explain"), inputs, lambda out: _explain(run, out))
+    return read_summary(folder)
+
+
+def read_summary(folder: Path) -> pd.DataFrame:
+    """Return summary.csv of an explain folder."""
+    return pd.read_csv(folder / "summary.csv", dtype=IDS)
+
+
+def _explain(run: Run, folder: Path) -> None:
+    store, settings, window = Store.of(run), run.profile.explain, nominal_window(run.profile.windows)
+    device = pick_device(run.device)
+    scans = choose_scans(accepted(run), run.seed)
+    scans = scans.assign(fold=scans["patient_id"].map(_folds_of_patients(run)).fillna(_deployed(run)).astype(int))
+    (folder / "maps").mkdir(parents=True)
+    rows = []
+    for fold, group in scans.groupby("fold"):
+        model = load_fold(run, "task1", "covid3d", int(str(fold)))
+        for scan in progress(group.to_dict("records"), f"maps of fold {fold}"):
+            scan_id = scan["scan_id"]
+            grid = np.asarray(store.get(scan_id))
+            cells, logit = cell_map(model, grid, window, settings.layer, settings.method, device)
+            values = spread(cells, model.extractor, settings.layer, grid.shape)  # type: ignore[arg-type]
+            np.savez_compressed(folder / "maps" / f"{scan_id}.npz", map=values)
+            lesion, lung = lesion_mask(run, scan_id), lung_mask(run, scan_id)
+            truth = mass(values, lesion, lung) | {"lesion_map_ratio": float("nan")}
+            if lesion is not None and lesion.sum() > 0:
+                ideal = lesion_map(lesion, model.extractor, settings.layer, cells.shape)  # type: ignore[arg-type]
+                truth["lesion_map_ratio"] = mass(ideal, lesion, lung)["ratio"]
+            known = {name: scan[name] for name in KNOWN}
+            rows.append({**known, "fold": fold, "logit": logit, "map_sum": float(cells.sum()), **truth})
+    write_csv(folder / "summary.csv", pd.DataFrame(rows).sort_values("scan_id"))
+
+
+def _folds_of_patients(run: Run) -> dict[str, int]:
+    """Return the fold that never saw each patient of A."""
+    splits = pd.read_csv(run.splits, dtype=IDS)
+    held_out = splits[(splits["task"] == "task1") & (splits["split"] == "validation")]
+    return dict(zip(held_out["patient_id"], held_out["fold"], strict=True))
+
+
+def _deployed(run: Run) -> int:
+    table = pd.read_csv(run.path("models", "task1", "selection", "selection.csv"))
+    return int(table.loc[table["deployed"] == 1, "fold"].iloc[0])
+
+
+def read_map(run: Run, scan_id: str) -> np.ndarray:
+    """Return the stored map of one scan, float32 (z, y, x), unit logit a voxel."""
+    with np.load(run.path("explain", "maps", f"{scan_id}.npz"), allow_pickle=False) as file:
+        return file["map"]
+
+
+def mass_by_label(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return, by label: scans, mean and SD of the positive mass, mean map sum and mean logit."""
+    groups = summary.groupby("label")
+    return groups.agg(
+        scans=("scan_id", "size"),
+        positive_mass=("positive_mass", "mean"),
+        positive_mass_sd=("positive_mass", "std"),
+        map_sum=("map_sum", "mean"),
+        logit=("logit", "mean"),
+    ).reset_index()
+
+
+def lesion_share_table(summary: pd.DataFrame, replicates: int, seed: int) -> pd.DataFrame:
+    """Return, by hospital and label, the mean ratio of the map's lesion share to the lesions' share of lung volume.
+
+    The ratio is mean lesion_share / mean lesion_of_lung over first scans, with percentile bootstrap 95 % limits over
+    patients. Rows without truth or lesions are left out. Columns: hospital, label, scans, lesion_share, lesion_of_lung,
+    ratio, low, high.
+    """
+    known, rows = _with_lesions(summary), []
+    rng = np.random.default_rng(random_seed(seed, "lesion_share"))
+    for (hospital, label), group in known.groupby(["hospital", "label"]):
+        found = _ratio(group, replicates, rng)
+        one, two = group[["lesion_share", "lesion_of_lung"]].mean()
+        rows.append((hospital, label, len(group), one, two, *found[:3]))
+    columns = ["hospital", "label", "scans", "lesion_share", "lesion_of_lung", "ratio", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed: int) -> Interval:
+    """Return the ratio of `lesion_share_table` for one label over the first scans of all hospitals, NaN without truth."""
+    known = _with_lesions(summary)
+    known = known[known["label"] == label]
+    if known.empty:
+        return Interval(float("nan"), float("nan"), float("nan"), "not available: no lesion masks")
+    return _ratio(known, replicates, np.random.default_rng(random_seed(seed, "lesion_share", label)))
+
+
+def _with_lesions(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the first scans that have lesions and a positive part of the map."""
+    return summary[(summary["lesion_of_lung"] > 0) & summary["lesion_share"].notna() & (summary["role"] != "followup")]
+
+
+def _ratio(known: pd.DataFrame, replicates: int, rng: np.random.Generator) -> Interval:
+    """Return mean lesion_share / mean lesion_of_lung with percentile limits over resampled patients (Efron 1979)."""
+    shares = known[["lesion_share", "lesion_of_lung"]].to_numpy(float)
+    drawn = shares[rng.integers(0, len(shares), (replicates, len(shares)))].mean(1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]).tolist()
+    one, two = shares.mean(0).tolist()
+    return Interval(one / two, low, high, "patient bootstrap, percentile")

@@ -1,0 +1,170 @@
+"""The delivered manifest of a run: simulated scans by the phantom, or a hospital's own under study pseudonyms.
+
+Pseudonyms are keyed hashes (HMAC-SHA-256). The key, with original ids and paths, lies outside the run in
+`data/keys/<run>.json`, readable by its owner alone; whoever has it can undo the pseudonyms, nobody else.
+"""
+
+import hmac
+import os
+import re
+import secrets
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+
+from covid3d.cohort.manifest import Source, locate, read_manifest, write_manifest
+from covid3d.run.errors import Covid3DError, ManifestError, MissingResult
+from covid3d.run.files import cpu_count, read_json, sha256_tree, write_csv, write_private
+from covid3d.run.profile import OPEN_LICENCE, Run
+from covid3d.run.steps import ensure_in_place
+
+POOLED_AGE = 90.0
+SITE = "site:"
+
+
+def ensure_cohort(run: Run) -> Path:
+    """Return the run's delivered manifest; when it is missing, simulate the cohort or pseudonymise a hospital's.
+
+    Raises ManifestError for a faulty manifest, with row, column and cure.
+    """
+    sources = read_manifest(run.order_form)["source"]
+    simulated = sources.str.startswith("phantom:")
+    if simulated.any() and not simulated.all():
+        where = f"{run.order_form.name}, column 'source'"
+        raise ManifestError("it mixes simulated and real scans", where=where, cure="Make two manifests, and two runs")
+    if simulated.any():
+        outputs = ["manifest.csv", "controls.csv", "reader_study.csv", "truth/truth.csv"]
+        ensure_in_place(run, "cohort", outputs, {"manifest": run.order_form}, lambda: _simulate(run))
+    else:
+        ensure_in_place(run, "cohort", ["manifest.csv"], {"manifest": run.order_form}, lambda: _deliver(run))
+    return run.manifest
+
+
+def _simulate(run: Run) -> None:
+    """Build the phantom cohort in a process of its own, so that its truth stays out of this one."""
+    command = [sys.executable, "-m", "covid3d", "phantom", "build", "--run", run.name]
+    environment = {**os.environ, "COVID3D_ROOT": str(run.root)}
+    shown = None if sys.stderr.isatty() else subprocess.PIPE
+    done = subprocess.run(command, cwd=run.folder, env=environment, stderr=shown, text=True, check=False)
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr or "").splitlines() if line.strip()]
+        what = lines[-1].removeprefix("error: ").rstrip(".") if lines else "the simulator stopped"
+        raise Covid3DError(what, where="simulating the cohort", cure="Mend this, then repeat the command")
+
+
+# --- real scans ------------------------------------------------------------------------------------------------------
+
+
+def key_file(run: Run) -> Path:
+    """Return where the key of a run's pseudonyms lies: outside the run."""
+    return run.root / "data" / "keys" / f"{run.name}.json"
+
+
+def pseudonym(key: str, kind: str, name: str) -> str:
+    """Return the study pseudonym of an id: a letter and ten hexadecimal digits of its keyed hash."""
+    digest = hmac.new(bytes.fromhex(key), f"{kind}\x1f{name}".encode(), sha256).hexdigest()
+    return f"{kind[0].upper()}{digest[:10]}"
+
+
+def source_of(run: Run, source: str) -> Source:
+    """Return where a delivered scan's files lie; a pseudonymous `site:` source is looked up in the key file."""
+    if not source.startswith(SITE):
+        return locate(run.manifest, source)
+    try:
+        entry = read_json(key_file(run))["scans"][source.removeprefix(SITE)]
+    except (OSError, ValueError, KeyError):
+        raise MissingResult(
+            "the key of this run's pseudonyms is missing or does not fit",
+            where=f"data/keys/{run.name}.json",
+            cure=f"Put the file back, or start anew with `make clean-run RUN={run.name}`",
+        ) from None
+    return Source(Path(entry["path"]), entry["series"])
+
+
+def private_hash(run: Run, source: str, value: str) -> str:
+    """Return a hash keyed with the run's own key where the scan is a site's, so that nobody can link it to elsewhere."""
+    return pseudonym(_key(run), "series", value) if value and source.startswith(SITE) else value
+
+
+def _deliver(run: Run) -> None:
+    """Write the key file, then the delivered manifest: pseudonyms, opaque sources, ages of 90 and more pooled."""
+    table = read_manifest(run.order_form, delivered=True)
+    key = _key(run)
+    places = [locate(run.order_form, source) for source in table["source"]]
+    scans = [pseudonym(key, "scan", scan_id) for scan_id in table["scan_id"]]
+    patients = [pseudonym(key, "patient", patient_id) for patient_id in table["patient_id"]]
+    if len(set(scans)) < len(scans) or len(set(patients)) < table["patient_id"].nunique():
+        raise ManifestError("two ids got one pseudonym", where=run.order_form.name, cure="Remove the key file, repeat")
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        hashes = list(pool.map(lambda place: sha256_tree(place.path), places))
+    for position, (given, found) in enumerate(zip(table["sha256"], hashes, strict=True)):
+        if given and given.lower() != found:
+            raise ManifestError(
+                "the scan's files have another checksum",
+                where=f"{run.order_form.name}, row {position + 2}, column 'sha256'",
+                cure="Copy the scan again, or leave the cell empty",
+            )
+    columns = zip(scans, table["scan_id"], table["patient_id"], places, strict=True)
+    originals = {
+        scan: {"scan_id": own, "patient_id": patient, "path": str(place.path.resolve()), "series": place.series}
+        for scan, own, patient, place in columns
+    }
+    write_private(key_file(run), {"key": key, "scans": originals})
+    delivered = table.assign(
+        scan_id=scans,
+        patient_id=patients,
+        hospital=_hospitals(table["hospital"]),
+        age=table["age"].clip(upper=POOLED_AGE),
+        source=[SITE + scan for scan in scans],
+        licence=[text if re.fullmatch(OPEN_LICENCE, text) else "private" for text in table["licence"]],
+        sha256=hashes,
+    )
+    _deliver_readers(run, dict(zip(table["scan_id"], scans, strict=True)))
+    write_manifest(run.manifest, delivered)
+
+
+def _hospitals(names: pd.Series) -> list[str]:
+    """Return hospital codes: single capital letters stay, names become H1, H2 … in the order of the manifest."""
+    codes: dict[str, str] = {}
+    for name in names:
+        if name not in codes:
+            numbered = sum(len(code) > 1 for code in codes.values())
+            codes[name] = name if re.fullmatch(r"[A-Z]", name) else f"H{numbered + 1}"
+    return [codes[name] for name in names]
+
+
+def _deliver_readers(run: Run, scans: dict[str, str]) -> None:
+    """Copy a reader study that lies beside the manifest, under pseudonyms and without dates."""
+    path = run.order_form.parent / "reader_study.csv"
+    if not path.is_file():
+        return
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    for column in ("reader_id", "scan_id"):
+        if column not in table:
+            raise ManifestError(f"column '{column}' is missing", where=path.name, cure="Add it, or move the file away")
+    for column in {"scan_id", "prior_scan_id"} & set(table.columns):
+        unknown = set(table[column]) - set(scans) - {""}
+        if unknown:
+            row = table.index[table[column].isin(unknown)][0] + 2
+            where = f"{path.name}, row {row}, column '{column}'"
+            raise ManifestError(
+                "the scan is not in the manifest", where=where, cure="Correct it, or move the file away"
+            )
+        table[column] = [scans.get(name, "") for name in table[column]]
+    readers = {name: f"R{number + 1}" for number, name in enumerate(sorted(set(table["reader_id"])))}
+    table["reader_id"] = [readers[name] for name in table["reader_id"]]
+    if "read_at" in table:
+        table["read_at"] = ""
+    write_csv(run.path("reader_study.csv"), table)
+
+
+def _key(run: Run) -> str:
+    """Return the run's key, a new one when it has none."""
+    try:
+        return str(read_json(key_file(run))["key"])
+    except (OSError, ValueError, KeyError):
+        return secrets.token_hex(32)

@@ -1,0 +1,353 @@
+"""The command line: one thing at a time.
+
+Exit status: 0 done; 1 done, but something was refused or disagrees; 2 wrong use or bad input.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from covid3d.run.errors import ConfigError, Covid3DError, nearest
+
+if TYPE_CHECKING:
+    from covid3d.run.profile import Run
+
+
+def group(text: str) -> typer.Typer:
+    """Return a group of commands."""
+    return typer.Typer(
+        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=text
+    )
+
+
+app = group("COVID3D companion. `make` is for a run; these commands are for one thing at a time.")
+manifest_app = group("Draft a manifest of your own scans.")
+phantom_app = group("Simulate scans with known truth.")
+claims_app = group("Published against re-run, claim by claim.")
+public_app = group("The public replication cohort of the Imaging Data Commons.")
+weights_app = group("Weights that networks start from.")
+app.add_typer(manifest_app, name="manifest")
+app.add_typer(public_app, name="public")
+app.add_typer(phantom_app, name="phantom")
+app.add_typer(claims_app, name="claims")
+app.add_typer(weights_app, name="weights")
+
+
+@phantom_app.command("build")
+def phantom_build(
+    out: Annotated[Path | None, typer.Option(help="folder to write to")] = None,
+    run: Annotated[str | None, typer.Option(hidden=True)] = None,
+    manifest: Annotated[Path | None, typer.Option(help="order form; default: the embedded one")] = None,
+    profile: Annotated[str, typer.Option(help="sizes: a profile's name or a YAML file")] = "smoke",
+    scan: Annotated[list[str] | None, typer.Option(help="only this scan_id (may be repeated)")] = None,
+    world: Annotated[str, typer.Option(help="effect | null")] = "effect",
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+) -> None:
+    """Simulate a cohort and write it as DICOM series with their truth."""
+    from functools import partial
+
+    from covid3d.commands.pipeline import is_stored, store_scan
+    from covid3d.phantom.build import build
+    from covid3d.phantom.folder import cohort_folder
+    from covid3d.run.profile import DATA, load_profile, open_run
+
+    if world not in ("effect", "null"):
+        raise ConfigError(f"there is no world '{world}'", cure="Known: effect, null")
+    if run is not None:
+        opened = open_run(run)
+        build(
+            opened.folder,
+            manifest=opened.order_form,
+            profile=opened.profile,
+            world=opened.world,
+            seed=opened.seed,
+            after_scan=partial(store_scan, opened),
+            stored=partial(is_stored, opened),
+        )
+        return
+    if out is None:
+        raise ConfigError("there is no folder to write to", cure="Give --out DIR")
+    form = manifest or DATA / "data_manifest.csv"
+    if not form.is_file():
+        raise ConfigError("the manifest does not exist", where=str(form), cure="Give --manifest FILE")
+    sizes = load_profile(profile)
+    with cohort_folder(out, world=world, seed=seed, profile=sizes, manifest=form) as held:
+        scans = sorted({*scan, *held}) if scan else None
+        built = build(out, manifest=form, profile=sizes, world=world, seed=seed, scans=scans)
+    typer.echo(f"{out / 'manifest.csv'}: {len(built)} simulated scans")
+
+
+@app.command()
+def predict(
+    path: Annotated[Path, typer.Argument(help="folder of DICOM files, or a NIfTI, NRRD or MHA file")],
+    weights: Annotated[Path | None, typer.Option(help="default: the deployed fold of the run 'standard'")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for map.nii.gz, planes.png and prediction.json")] = None,
+    series: Annotated[int | None, typer.Option(help="number of the series, where a folder holds several")] = None,
+    simulated_weights_ok: Annotated[
+        bool,
+        typer.Option("--simulated-weights-ok", help="show a real scan's number from weights made on simulated ones"),
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+) -> None:
+    """Score one scan: logit, probability, map and picture. Research use only."""
+    from covid3d.commands.predict import predict as score_scan
+
+    found = score_scan(
+        path,
+        weights or deployed_weights(),
+        out=out,
+        series=series,
+        simulated_weights_ok=simulated_weights_ok,
+        device=device,
+    )
+    typer.echo("\n".join(found.lines()))
+    raise typer.Exit(found.exit_status)
+
+
+def deployed_weights() -> Path:
+    """Return the weights of the fold that the run 'standard' deploys."""
+    import csv
+
+    from covid3d.run.profile import repository_root
+
+    models = repository_root() / "runs" / "standard" / "models" / "task1"
+    selection = models / "selection" / "selection.csv"
+    if not selection.is_file():
+        raise ConfigError(
+            "there are no weights", cure="Give --weights FILE, or train some with `make report` and repeat the command"
+        )
+    with selection.open(encoding="utf-8") as stream:
+        fold = next(int(row["fold"]) for row in csv.DictReader(stream) if row["deployed"] == "1")
+    return models / "covid3d" / f"fold_{fold:02d}" / "weights.safetensors"
+
+
+@app.command()
+def check(
+    manifest: Path,
+    out: Annotated[Path | None, typer.Option(help="folder for the tables, flow.json and leakage.json")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Read every scan of a manifest once: refusals, quality, clinical rows, flow, acquisition, leakage certificate."""
+    from covid3d.cohort.gate import check_manifest
+
+    gate = check_manifest(manifest, out)
+    if as_json:
+        report = {
+            "scans": gate.intake[["scan_id", "ok", "code", "message"]].to_dict("records"),
+            "clinical": gate.findings.to_dict("records"),
+            "acquisition": gate.acquisition.to_dict("records"),
+            "flow": gate.flow,
+            "leakage": gate.certificate,
+        }
+        typer.echo(json.dumps(report, indent=2, default=int))
+    else:
+        typer.echo("\n".join(gate.lines()))
+    if not gate.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def audit(table: Annotated[Path, typer.Argument(help="CSV with the columns label, percent, n")]) -> None:
+    """Tell whether printed percentages can be k of n; exit status 1 when one cannot."""
+    from covid3d.report.audit import audit_table
+
+    found = audit_table(table)
+    typer.echo(found.to_string(index=False))
+    if not found["attainable"].all():
+        raise typer.Exit(1)
+
+
+@manifest_app.command("new")
+def manifest_new(
+    folder: Annotated[Path, typer.Argument(help="tree of DICOM files")],
+    out: Annotated[Path, typer.Option(help="the manifest to write")] = Path("manifest.csv"),
+) -> None:
+    """Draft a manifest: one row a CT series, study pseudonyms, the key file apart; labels are yours to fill in."""
+    from covid3d.cohort.draft import draft_manifest
+    from covid3d.run.profile import repository_root
+
+    if out.exists():
+        raise ConfigError("there is such a file already", where=out.name, cure="Choose another --out")
+    key = repository_root() / "data" / "keys" / f"{out.stem}-draft.json"
+    table = draft_manifest(folder, out, key)
+    typer.echo(
+        f"{out.name}: {len(table)} scans of {table['patient_id'].nunique()} patients; fill in label, hospital and role"
+    )
+    typer.echo(f"the key to the pseudonyms is data/keys/{key.name}: keep it to yourself")
+
+
+@public_app.command("select")
+def public_select(
+    out: Annotated[Path | None, typer.Option(help="CSV file for the series selected")] = None,
+) -> None:
+    """Select the cohort from the installed index; exit status 1 when it differs from the embedded one."""
+    from covid3d.cohort.public.selection import INDEX_VERSION, differences, licences, overview, select
+    from covid3d.run.files import write_csv
+
+    table, version = select()
+    if out is not None:
+        write_csv(out, table)
+    other = differences(table, version)
+    typer.echo("\n".join([*overview(table), "", licences(table)]))
+    typer.echo(
+        f"{len(table)} series selected from index {version}; embedded: index {INDEX_VERSION}, which is downloaded"
+    )
+    typer.echo("\n".join(other) or "no difference")
+    if other:
+        raise typer.Exit(1)
+
+
+@public_app.command("download")
+def public_download(
+    role: Annotated[list[str], typer.Option(help="some of A, B, C, D, F, SBU, SBU1, AR, separated by commas")],
+    to: Annotated[Path, typer.Option(help="folder for scans, licences and manifest")],
+    endpoint: Annotated[str | None, typer.Option(help="another S3 endpoint that holds the same buckets")] = None,
+    clinical: Annotated[Path | None, typer.Option(help="clinical CSV of COVID-19-NY-SBU: remaining stays")] = None,
+) -> None:
+    """Fetch scans of some roles, check them and write a manifest for `make run`; a stopped download goes on."""
+    from covid3d.cohort.public.selection import ENDPOINT, download
+
+    names = [name for part in role for name in part.split(",")]
+    download(names, to, endpoint=endpoint or ENDPOINT, clinical=clinical, say=typer.echo)
+
+
+@weights_app.command("kinetics600")
+def weights_kinetics600(
+    source: Annotated[
+        str, typer.Argument(help="the checkpoint: its prefix, its folder, or the http(s) address of its prefix")
+    ],
+    out: Annotated[Path | None, typer.Option(help="default: data/weights/kinetics600.safetensors")] = None,
+) -> None:
+    """Check the Kinetics-600 checkpoint byte by byte and convert it to weights that a run at full width starts from."""
+    from covid3d.kinetics.convert import convert
+    from covid3d.run.profile import KINETICS, repository_root
+
+    target = out or repository_root() / KINETICS
+    metadata = convert(source, target)
+    typer.echo(f"{target.name}: {metadata['source']} ({metadata['licence']})")
+    typer.echo(f"{metadata['changes']}; shard sha256 {metadata['shard_sha256']}")
+
+
+@claims_app.command("show")
+def claims_show(run: Annotated[str, typer.Argument(help="name of a run")]) -> None:
+    """Show the ledger of a run: published, re-run, verdict."""
+    from covid3d.report.claims import show
+
+    typer.echo(show(finished(run)))
+
+
+@claims_app.command("diff")
+def claims_diff(run_a: str, run_b: str) -> None:
+    """Compare the values of two runs; exit status 1 when any differs."""
+    if not compare(finished(run_a), finished(run_b)):
+        raise typer.Exit(1)
+
+
+def finished(name: str) -> "Run":
+    """Return a run that exists; it is never created here."""
+    from covid3d.run.profile import open_run, repository_root
+
+    folder = repository_root() / "runs"
+    if not (folder / name / "values.json").is_file():
+        known = sorted(path.parent.name for path in folder.glob("*/values.json"))
+        cure = nearest(name, known) if known else "Make one with `make smoke`"
+        raise ConfigError(f"there is no finished run '{name}'", where="runs/", cure=cure)
+    return open_run(name)
+
+
+def compare(run_a: "Run", run_b: "Run") -> bool:
+    """Print what differs between two runs; True when nothing does."""
+    from covid3d.report.claims import diff
+
+    table = diff(run_a, run_b)
+    other = table[~table["equal"]]
+    typer.echo(f"{run_a.name} against {run_b.name}: {len(other)} of {len(table)} values differ")
+    if len(other):
+        typer.echo(other.drop(columns="equal").to_string(index=False, max_colwidth=40))
+    return other.empty
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
+    """Show what this machine has and what each profile needs."""
+    from covid3d.commands.doctor import as_text, examine
+
+    report = examine()
+    typer.echo(json.dumps(report, indent=2) if as_json else as_text(report))
+
+
+@app.command(hidden=True)
+def pipeline(
+    name: str,
+    cores: Annotated[int, typer.Option(min=1)] = 1,
+    profile: str | None = None,
+    manifest: str | None = None,
+    world: str | None = None,
+    seed: int | None = None,
+    weights: str | None = None,
+    extended: Annotated[bool, typer.Option("--extended", help="first train the compared models")] = False,
+) -> None:
+    """Compute one run: what `make report`, `smoke`, `run` and `extended` call."""
+    from covid3d.commands.pipeline import announce, compute, create, where_it_lies
+
+    run = create(name, profile=profile, manifest=manifest, world=world, seed=seed, weights=weights)
+    typer.echo(announce(run, cores))
+    for targets in ([["done/jobs/comparators.done"]] if extended else []) + [[]]:
+        status = compute(run, cores, targets)
+        if status:
+            raise typer.Exit(status)
+    typer.echo(where_it_lies(run))
+
+
+@app.command(hidden=True)
+def batch(sweep: Path, cores: Annotated[int, typer.Option(min=1)] = 1) -> None:
+    """Compute every run of a sweep file and compare each with the first."""
+    from covid3d.commands.pipeline import batch as compute_all
+    from covid3d.commands.pipeline import where_it_lies
+
+    first, *others = compute_all(sweep, cores)
+    for run in (first, *others):
+        typer.echo(f"{run.name}\n{where_it_lies(run)}")
+    for other in others:
+        compare(first, other)
+
+
+@app.command(hidden=True)
+def step(
+    name: str,
+    run: Annotated[str, typer.Option(help="name of the run, i.e. its folder under runs/")],
+    fold: int | None = None,
+    variant: str | None = None,
+    model: str | None = None,
+    chapter: str | None = None,
+) -> None:
+    """Compute one step of a run: what the Snakefile calls."""
+    from covid3d.commands.pipeline import run_step
+    from covid3d.run.profile import open_run
+
+    run_step(open_run(run), name, fold=fold, variant=variant, model=model, chapter=chapter)
+
+
+def main() -> None:
+    """Run the command line: an expected error is one message and exit status 2; `--debug` shows where it arose."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments, prog_name="covid3d", standalone_mode=True)
+    except Covid3DError as error:
+        if debug:
+            traceback.print_exc()
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; finished work is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,191 @@
+"""One scan, one number: read, resample, score, explain, and leave the map in the scan's own space. Research use only."""
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from covid3d.chapters.explanation import signed_map
+from covid3d.cohort.scan import find_lungs
+from covid3d.ct.grid import grid_spacing, resample, resize, to_volume_space
+from covid3d.ct.volume import CTVolume, to_source_axes
+from covid3d.ct.windows import Window
+from covid3d.dicom.series import read_ct
+from covid3d.figures.predict import three_planes
+from covid3d.network.registry import build
+from covid3d.network.scoring import pick_device, score
+from covid3d.network.weights import describe_weights, grid_shape, load_weights
+from covid3d.run.errors import ConfigError, WeightsError
+from covid3d.run.files import atomic_path, sha256_file, storage_errors, working_folder, write_json
+from covid3d.run.profile import Explain, Model, Profile, load_profile, profile_names
+
+SIMULATED_WEIGHTS = "trained on simulated scans: this number says nothing about this patient"
+RESEARCH = "research use only: not a medical device, not for diagnosis"
+SMALL_LUNGS_ML = 800.0
+PICTURE = (128, 256, 256)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one scan; `probability` is None where it must not be shown."""
+
+    logit: float
+    probability: float | None
+    window: str
+    trained_on: str
+    weights_sha256: str
+    history: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    withheld: bool = False
+
+    @property
+    def exit_status(self) -> int:
+        """Return 0, or 2 when the number was withheld."""
+        return 2 if self.withheld else 0
+
+    def lines(self) -> list[str]:
+        """Return what the command line prints, warnings first."""
+        out = list(self.warnings)
+        if self.withheld:
+            out.append("no probability is shown; --simulated-weights-ok shows it, for testing the software")
+        else:
+            out += [f"logit        {self.logit:+.3f}", f"probability  {self.probability:.3f} of COVID-19 pneumonia"]
+        out += [f"window       {self.window} HU", *(f"scan         {line}" for line in self.history)]
+        return [*out, *(f"wrote        {path.name}" for path in self.files), RESEARCH]
+
+
+def predict(
+    path: str | Path,
+    weights: str | Path,
+    *,
+    out: Path | None = None,
+    series: int | None = None,
+    simulated_weights_ok: bool = False,
+    device: str = "auto",
+) -> Prediction:
+    """Score one scan (DICOM folder or file, NIfTI, NRRD, MHA) with a COVID3D weights file.
+
+    With `out`, writes map.nii.gz (signed map in the scan's own voxels), planes.png and prediction.json there; none holds
+    an identifier. A real scan scored by weights made on simulated ones is withheld, without files, unless
+    `simulated_weights_ok`. Raises SeriesError for the scan, WeightsError for the weights, ConfigError for the device.
+    """
+    metadata = describe_weights(weights)
+    if metadata["model"] != "covid3d" or metadata["trained_on"] == "kinetics600":
+        raise WeightsError(
+            f"these are weights of '{metadata['model']}' trained on {metadata['trained_on']}, not of a COVID3D classifier",
+            where=Path(weights).name,
+            cure="Give runs/NAME/models/task1/covid3d/fold_NN/weights.safetensors",
+        )
+    profile = weights_profile(metadata)
+    model = build("covid3d", profile)
+    load_weights(weights, model)
+    model.eval()
+    chosen = pick_device(device)
+    volume = read_ct(path, series)
+    window = weights_window(metadata)
+    grid = resample(volume, profile.model.grid)
+    logit = float(score(model, grid[None], [window], device=chosen)[0, 0])
+    unsafe = metadata["trained_on"] == "phantom" and not volume.simulated
+    withheld = unsafe and not simulated_weights_ok
+    warnings = _warnings(volume, unsafe)
+    size = "x".join(str(count) for count in profile.model.grid)
+    prediction = Prediction(
+        logit=logit,
+        probability=None if withheld else float(1 / (1 + np.exp(-logit))),
+        window=window.text,
+        trained_on=metadata["trained_on"],
+        weights_sha256=sha256_file(weights),
+        history=(*volume.history, f"resampled to {size}"),
+        warnings=warnings,
+        withheld=withheld,
+    )
+    if out is None or withheld:
+        return prediction
+    heat = signed_map(model, grid, window, profile.explain.layer, profile.explain.method, device=chosen)
+    files = _write(Path(out), prediction, volume, heat, window)
+    return Prediction(**{**vars(prediction), "files": files})
+
+
+def weights_profile(metadata: dict[str, str]) -> Profile:
+    """Return the profile that weights were made with; its grid and width are those in the metadata."""
+    known = metadata["profile"] in profile_names()
+    profile = load_profile(metadata["profile"] if known else "standard")
+    explain = profile.explain if known else Explain(layer="Mixed_3c", method="hirescam")
+    try:
+        size = Model(grid=grid_shape(metadata["grid"]), width=float(metadata["width"]), pretrained=False)
+    except ValueError:
+        raise WeightsError("grid or width in its metadata is no number", cure="Train the weights again") from None
+    return profile.model_copy(update={"model": size, "explain": explain})
+
+
+def weights_window(metadata: dict[str, str]) -> Window:
+    """Return the window that weights were made with; WeightsError when their metadata hold none."""
+    try:
+        return Window.parse(metadata["window"])
+    except ConfigError as error:
+        raise WeightsError(f"in the metadata {error.what}", cure="Train the weights again") from None
+
+
+def _warnings(volume: CTVolume, unsafe: bool) -> tuple[str, ...]:
+    """Return what the reader must know before the number; SeriesError (not_chest) where no lung is found."""
+    warnings = [SIMULATED_WEIGHTS] if unsafe else []
+    if volume.simulated:
+        warnings.append("this scan is simulated")
+    lungs = find_lungs(volume).volume_ml
+    if lungs < SMALL_LUNGS_ML:
+        warnings.append(f"hardly any lung was found ({lungs:.0f} ml): is this a whole chest?")
+    return tuple(warnings)
+
+
+def _write(out: Path, prediction: Prediction, volume: CTVolume, heat: np.ndarray, window: Window) -> tuple[Path, ...]:
+    """Write the map, the picture and the number, all or none; return the paths."""
+    names = ("map.nii.gz", "planes.png", "prediction.json")
+    with storage_errors(out), working_folder(out / "prediction") as folder:
+        made = [folder / name for name in names]
+        _fill(made, prediction, volume, heat, window)
+        return tuple(path.replace(out / path.name) for path in made)
+
+
+def _fill(files: Sequence[Path], prediction: Prediction, volume: CTVolume, heat: np.ndarray, window: Window) -> None:
+    """Write map, picture and number to three paths."""
+    write_map(files[0], to_volume_space(heat, volume), volume)
+    shape = tuple(min(own, most) for own, most in zip(volume.shape, PICTURE, strict=True))
+    peak = np.unravel_index(int(np.abs(heat).argmax()), heat.shape)
+    centre = [int((at + 0.5) * new / old) for at, new, old in zip(peak, shape, heat.shape, strict=True)]
+    lines = [f"logit {prediction.logit:+.2f} · {'; '.join(prediction.history)}", *prediction.warnings]
+    spacing = grid_spacing(volume, shape)
+    figure = three_planes(resample(volume, shape), resize(heat, shape), spacing, centre, window, lines)
+    with atomic_path(files[1]) as temporary:
+        figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
+    content = {
+        "logit": round(prediction.logit, 6),
+        "probability": None if prediction.probability is None else round(prediction.probability, 6),
+        "window": prediction.window,
+        "trained_on": prediction.trained_on,
+        "weights_sha256": prediction.weights_sha256,
+        "scan": list(prediction.history),
+        "warnings": [*prediction.warnings, RESEARCH],
+    }
+    write_json(files[2], content)
+
+
+def write_map(path: Path, values: np.ndarray, volume: CTVolume) -> None:
+    """Write an array shaped like `volume.hu` as NIfTI in the voxel grid of the scan's source, without identifiers.
+
+    Values are kept as 16-bit steps of their largest magnitude / 32767 (the header's scl_slope); 0 stays 0.
+    """
+    array, affine = to_source_axes(values, volume)
+    step = float(np.abs(values).max()) / 32767 or 1.0
+    steps = np.rint(array.transpose(2, 1, 0) / np.float32(step)).astype(np.int16)
+    image = nibabel.Nifti1Image(steps, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    image.header.set_slope_inter(step, 0)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = b"COVID3D signed map, research use only"
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=1)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))

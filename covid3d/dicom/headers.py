@@ -1,0 +1,305 @@
+"""DICOM files of a folder and what their headers say, one entry a slice; pixel data stay on disk."""
+
+import functools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
+from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from covid3d.run.errors import SeriesError
+
+TAGS = [
+    "ImageType", "SOPClassUID", "Modality", "Manufacturer", "SeriesDescription", "PatientID", "PatientAge",
+    "ContrastBolusAgent", "PatientPosition", "KVP", "SliceThickness", "ConvolutionKernel", "GantryDetectorTilt",
+    "SeriesInstanceUID", "SeriesNumber", "ImagePositionPatient",
+    "ImageOrientationPatient", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
+    "PlanarConfiguration", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "PixelData",
+]  # fmt: skip
+PIXEL_DATA = 0x7FE00010
+CONTEXT = ("SQ", "UN", "OW", "OB", "US or SS", "LO", "PN", "SH")  # they depend on more than their own bytes
+DIRECTORY = "1.2.840.10008.1.3.10"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+DEFER_BYTES = 4096
+MOST_COMPRESSED = 1024
+TRUNCATED = "Copy or export this scan again; the file's size tells"
+
+
+AMBIGUOUS = {BaseTag(0x00280120), BaseTag(0x00280121), BaseTag(0x7FE00010)}
+TAG_OF = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in TAGS}
+WANTED = list(TAG_OF.values())  # pydicom would look keywords up again in every file
+
+
+def header_value(dataset: Dataset, keyword: str) -> Any:
+    """Return a value of a header as pydicom reads it, None where it is silent; equal bytes are interpreted once."""
+    tag = TAG_OF.get(keyword)
+    if tag is None or tag not in dataset:
+        return dataset.get(keyword)
+    raw = dataset.get_item(tag)
+    if not isinstance(raw, RawDataElement) or raw.VR in CONTEXT or not isinstance(raw.value, bytes):
+        return dataset.get(keyword)
+    if raw.VR is None and tag in AMBIGUOUS:
+        return dataset.get(keyword)
+    return _interpreted(tag, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian)
+
+
+@functools.lru_cache(maxsize=4096)
+def _interpreted(tag: BaseTag, vr: str | None, value: bytes, implicit: bool, little: bool) -> Any:
+    """Return a value from its bytes."""
+    raw = RawDataElement(tag, vr, len(value), value, 0, implicit, little)
+    return convert_raw_data_element(raw).value
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice: where its pixels are and what its header says; positions in LPS mm, None where it is silent."""
+
+    path: Path
+    frame: int | None
+    dataset: Dataset
+    syntax: UID
+    modality: str
+    series: str
+    series_number: str
+    description: str
+    image_type: tuple[str, ...]
+    rows: int
+    columns: int
+    position: np.ndarray | None
+    orientation: np.ndarray | None
+    pixel_spacing: tuple[float, float] | None
+    slope: float | None
+    intercept: float | None
+    rescale_type: str
+    pixels_at: int | None
+
+    def get(self, keyword: str) -> Any:
+        """Return a value of the header, None where it is silent."""
+        return header_value(self.dataset, keyword)
+
+    @property
+    def localizer(self) -> bool:
+        """True for a scout view."""
+        return "LOCALIZER" in self.image_type
+
+    @property
+    def secondary_capture(self) -> bool:
+        """True for a screen shot or a scanned page."""
+        return str(self.get("SOPClassUID") or "").startswith(SECONDARY_CAPTURE)
+
+    @property
+    def group(self) -> str:
+        """Return what series this slice belongs to; where the UID was blanked, slices of one geometry belong together."""
+        if self.series:
+            return self.series
+        way = () if self.orientation is None else (np.round(self.orientation, 2) + 0.0).tolist()
+        spacing = () if self.pixel_spacing is None else np.round(self.pixel_spacing, 3).tolist()
+        rest = [str(self.get(keyword) or "") for keyword in ("SliceThickness", "ConvolutionKernel")]
+        geometry = (self.modality, self.rows, self.columns, *spacing, *way, *rest)
+        return f"{self.series_number}|{self.description}|{geometry}"
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """Return every image slice of a DICOM file, of a folder (nested, any file names) or of the files a DICOMDIR lists.
+
+    Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early, missing_file for
+    one that a DICOMDIR lists and that is not there.
+    """
+    with warnings.catch_warnings():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
+        warnings.simplefilter("ignore")
+        files = _listed(path) if path.is_file() else list(_files(path))
+        datasets = [(file, dataset) for file in files if (dataset := _header(file)) is not None]
+        if not datasets:
+            raise SeriesError(
+                "there is no DICOM file here",
+                where=path.name,
+                cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
+                code="no_dicom",
+            )
+        return [entry for file, dataset in datasets for entry in _readable(file, dataset)]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder tree in a fixed order; hidden ones and DICOMDIR are left out."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.name.upper() != "DICOMDIR" and path.is_file():
+            yield path
+
+
+def _listed(file: Path) -> list[Path]:
+    """Return the file itself, or the image files that it lists when it is a DICOMDIR."""
+    try:
+        directory = dcmread(file, specific_tags=["DirectoryRecordSequence"])
+        if directory.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
+            return [file]
+        names = [record.get("ReferencedFileID") for record in directory.DirectoryRecordSequence]
+    except Exception:  # whatever is wrong with it is told when its header is read
+        return [file]
+    parts = [[name] if isinstance(name, str) else list(name) for name in names if name]
+    places = [file.parent.joinpath(*part) for part in parts if ".." not in part]
+    gone = sum(not place.is_file() for place in places)
+    if gone:
+        what = f"{gone} of the {len(places)} files that the DICOMDIR lists are not there"
+        cure = "Copy the whole medium, or give the folder instead of its DICOMDIR"
+        raise SeriesError(what, where=file.name, cure=cure, code="missing_file")
+    return sorted(places)
+
+
+def _header(file: Path) -> Dataset | None:
+    """Return a file's header with its pixel data left on disk, or None when it is no DICOM file."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(132)
+    except OSError as error:
+        cure = "Make the file readable, or move it away"
+        raise SeriesError("a file cannot be opened", where=file.name, cure=cure, code="unreadable") from error
+    marked = start[128:] == b"DICM"
+    named = file.suffix.lower() in (".dcm", ".ima")
+    if not marked and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        if named or (start and not start.strip(b"\0")):
+            raise _truncated(file)
+        return None
+    try:
+        dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=WANTED, force=not marked)
+        if _syntax(dataset) == DeflatedExplicitVRLittleEndian:
+            return dcmread(file, specific_tags=WANTED)  # inflated as a whole: nothing can be left on disk
+    except (EOFError, OSError) as error:
+        raise _truncated(file) from error
+    except InvalidDicomError:
+        return None
+    except Exception as error:  # the parser's own errors on broken bytes are of any kind
+        raise _truncated(file) from error
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
+        return None
+    if marked and "TransferSyntaxUID" not in dataset.file_meta:
+        raise _truncated(file)
+    if "Modality" not in dataset and "SOPClassUID" not in dataset:
+        if marked or named:
+            raise _truncated(file)
+        return None
+    return dataset
+
+
+def _syntax(dataset: Dataset) -> UID:
+    """Return the transfer syntax; without file meta information the DICOM default, Implicit VR Little Endian."""
+    return UID(str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+
+
+def _truncated(file: Path) -> SeriesError:
+    return SeriesError("a file is truncated", where=file.name, cure=TRUNCATED, code="truncated")
+
+
+def _readable(file: Path, dataset: Dataset) -> list[Slice]:
+    """Return the slices of one file; SeriesError (unreadable) where a value of its header cannot be understood."""
+    try:
+        found = list(_slices(file, dataset))
+        for keyword in ("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation"):
+            header_value(dataset, keyword)
+        return found
+    except SeriesError:
+        raise
+    except Exception as error:  # values are parsed when they are asked for, and errors on broken bytes are of any kind
+        cure = "Copy or export this scan again"
+        raise SeriesError("a header is damaged", where=file.name, cure=cure, code="unreadable") from error
+
+
+def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
+    """Yield the slices of one file: itself, or each frame of an enhanced multi-frame file."""
+    if PIXEL_DATA not in dataset:
+        if header_value(dataset, "Modality") == "CT":
+            raise _truncated(file)
+        return
+    start = _pixels_at(file, dataset)
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        frames = max(1, _count(dataset, "NumberOfFrames"))
+        if frames * (_count(dataset, "Rows") * _count(dataset, "Columns") // MOST_COMPRESSED) > file.stat().st_size:
+            raise _truncated(file)
+        yield from (_slice(file, dataset, None if frames == 1 else index, start, [dataset]) for index in range(frames))
+        return
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])
+    for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        places = [*_macros(groups), *(macro for item in shared for macro in _macros(item)), dataset]
+        yield _slice(file, dataset, index, start, places)
+
+
+def _pixels_at(file: Path, dataset: Dataset) -> int | None:
+    """Return where uncompressed 16-bit pixel data begin in the file, or None; refuse a file that ends before they do."""
+    element: Any = dataset.get_item(PIXEL_DATA, keep_deferred=True)
+    start = getattr(element, "value_tell", None)
+    if start is None or element.length == 0xFFFFFFFF or _syntax(dataset) == DeflatedExplicitVRLittleEndian:
+        return None
+    if start + element.length > file.stat().st_size:
+        raise _truncated(file)
+    words = _count(dataset, "Rows") * _count(dataset, "Columns") * max(1, _count(dataset, "NumberOfFrames"))
+    return int(start) if element.VR in ("OW", "OB", None) and element.length >= 2 * words else None
+
+
+def _macros(groups: Dataset) -> list[Dataset]:
+    """Return the items of all functional group macros of a frame."""
+    return [item for element in groups if element.VR == "SQ" and element.value for item in element.value[:1]]
+
+
+def _slice(file: Path, dataset: Dataset, frame: int | None, start: int | None, places: list[Dataset]) -> Slice:
+    """Return one slice whose values are looked up in `places`, the first that has them."""
+    image_type = _first(places, "FrameType") or _first(places, "ImageType") or ()
+    spacing = _numbers(_first(places, "PixelSpacing"), 2)
+    return Slice(
+        path=file,
+        frame=frame,
+        dataset=dataset,
+        syntax=_syntax(dataset),
+        modality=str(header_value(dataset, "Modality") or ""),
+        series=str(header_value(dataset, "SeriesInstanceUID") or ""),
+        series_number=str(header_value(dataset, "SeriesNumber") or "").lstrip("0"),
+        description=str(dataset.get("SeriesDescription") or "").strip(),
+        image_type=tuple(str(value).strip() for value in ([image_type] if isinstance(image_type, str) else image_type)),
+        rows=_count(dataset, "Rows"),
+        columns=_count(dataset, "Columns"),
+        position=_numbers(_first(places, "ImagePositionPatient"), 3),
+        orientation=_numbers(_first(places, "ImageOrientationPatient"), 6),
+        pixel_spacing=None if spacing is None or spacing.min() <= 0 else (float(spacing[0]), float(spacing[1])),
+        slope=_number(_first(places, "RescaleSlope")),
+        intercept=_number(_first(places, "RescaleIntercept")),
+        rescale_type=str(_first(places, "RescaleType") or "").strip().upper(),
+        pixels_at=start,
+    )
+
+
+def _first(places: list[Dataset], keyword: str) -> Any:
+    """Return the value of a keyword in the first dataset that has one."""
+    for place in places:
+        value = header_value(place, keyword)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def _numbers(value: Any, count: int) -> np.ndarray | None:
+    """Return a header's list of numbers, or None unless it holds `count` finite ones."""
+    try:
+        numbers = np.array([float(item) for item in value])
+    except (TypeError, ValueError):
+        return None
+    return numbers if numbers.shape == (count,) and np.isfinite(numbers).all() else None
+
+
+def _count(dataset: Dataset, keyword: str) -> int:
+    """Return a header's count, 0 where it is absent or no number."""
+    return int(_number(header_value(dataset, keyword)) or 0)
+
+
+def _number(value: Any) -> float | None:
+    numbers = _numbers([value], 1)
+    return None if numbers is None else float(numbers[0])

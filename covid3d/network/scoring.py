@@ -1,0 +1,144 @@
+"""Scoring: scans x windows -> logits, in evaluation mode."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from covid3d.ct.windows import Window, apply_window
+from covid3d.run.errors import ConfigError
+from covid3d.run.files import progress
+
+PREDICTIONS = (
+    "task",
+    "model",
+    "fold",
+    "epoch",
+    "scan_id",
+    "patient_id",
+    "hospital",
+    "split",
+    "label",
+    "window",
+    "logit",
+    "probability",
+)
+
+
+def pick_device(name: str = "auto") -> str:
+    """Return 'cpu' or 'cuda' for 'auto', 'cpu' or 'cuda'; ConfigError when the GPU that was asked for is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' is not available", cure="Use device 'cpu' or 'auto'")
+    return name
+
+
+def to_input(grids: np.ndarray, window: Window, device: str = "cpu") -> Tensor:
+    """Return HU grids (N, z, y, x) or (N, S, z, y, x) as windowed float32 network input (N, S, z, y, x)."""
+    grids = grids if grids.ndim == 5 else grids[:, None]
+    return torch.from_numpy(apply_window(grids, window)).to(device, memory_format=torch.channels_last_3d)
+
+
+def score(
+    model: nn.Module,
+    grids: np.ndarray,
+    windows: Sequence[Window],
+    *,
+    batch_size: int = 8,
+    device: str = "cpu",
+) -> np.ndarray:
+    """Return the logit of every scan in every window, float32 (N, len(windows)).
+
+    grids: int16 HU, (N, z, y, x), or (N, S, z, y, x) for a model of S scans. The result does not depend on the batch
+    size, within rounding.
+    """
+    logits = np.empty((len(grids), len(windows)), np.float32)
+    with _evaluation(model, device):
+        for scans, column, x in _batches(grids, windows, batch_size, device):
+            logits[scans, column] = model(x).cpu().numpy()
+    return logits
+
+
+def features(
+    model: nn.Module, grids: np.ndarray, window: Window, *, batch_size: int = 8, device: str = "cpu"
+) -> np.ndarray:
+    """Return the pooled features of every scan in one window, float32 (N, C)."""
+    found: list[np.ndarray] = []
+    with _evaluation(model, device):
+        for _, _, x in _batches(grids, [window], batch_size, device):
+            found.append(model.features(x).cpu().numpy())  # type: ignore[operator]
+    return np.concatenate(found)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities of logits, float64, without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * np.asarray(logits, np.float64)))
+
+
+def prediction_rows(
+    task: str,
+    model: str,
+    fold: int | str,
+    epoch: int,
+    table: pd.DataFrame,
+    split: str | Sequence[str],
+    window: str,
+    logits: np.ndarray,
+) -> pd.DataFrame:
+    """Return rows of predictions.csv: the scans of `table` (scan_id, patient_id, hospital, label), logits (N,)."""
+    if len(table) != len(logits):
+        raise ValueError(f"{len(table)} scans, {len(logits)} logits")
+    rows = table[["scan_id", "patient_id", "hospital", "label"]].reset_index(drop=True)
+    logits = np.asarray(logits, np.float32)
+    rows = rows.assign(
+        task=task,
+        model=model,
+        fold=fold,
+        epoch=epoch,
+        split=split,
+        window=window,
+        logit=logits,
+        probability=sigmoid(logits).astype(np.float32),
+    )
+    return rows[list(PREDICTIONS)]
+
+
+@contextlib.contextmanager
+def _evaluation(model: nn.Module, device: str) -> Iterator[None]:
+    """Evaluation mode without gradients inside the block; the model's own mode comes back after it."""
+    training = model.training
+    place(model, device).eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def place(model: nn.Module, device: str) -> nn.Module:
+    """Move a model to a device, its kernels in the layout in which they are fastest there, and return it.
+
+    A kernel of one voxel has nothing to dilate, but PyTorch sends it to the fast CPU library only when it is dilated, the
+    batch has 16 scans or there are several threads; else it is slow, and leaves a layout that slows the pools after it.
+    """
+    volumes = any(parameter.ndim == 5 for parameter in model.parameters())
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1):
+            module.dilation = (2, 2, 2) if device == "cpu" else (1, 1, 1)
+    layout = torch.channels_last_3d if volumes else torch.channels_last
+    return model.to(device=torch.device(device)).to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def _batches(
+    grids: np.ndarray, windows: Sequence[Window], batch_size: int, device: str
+) -> Iterator[tuple[slice, int, Tensor]]:
+    """Yield (scans, window number, input) in batches of even size, which the CPU's convolutions like."""
+    size = max(2, batch_size - batch_size % 2)
+    starts = [(start, column) for start in range(0, len(grids), size) for column in range(len(windows))]
+    for start, column in progress(starts, "scoring"):
+        scans = slice(start, min(start + size, len(grids)))
+        yield scans, column, to_input(np.asarray(grids[scans]), windows[column], device)

@@ -1,0 +1,103 @@
+"""The generated parts of the book's pages as HTML: key numbers, the ledger, the picture and the audit."""
+
+import html
+from pathlib import Path
+
+import pandas as pd
+
+from covid3d.chapter import figure_html, table_html
+from covid3d.report import audit
+from covid3d.report.claims import ledger
+from covid3d.run.files import read_json
+from covid3d.run.profile import Run
+
+KEY_CLAIMS = (
+    "C008",
+    "C095",
+    "C064",
+    "C066",
+    "C060",
+    "C062",
+    "C097",
+    "C083",
+    "C084",
+    "C085",
+    "C086",
+    "C123",
+    "C124",
+    "C125",
+)
+BADGES = {"agrees": "green", "compatible": "blue", "disagrees": "red"}
+
+
+def write_fragments(run: Run, folder: Path) -> None:
+    """Write the generated parts of pages: key numbers, the ledger, a picture, costs and the audit."""
+    folder.mkdir(parents=True)
+    claims = ledger(run)
+    (folder / "ledger.html").write_text(ledger_html(claims), encoding="utf-8")
+    (folder / "key_numbers.html").write_text(key_numbers_html(claims), encoding="utf-8")
+    (folder / "picture.html").write_text(_picture(run), encoding="utf-8")
+    cells = table_html(audit.audit_published(), "The printed percentages of Table 2, and the counts that they can be.")
+    intervals = table_html(audit.printed_aucs(), "The printed AUCs, and the sampling interval that their counts imply.")
+    (folder / "audit.html").write_text(cells + intervals, encoding="utf-8")
+    worlds = {"effect": "effect (the disease leaves its marks)", "null": "null (labels and courses at random)"}
+    facts = {
+        "profile": f"{run.profile.name} ({run.profile.purpose})",
+        "cohort": {"phantom": "simulated scans"}.get(run.cohort, run.cohort),
+        "world": worlds[run.world] if run.is_phantom else "real scans",
+        "seed": str(run.seed),
+    }
+    about = pd.DataFrame({"what": list(facts), "value": list(facts.values())})
+    (folder / "run.html").write_text(table_html(about, f"The run '{run.name}'."), encoding="utf-8")
+
+
+def badge(text: str) -> str:
+    """Return a verdict as a small label; grey unless it is a judgement on real scans or software."""
+    return f"<span class='verdict {BADGES.get(text, 'grey')}'>{html.escape(text)}</span>"
+
+
+def key_numbers_html(claims: pd.DataFrame) -> str:
+    """Return the landing page's table: published beside re-run."""
+    chosen = claims.set_index("claim_id").loc[list(KEY_CLAIMS)].reset_index()
+    return _claims_table(
+        chosen, ("claim_id", "text", "published", "re_run", "verdict"), "Key numbers, published and re-run."
+    )
+
+
+def ledger_html(claims: pd.DataFrame) -> str:
+    """Return the whole ledger with a search box."""
+    box = (
+        "<p><label for='search'>Show rows that contain</label> "
+        "<input id='search' type='search' oninput=\"const t=this.value.toLowerCase();"
+        "document.querySelectorAll('table.ledger tbody tr')"
+        '.forEach(r=>r.hidden=!r.textContent.toLowerCase().includes(t))"></p>'
+    )
+    names = ("claim_id", "kind", "text", "published", "re_run", "beside", "verdict", "notebook", "how_checked")
+    return box + _claims_table(claims, names, f"All {len(claims)} claims.")
+
+
+def _claims_table(claims: pd.DataFrame, names: tuple[str, ...], caption: str) -> str:
+    """Return rows of the ledger as HTML with badges and links to the chapters."""
+    heads = "".join(f"<th scope='col'>{name.replace('_', ' ')}</th>" for name in names)
+    rows = []
+    for row in claims.to_dict("records"):
+        cells = {name: html.escape(str(row[name])) for name in names}
+        cells["verdict"] = badge(row["verdict"])
+        if "notebook" in cells:
+            cells["notebook"] = f"<a href='notebooks/{cells['notebook']}.html'>{cells['notebook']}</a>"
+        rows.append("<tr>" + "".join(f"<td>{cells[name]}</td>" for name in names) + "</tr>")
+    return (
+        "<div class='scrolls' style='overflow-x:auto' tabindex='0'>"
+        f"<table class='table ledger'><caption>{html.escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _picture(run: Run) -> str:
+    """Return the landing page's picture: Figure 1 of the run, or a line when it does not exist."""
+    for captions in sorted(run.path("chapters").glob("*/captions.json")):
+        figures = read_json(captions)["figures"]
+        path = captions.parent / "figures" / "figure_1.png"
+        if "figure_1" in figures and path.is_file():
+            return figure_html(path.read_bytes(), figures["figure_1"]["caption"])
+    return "<p>Figure 1 is not available in this run.</p>"

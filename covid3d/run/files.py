@@ -1,0 +1,220 @@
+"""Files written whole or not at all, content hashes, a worker pool and a progress bar."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+from tqdm import tqdm
+
+from covid3d.run.errors import StorageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a refused write into one clear StorageError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        cures = {
+            errno.ENOSPC: "Free some space (`make clean-run RUN=name`), then repeat the command; finished work is kept",
+            errno.EDQUOT: "Your disk quota is used up: free some space, then repeat the command; finished work is kept",
+            errno.EACCES: "Choose a folder that you may write to",
+            errno.EROFS: "Choose a folder on a writable disk",
+            errno.EEXIST: "A file lies where a folder is needed: choose another folder",
+            errno.ENOTDIR: "A file lies where a folder is needed: choose another folder",
+        }
+        if error.errno not in cures:
+            raise
+        raise StorageError(os.strerror(error.errno).lower(), where=Path(path).name, cure=cures[error.errno]) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it on success and vanishes on failure."""
+    path = Path(path)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_dead_writes(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that replaces it on success and vanishes on failure."""
+    path = Path(path)
+    with storage_errors(path), working_folder(path) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def working_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a folder beside `path` to work in that vanishes in the end; what a process killed on this machine left goes first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_dead_writes(path)
+    prefix = f".{path.name}.{os.getpid()}."
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def clear_dead_writes(path: Path) -> None:
+    """Remove what a killed process left of its writing of `path`: temporary names carry the number of their process."""
+    start = f".{path.name}."
+    for name in os.listdir(path.parent):
+        found = re.match(r"(\d+)\.\w{8}", name.removeprefix(start)) if name.startswith(start) else None
+        if found and not psutil.pid_exists(int(found[1])):
+            remains = path.parent / name
+            shutil.rmtree(remains, ignore_errors=True) if remains.is_dir() else remains.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return the process's umask (reading it needs setting it)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON atomically: sorted keys, two spaces, no NaN."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_private(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically with mode 0600: at no moment can anyone but the owner read it."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # created with mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(content, stream, indent=2, sort_keys=True)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
+    """Write a table atomically, without its index, floats with their shortest exact form."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_tree(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, or of a folder: the names (relative, sorted) and hashes of all its files."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    return sha256_json([[name, sha256_file(file)] for name, file in files])
+
+
+def sha256_json(content: Any) -> str:
+    """Return the SHA-256 of a JSON-able value; equal values give equal hashes."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def random_seed(*parts: object) -> int:
+    """Return a 63-bit seed from any parts, e.g. `random_seed(run.seed, scan_id, "noise")`."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
+    """Show a progress bar with the time left; silent when the output is not a terminal or a notebook."""
+    quiet = not (sys.stderr.isatty() or os.environ.get("COVID3D_PROGRESS"))
+    return tqdm(items, desc=description, total=total, disable=quiet, leave=False)
+
+
+def parallel_map(
+    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, description: str
+) -> Iterator[Result]:
+    """Yield `function(item)` in the order of `items`, computed in `workers` processes, at most four results ahead each.
+
+    The first error stops the pool and is raised; workers end with the process that started them, also when it is killed.
+    `workers` <= 1 runs in this process.
+    """
+    if workers <= 1 or len(items) <= 1:
+        for item in progress(items, description, len(items)):
+            yield function(item)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_end_with_parent) as pool:
+        waiting: dict[int, Future[Result]] = {}
+        submitted = 0
+        try:
+            for position in progress(range(len(items)), description, len(items)):
+                while submitted < len(items) and len(waiting) < 4 * workers:
+                    waiting[submitted] = pool.submit(function, items[submitted])
+                    submitted += 1
+                yield waiting.pop(position).result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent does: it waits at a queue that a killed parent cannot close."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def cpu_count() -> int:
+    """Return the number of processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

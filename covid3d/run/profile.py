@@ -1,0 +1,414 @@
+"""Profiles (sizes), runs (the paths of one run) and the parameters of a notebook."""
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationInfo, field_validator
+
+from covid3d.run.errors import ConfigError, MissingResult, nearest
+from covid3d.run.files import read_json, write_private, write_text
+from covid3d.run.strict import Strict, read_keys, validate
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+DATA = Path(__file__).parents[1] / "data"
+PHANTOM_MANUFACTURER = "COVID3D phantom"
+"""What the Manufacturer of simulated DICOM begins with."""
+KINETICS = Path("data", "weights", "kinetics600.safetensors")
+"""Where runs look for converted Kinetics-600 weights, below the repository root."""
+OPEN_LICENCE = r"(CC|PDDL|MIT|TCIA)[A-Za-z0-9 .-]{0,30}"
+OUTSIDE = "outside:"
+"""What config.yaml has, before a hash of its path, for a manifest outside the repository."""
+
+
+class Cohort(Strict):
+    """How much of the order form is delivered; None takes all of it."""
+
+    development_per_class: int | None = Field(ge=4)
+    external_per_class: int | None = Field(ge=2)
+    followup_patients: int | None = Field(ge=4)
+    rescans: int = Field(ge=0, description="same-day rescans of patients, outside the 397")
+    control_patients: int = Field(ge=0, description="COVID- patients with simulated follow-ups, outside the 397")
+
+
+class Phantom(Strict):
+    """Size of a simulated scan."""
+
+    matrix: int = Field(ge=32, le=1024, description="pixels in each row and column")
+    slices: int | None = Field(ge=16, description="slices of a scan; None takes n_slices of the order form")
+    keep_dicom: bool = Field(description="False deletes each scan's DICOM once it is in the store")
+    phase_visible: float = Field(ge=0, le=1, description="how much one scan tells of the phase of disease")
+
+
+class Model(Strict):
+    """Network and its input grid."""
+
+    grid: tuple[int, int, int] = Field(strict=False, description="(z, y, x) voxels")
+    width: float = Field(gt=0, le=1, description="scales the number of channels of I3D")
+    pretrained: bool = Field(description="start from Kinetics-600 where its weights are at hand; width 1 only")
+
+    @field_validator("pretrained")
+    @classmethod
+    def _only_at_full_width(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("width", 1) != 1:
+            raise ValueError("It should be false: there are no pretrained weights at a width other than 1")
+        return value
+
+
+class Training(Strict):
+    """One fold of Task 1."""
+
+    folds: int = Field(ge=2)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0, description="the highest rate of the one-cycle schedule")
+    warm_up: float = Field(ge=0, le=0.5, description="share of the steps in which the rate rises to its peak")
+    hold: float = Field(ge=0, lt=0.5, description="share of the steps, at the end, with the final rate")
+    final_rate: float = Field(gt=0, le=1, description="the final rate, as a share of the peak")
+    weight_decay: float = Field(ge=0)
+    flip: bool
+    shift_voxels: int = Field(ge=0)
+    rotation_degrees: float = Field(ge=0)
+    window_jitter_hu: float = Field(ge=0)
+    threads_per_fold: int = Field(ge=1)
+
+
+class Slices(Strict):
+    """The 2D baseline."""
+
+    backbone: Literal["resnet10t", "resnet18", "resnet50"]
+    size: int = Field(ge=32, description="pixels in each row and column of a slice")
+    slices_per_scan: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    pretrained: bool
+
+
+class Windows(Strict):
+    """The lung window, and the sample of windows around it at test time."""
+
+    level: float
+    width: float = Field(gt=0)
+    count: int = Field(ge=2)
+    level_sd: float = Field(gt=0)
+    width_sd: float = Field(gt=0)
+    reason: str
+    internal_count: int = Field(ge=2, description="the first of them, used on the internal validation folds")
+    curve_multiples: tuple[float, ...] = Field(strict=False, description="SDs of the degradation curve")
+    curve_count: int = Field(ge=2)
+
+
+class Explain(Strict):
+    """The activation map."""
+
+    layer: str
+    method: Literal["gradcam", "hirescam"]
+
+
+class Prognosis(Strict):
+    """Fine-tuning for the remaining stay."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    high_risk_days: float = Field(gt=0)
+    permutations: int = Field(ge=19)
+
+
+class Statistics(Strict):
+    """Resampling sizes and the equivalence margin."""
+
+    bootstrap: int = Field(ge=99)
+    permutations: int = Field(ge=99)
+    equivalence_margin_points: float = Field(gt=0)
+
+
+class Profile(Strict):
+    """Every size of a run, read from one YAML file."""
+
+    name: str
+    purpose: str
+    minutes: float = Field(gt=0, description="wall time on the reference machine")
+    disk_gb: float = Field(gt=0)
+    memory_gb: float = Field(gt=0)
+    reference_machine: str
+    cohort: Cohort
+    phantom: Phantom
+    model: Model
+    training: Training
+    slices: Slices
+    windows: Windows
+    explain: Explain
+    prognosis: Prognosis
+    statistics: Statistics
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles that come with the package."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load_profile(name: str) -> Profile:
+    """Read a profile by name, or from a YAML file; unknown keys and wrong types are refused by name."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"there is no profile '{name}'", cure=nearest(name, profile_names()))
+    content = read_keys(path, where=path.name, cure="Start from a profile in covid3d/profiles")
+    return validate(Profile, content, where=path.name)
+
+
+def repository_root() -> Path:
+    """Return COVID3D_ROOT, else the nearest folder upward that holds data_manifest.csv, else the working directory."""
+    if os.environ.get("COVID3D_ROOT"):
+        return Path(os.environ["COVID3D_ROOT"]).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "data_manifest.csv").is_file():
+            return folder
+    return here
+
+
+class RunConfig(Strict):
+    """What config.yaml of a run holds: a run is profile x manifest x world x seed."""
+
+    profile: str
+    manifest: str | None = None
+    world: Literal["effect", "null"] = "effect"
+    seed: int = Field(default=1, ge=0)
+    weights: str | None = Field(default=None, description="site mode: given weights, chapters 01, 02 and 04 only")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its profile, its cohort and the paths of everything it makes. Only a Run knows paths."""
+
+    name: str
+    root: Path
+    config: RunConfig
+    profile: Profile
+    compute: bool = True
+    device: str = "auto"
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def world(self) -> str:
+        return self.config.world
+
+    @property
+    def is_site(self) -> bool:
+        """True when the run scores a hospital's scans with given weights instead of training."""
+        return self.config.weights is not None
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "runs" / self.name
+
+    def path(self, *parts: str) -> Path:
+        """Return a path inside the run's folder."""
+        return self.folder.joinpath(*parts)
+
+    @property
+    def order_form(self) -> Path:
+        """The manifest that was asked for: the embedded one, or the user's."""
+        if self.config.manifest is None:
+            return DATA / "data_manifest.csv"
+        if not self.config.manifest.startswith(OUTSIDE):
+            return self.root / self.config.manifest
+        try:
+            return Path(read_json(self.manifest_note)["path"])
+        except (OSError, ValueError, KeyError):
+            where, cure = f"data/keys/manifests/{self.name}.json", "Put the file back, or start anew under another name"
+            raise ConfigError("where the run's manifest lies is not known", where=where, cure=cure) from None
+
+    @property
+    def manifest_note(self) -> Path:
+        """Where the path of a manifest outside the repository is kept, for its owner alone: a path can name people."""
+        return self.root / "data" / "keys" / "manifests" / f"{self.name}.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path("manifest.csv")
+
+    @property
+    def intake(self) -> Path:
+        return self.path("intake.csv")
+
+    @property
+    def pretrained(self) -> Path | None:
+        """The Kinetics-600 weights that Task-1 folds start from; None when the profile wants none or none are at hand."""
+        path = self.root / KINETICS
+        return path if self.profile.model.pretrained and not self.is_site and path.is_file() else None
+
+    @property
+    def splits(self) -> Path:
+        return self.path("splits.csv")
+
+    @property
+    def volumes(self) -> Path:
+        return self.path("volumes")
+
+    def model(self, task: str, model: str, fold: int) -> Path:
+        """Return the folder of one fold of one model, e.g. models/task1/covid3d/fold_03."""
+        return self.path("models", task, model, f"fold_{fold:02d}")
+
+    def chapter(self, number: str) -> Path:
+        return self.path("chapters", number)
+
+    @property
+    def is_phantom(self) -> bool:
+        """True when the order form asks for simulated scans, or intake found the simulator's name in a scan's header."""
+        for path, mark in ((self.order_form, r'(^|,)[\s"]*phantom:'), (self.intake, f"(^|,){PHANTOM_MANUFACTURER}")):
+            if path.is_file():
+                with path.open(encoding="utf-8-sig", errors="replace") as stream:
+                    if any(re.search(mark, line) for line in stream):
+                        return True
+        return False
+
+    @property
+    def cohort(self) -> Literal["phantom", "public", "site"]:
+        """Where the scans come from; public when the run trains and every scan has an open licence."""
+        if self.is_phantom:
+            return "phantom"
+        if self.is_site or not self.manifest.is_file():
+            return "site"
+        with self.manifest.open(encoding="utf-8-sig", newline="") as stream:
+            licences = [row.get("licence") or "private" for row in csv.DictReader(stream)]
+        return "public" if licences and all(re.fullmatch(OPEN_LICENCE, text) for text in licences) else "site"
+
+    def with_options(self, *, compute: bool | None = None, device: str | None = None) -> "Run":
+        """Return the same run with other options for this process."""
+        return replace(self, compute=self.compute if compute is None else compute, device=device or self.device)
+
+
+def open_run(name: str, **options: Any) -> Run:
+    """Open a run by name, creating it when it is new.
+
+    A new run takes `profile`, `manifest`, `world`, `seed` and `weights` from the options; without a profile the
+    run's name must be a profile's name. An existing run refuses options that differ from its own.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigError(f"'{name}' is no name for a run", cure="Use letters, digits, '.', '_' and '-', at most 64")
+    root = repository_root()
+    path = root / "runs" / name / "config.yaml"
+    given = {key: value for key, value in options.items() if value is not None and value != ""}
+    source = Path(os.path.abspath(root / str(given["manifest"]))) if "manifest" in given else None
+    if source:
+        inside = source.is_relative_to(root)
+        hashed = OUTSIDE + hashlib.sha256(str(source).encode()).hexdigest()[:16]
+        given["manifest"] = source.relative_to(root).as_posix() if inside else hashed
+    for key in given.keys() - RunConfig.model_fields.keys():
+        raise ConfigError(f"unknown option '{key}' of a run", cure=nearest(key, RunConfig.model_fields))
+    if path.is_file():
+        where, cure = f"runs/{name}/config.yaml", f"Put the file back, or start anew with `make clean-run RUN={name}`"
+        config = validate(RunConfig, read_keys(path, where=where, cure=cure), where=where)
+        for key, value in given.items():
+            if getattr(config, key) != value:
+                raise ConfigError(
+                    f"run '{name}' exists with {key} = {getattr(config, key)!r}, not {value!r}",
+                    where=f"runs/{name}/config.yaml",
+                    cure=f"Choose another RUN=name, or remove this one with `make clean-run RUN={name}`",
+                )
+    else:
+        if "profile" not in given and name not in profile_names():
+            raise ConfigError(
+                f"there is no run '{name}'",
+                where="runs/",
+                cure=f"Create it with `make run PROFILE=smoke RUN={name}`, or use a profile's name: {', '.join(profile_names())}",
+            )
+        config = validate(RunConfig, {"profile": name, **given}, where=f"options of run '{name}'")
+    run = Run(name=name, root=root, config=config, profile=load_profile(config.profile))
+    if not (source or run.order_form).is_file():
+        where = str(options.get("manifest") or config.manifest)
+        raise ConfigError("the manifest does not exist", where=where, cure="Give MANIFEST=path of a CSV file")
+    if not path.is_file():
+        if source and not source.is_relative_to(root):
+            write_private(run.manifest_note, {"path": str(source)})
+        write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
+    return run
+
+
+class Parameters(Strict):
+    """Parameters of every notebook."""
+
+    run: str
+    compute: bool
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class ModelParameters(Parameters):
+    scan_id: str = Field(description="the scan shown; '' takes the first COVID+ one of hospital B")
+
+
+class CaseParameters(Parameters):
+    seed_of_examples: int = Field(ge=0, description="draws the example cases")
+
+
+class ReaderParameters(Parameters):
+    margin_points: float | None = Field(gt=0, description="equivalence margin; None takes the profile's")
+
+
+class TrajectoryParameters(Parameters):
+    late_days: int = Field(ge=0, description="a last scan further than this from discharge is 'no late scan'")
+
+
+CHAPTERS: dict[str, type[Parameters]] = {
+    "01_data": Parameters,
+    "02_model": ModelParameters,
+    "03_cross_validation": Parameters,
+    "04_external_tests": CaseParameters,
+    "05_reader_comparison": ReaderParameters,
+    "06_trajectories": TrajectoryParameters,
+    "07_prognosis": Parameters,
+    "08_claims": Parameters,
+}
+SITE_CHAPTERS = ("01_data", "02_model", "04_external_tests")
+
+
+def chapter_title(chapter: str) -> str:
+    """Return a chapter's name for a reader: '03_cross_validation' -> '3 Cross-validation'."""
+    number, _, words = chapter.partition("_")
+    return f"{int(number)} {words.replace('_', ' ').capitalize()}"
+
+
+def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
+    """Check a notebook's parameters and open its run.
+
+    Call it as `run = covid3d.run.profile.start("03_cross_validation", globals())` right after the cell of parameters.
+    A misspelt or ill-typed parameter is a ConfigError that gives the nearest name.
+    """
+    if chapter not in CHAPTERS:
+        raise ConfigError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
+    ignored = {"In", "Out"}
+    found = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and name not in ignored
+        and not callable(value)
+        and not isinstance(value, (ModuleType, Run))
+    }
+    if isinstance(
+        namespace.get("run"), Run
+    ):  # the cell is run again, step by step: the reader's own variables are there too
+        found = {name: found[name] for name in found.keys() & CHAPTERS[chapter].model_fields.keys()}
+        found["run"] = namespace["run"].name
+    parameters = validate(CHAPTERS[chapter], found, where=f"parameters of {chapter}")
+    run = open_run(parameters.run).with_options(compute=parameters.compute, device=parameters.device)
+    if run.is_site and chapter not in SITE_CHAPTERS:
+        raise MissingResult(
+            f"chapter {chapter} is not part of a run with given weights",
+            where=f"run '{run.name}'",
+            cure=f"Site mode has {', '.join(SITE_CHAPTERS)}",
+        )
+    return run

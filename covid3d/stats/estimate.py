@@ -1,0 +1,113 @@
+"""A number as the book prints it: a value, its 95 % limits and how they were made, or why there is none."""
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+NAN = float("nan")
+
+
+@functools.total_ordering
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % limits; every function of `covid3d.stats` that measures something returns one.
+
+    method: the interval's formula, or why there is no number. remark: printed after the number wherever it stands, e.g.
+    "nominal". unit: printed after the value ("days", "%"); the unit "p" prints a p value. NaN limits: no interval.
+    Estimates sort by value, missing ones last; `float(estimate)` is the value.
+
+    >>> print(Estimate(0.831, 0.727, 0.935, "DeLong"))
+    0.831 (95 % CI 0.727 to 0.935)
+    >>> print(Estimate.missing("one class only"))
+    not available (one class only)
+    """
+
+    value: float
+    low: float = NAN
+    high: float = NAN
+    method: str = ""
+    remark: str = ""
+    unit: str = ""
+
+    @classmethod
+    def missing(cls, why: str) -> "Estimate":
+        """Return the estimate that cannot be made; `why` is printed in its place."""
+        return cls(NAN, method=why)
+
+    @property
+    def known(self) -> bool:
+        """True when there is a number."""
+        return self.value is not None and math.isfinite(self.value)
+
+    @property
+    def has_limits(self) -> bool:
+        """True when there is an interval."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def noted(self, remark: str) -> "Estimate":
+        """Return the same number with a remark that stands beside it wherever it is printed."""
+        return replace(self, remark=remark)
+
+    def by(self, method: str) -> "Estimate":
+        """Return the same number with another name of its method."""
+        return replace(self, method=method)
+
+    def of_unit(self, unit: str) -> "Estimate":
+        """Return the same number in this unit; shares become per cent when the unit is "%"."""
+        scale = 100.0 if unit == "%" else 1.0
+        return replace(self, value=self.value * scale, low=self.low * scale, high=self.high * scale, unit=unit)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __lt__(self, other: "Estimate") -> bool:
+        if not isinstance(other, Estimate):
+            return NotImplemented
+        return (not self.known, self.value) < (not other.known, other.value)
+
+    def __str__(self) -> str:
+        if not self.known:
+            return f"not available ({self.method.removeprefix('not available: ') or 'no data'})"
+        return value_text(self.value, self.unit) + self._limits() + (f" ({self.remark})" if self.remark else "")
+
+    def _limits(self) -> str:
+        if not self.has_limits:
+            return ""
+        if self.high - self.low < 1e-9:  # of equal folds, or of classes that do not overlap
+            return " (no interval: nothing varies)"
+        return f" (95 % CI {number(self.low, self.unit)} to {number(self.high, self.unit)})"
+
+
+def p_value(p: float, remark: str = "", *, method: str = "") -> Estimate:
+    """Return a p value as an Estimate: "p = 0.012 (nominal)"."""
+    return Estimate(p, method=method, remark=remark, unit="p")
+
+
+def value_text(value: Any, unit: str = "") -> str:
+    """Return a number with its unit: "12 days", "p = 0.012", "0.831"."""
+    text = number(value, unit)
+    if unit == "p":
+        return f"p {text}" if text.startswith("<") else f"p = {text}"
+    return f"{text} {unit}" if unit else text
+
+
+def number(value: Any, unit: str = "") -> str:
+    """Return a number with the digits it deserves: counts whole, p values with two, the rest with three.
+
+    >>> number(0.83149), number(12.345), number(1234), number(0.01234, "p")
+    ('0.831', '12.3', '1,234', '0.012')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    if unit == "p":
+        return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+    if unit in ("day", "days") and float(value).is_integer():
+        return f"{value:,.0f}"
+    size = abs(value)
+    digits = 3 if size < 1 else 2 if size < 10 else 1 if size < 1000 else 0
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # adding 0 makes -0 a 0

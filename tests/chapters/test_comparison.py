@@ -1,0 +1,111 @@
+"""The comparison: one row a model, the same scans, paired differences; kept, current, or not shown."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import CHECKOUT
+from synthetic_run import synthetic_run
+
+from covid3d.chapters import comparison
+from covid3d.chapters import external_tests as external
+from covid3d.commands.pipeline import ENTRIES, chapter_code, model_code, run_step
+from covid3d.comparators import catalogue
+from covid3d.run.errors import ConfigError, MissingResult
+from covid3d.run.steps import STEPS, imported_modules
+from covid3d.stats.metrics import paired_delong
+
+FEW = ("metadata", "histogram", "s3d")
+
+
+@pytest.fixture
+def run(root, monkeypatch):
+    """A run of noise in which only one network and the two models without one are compared with COVID3D."""
+    run = synthetic_run(root)
+    splits = pd.read_csv(run.splits, dtype={"scan_id": str})
+
+    def split_of(run, fold):
+        table, rows = comparison.accepted(run), splits[splits["fold"] == fold]
+        return tuple(
+            table[table["scan_id"].isin(rows.loc[rows["split"] == side, "scan_id"])] for side in ("train", "validation")
+        )
+
+    monkeypatch.setattr(comparison, "split_of", split_of)
+    selection = pd.read_csv(run.path("models", "task1", "selection", "selection.csv"))
+    monkeypatch.setattr(comparison, "ensure_selection", lambda run: selection)
+    monkeypatch.setattr(comparison, "OTHERS", FEW)
+    monkeypatch.setattr(comparison, "COMPARATORS", {name: catalogue.COMPARATORS[name] for name in ("covid3d", *FEW)})
+    external.ensure_external(run)
+    return run
+
+
+def test_nothing_is_shown_before_it_was_trained_and_showing_trains_nothing(run):
+    assert comparison.shown(run) is None
+    assert not run.path("comparators").exists()
+
+
+def test_every_model_has_a_row_of_the_same_scans_with_paired_differences(run):
+    table = comparison.ensure_comparators(run).set_index("model")
+    assert list(table.index) == ["COVID3D", "metadata alone", "histogram alone", "S3D (width 1/8, from scratch)"]
+    scores = pd.read_csv(run.path("comparators", "summary", "predictions.csv"), dtype={"scan_id": str})
+    reference = external.ensure_external(run).query("model == 'covid3d'")
+    for site in ("B", "C"):
+        pair = scores.query("model == 'histogram' and hospital == @site").merge(reference, on="scan_id")
+        assert len(pair) == {"B": 8, "C": 6}[site]
+        expected = paired_delong(pair["label_x"], pair["logit_x"], pair["logit_y"]).estimate
+        row = table.loc["histogram alone", [f"{site} - COVID3D", f"{site} - COVID3D low", f"{site} - COVID3D high"]]
+        assert row.tolist() == pytest.approx([expected.value, expected.low, expected.high], nan_ok=True)
+        assert pd.isna(table.loc["COVID3D", f"{site} - COVID3D"])
+    assert table.loc["histogram alone", "A"] == 1, "the classes differ in brightness here"
+    assert table["parameters"].gt(0).all()
+    shown = comparison.shown(run)
+    assert pd.isna(shown["minutes"].iloc[0]) and shown["minutes"].notna().sum() == len(FEW)
+    pd.testing.assert_frame_equal(shown.drop(columns="minutes"), table.reset_index())
+
+
+def test_a_finished_fold_is_kept_and_new_facts_or_scans_train_it_again(run, monkeypatch):
+    folder = comparison.ensure_comparator(run, "metadata", 0)
+    before = (folder / "terms.json").stat().st_mtime_ns
+    comparison.ensure_comparator(run, "metadata", 0)
+    assert (folder / "terms.json").stat().st_mtime_ns == before
+    run.intake.write_text(run.intake.read_text().replace(",120,", ",100,", 1))
+    comparison.ensure_comparator(run, "metadata", 0)
+    assert (folder / "terms.json").stat().st_mtime_ns != before
+
+
+def test_a_missing_fold_names_its_command(run):
+    with pytest.raises(MissingResult, match="step comparator --run noise --model metadata --fold 1"):
+        comparison.ensure_comparator(run.with_options(compute=False), "metadata", 1)
+
+
+def test_a_table_made_from_other_scans_is_not_shown(run):
+    comparison.ensure_comparators(run)
+    assert comparison.shown(run) is not None
+    run.intake.write_text(run.intake.read_text().replace(",120,", ",100,", 1))
+    assert comparison.shown(run) is None
+
+
+def test_no_model_is_trained_again_because_another_was_added(make_run):
+    """A line of the catalogue is not part of any fold's code; a model's own file is."""
+    run = make_run()
+    modules = imported_modules(STEPS["comparator"].module)
+    assert not {name for name in modules if name.startswith("covid3d.comparators.")} - {"covid3d.comparators.interface"}
+    assert model_code(run, "comparator", "s3d") != model_code(run, "comparator", "metadata")
+    assert model_code(run, "prognosis", "single") == model_code(run, "prognosis", "pair")
+
+
+def test_a_finished_comparison_makes_chapter_4_run_again_and_no_other(run):
+    shutil.copytree(CHECKOUT / "notebooks", run.root / "notebooks")
+    chapters = ("03_cross_validation", "04_external_tests")
+    before = [chapter_code(run, name) for name in chapters]
+    comparison.ensure_comparators(run)
+    after = [chapter_code(run, name) for name in chapters]
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+@pytest.mark.parametrize(("model", "message"), [("s3", "Did you mean 's3d'"), (None, "needs --model")])
+def test_a_step_of_an_unknown_model_is_one_message(make_run, model, message):
+    run = make_run()
+    with pytest.raises(ConfigError, match=message):
+        run_step(run, "comparator", fold=0, variant=None, model=model, chapter=None)
+    assert "comparators" in ENTRIES

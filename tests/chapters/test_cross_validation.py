@@ -1,0 +1,209 @@
+"""Task 1: what may be in a split, which fold is deployed, how the folds are summed up, and that finished folds are kept."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from covid3d.chapters import cross_validation as cv
+from covid3d.cohort.store import Store
+from covid3d.network import training
+from covid3d.run.errors import Covid3DError, MissingResult
+from covid3d.run.files import write_csv, write_text
+from covid3d.run.profile import load_profile
+
+SCANS = 16
+
+
+def cohort() -> pd.DataFrame:
+    """Eight first scans a class at A, two at B, one follow-up scan of the first patient."""
+    rows = [(f"A{n:02d}-0", f"A{n:02d}", "A", "development", n % 2, 0) for n in range(SCANS)]
+    rows += [(f"B{n:02d}-0", f"B{n:02d}", "B", "external", n % 2, 0) for n in range(2)]
+    rows += [("A01-1", "A01", "A", "followup", 1, 1)]
+    return pd.DataFrame(rows, columns=["scan_id", "patient_id", "hospital", "role", "label", "scan_index"])
+
+
+def folds_of(table: pd.DataFrame, folds: int = 2) -> pd.DataFrame:
+    first = table[table["role"] == "development"]
+    rows = [
+        ("task1", fold, scan, patient, "validation" if (number // 2) % folds == fold else "train")
+        for fold in range(folds)
+        for number, (scan, patient) in enumerate(zip(first["scan_id"], first["patient_id"], strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["task", "fold", "scan_id", "patient_id", "split"])
+
+
+@pytest.fixture
+def run(make_run, monkeypatch):
+    """A tiny run whose scans lie in the store; class 1 is brighter at the back."""
+    smoke = load_profile("smoke")
+    changes = {
+        "model": smoke.model.model_copy(update={"grid": (8, 32, 32), "width": 1 / 16}),
+        "slices": smoke.slices.model_copy(update={"size": 32, "slices_per_scan": 2}),
+        "training": smoke.training.model_copy(update={"epochs": 2}),
+    }
+    run = replace(make_run(), profile=smoke.model_copy(update=changes))
+    table = cohort()
+    rng, store, hashes = np.random.default_rng(0), Store.of(run), []
+    for row in table.to_dict("records"):
+        grid = rng.normal(-800, 50, (8, 32, 32))
+        grid[:3, 20:, :] += 400 * row["label"]
+        store.put(row["scan_id"], "0" * 64, grid.astype(np.int16))
+        hashes.append(hashlib.sha256(grid.tobytes()).hexdigest())
+    write_csv(run.intake, table.assign(ok=1, pixel_sha256=hashes))
+    write_csv(run.splits, folds_of(table))
+    write_text(run.manifest, "scan_id\n")
+    monkeypatch.setattr(cv, "accepted", lambda run: cohort())
+    monkeypatch.setattr(cv, "ensure_splits", lambda run: pd.read_csv(run.splits, dtype={"scan_id": str}))
+    monkeypatch.setattr(cv, "require_certificate", lambda run: None)
+    return run
+
+
+def test_folds_are_trained_selected_and_summed_up(run):
+    selection = cv.ensure_selection(run)
+    assert list(selection) == ["fold", "auc_last", "loss_last", "auc_best", "epoch_best", "deployed"]
+    assert selection["deployed"].sum() == 1
+    scores = cv.out_of_fold(run)
+    assert sorted(scores["scan_id"]) == sorted(cohort().query("role == 'development'")["scan_id"])
+    assert set(scores["epoch"]) == {2}
+    table = cv.fold_table(run)
+    for row in table.to_dict("records"):
+        fold = scores[scores["fold"] == row["fold"]]
+        assert row["auc"] == pytest.approx(roc_auc_score(fold["label"], fold["logit"]))
+        assert row["auc_low"] <= row["auc"] <= row["auc_high"] and row["optimism"] >= 0
+    summary = cv.internal_summary(run)
+    assert summary["mean_auc"].value == pytest.approx(table["auc"].mean())
+    assert summary["mean_auc_bootstrap"].value == pytest.approx(table["auc"].mean())
+    assert summary["pooled_auc"].value == pytest.approx(roc_auc_score(scores["label"], scores["logit"]))
+    assert "nominal" in summary["pooled_auc"].method
+    assert len(cv.learning_curves(run)) == 2 * 2
+    folder = cv.ensure_slices(run)
+    assert folder == run.model("task1", "resnet_2d", cv.deployed_fold(run))
+    rows = pd.read_csv(folder / "predictions.csv")
+    assert set(rows["model"]) == {"resnet_2d"} and not run.path("checkpoints", "x").exists()
+
+
+def test_a_finished_fold_is_kept_and_a_changed_label_trains_it_again(run, monkeypatch):
+    folder = cv.ensure_fold(run, 0)
+    before = (folder / "weights.safetensors").read_bytes()
+    calls: list[int] = []
+    fit = training.fit
+    monkeypatch.setattr(cv, "fit", lambda *args, **kwargs: calls.append(1) or fit(*args, **kwargs))
+    cv.ensure_fold(run, 0)
+    assert calls == []
+    swapped = cohort()
+    swapped["label"] = 1 - swapped["label"]
+    monkeypatch.setattr(cv, "accepted", lambda run: swapped)
+    cv.ensure_fold(run, 0)
+    assert calls == [1] and (folder / "weights.safetensors").read_bytes() != before
+
+
+def test_a_fold_is_the_same_bytes_when_computed_twice(run):
+    one = {path.name: path.read_bytes() for path in cv.ensure_fold(run, 1).iterdir()}
+    for path in run.model("task1", "covid3d", 1).iterdir():
+        path.unlink()
+    assert {path.name: path.read_bytes() for path in cv.ensure_fold(run, 1).iterdir()} == one
+
+
+def test_without_compute_a_missing_fold_names_the_command(run):
+    with pytest.raises(MissingResult, match=r"covid3d step fold --run test --fold 1"):
+        cv.ensure_fold(run.with_options(compute=False), 1)
+
+
+@pytest.mark.parametrize(
+    ("scan", "patient", "message"),
+    [
+        ("A01-1", "A01", "role followup, scan_index 1"),
+        ("B00-0", "B00", "role external"),
+        ("ghost", "A99", "not accepted"),
+    ],
+)
+def test_a_follow_up_external_or_unknown_scan_in_a_split_raises(run, scan, patient, message):
+    rows = pd.read_csv(run.splits)
+    extra = pd.DataFrame([("task1", 0, scan, patient, "train")], columns=rows.columns)
+    write_csv(run.splits, pd.concat([rows, extra]))
+    with pytest.raises(cv.LeakError, match=message):
+        cv.ensure_fold(run, 0)
+
+
+def test_a_patient_on_both_sides_raises():
+    table = cohort()
+    split = folds_of(table).query("fold == 0").assign(patient_id="A00")
+    with pytest.raises(cv.LeakError, match="patient A00: a patient is in training and in validation"):
+        cv.check_split(split, table)
+
+
+def curves(*folds: list[tuple[float, float]]) -> pd.DataFrame:
+    rows = [
+        (fold, epoch, 0.5, loss, auc)
+        for fold, points in enumerate(folds)
+        for epoch, (auc, loss) in enumerate(points, 1)
+    ]
+    return pd.DataFrame(rows, columns=["fold", "epoch", "train_loss", "validation_loss", "validation_auc"])
+
+
+def test_the_highest_last_auc_is_deployed_not_the_best_epoch():
+    table = cv.select(curves([(0.99, 0.1), (0.7, 0.6)], [(0.5, 0.7), (0.8, 0.6)]))
+    assert table["deployed"].tolist() == [0, 1]
+    assert table["auc_best"].tolist() == [0.99, 0.8] and table["epoch_best"].tolist() == [1, 2]
+
+
+def test_ties_go_to_the_lowest_loss_then_to_the_first_fold():
+    assert cv.select(curves([(0.8, 0.5)], [(0.8, 0.4)], [(0.8, 0.4)]))["deployed"].tolist() == [0, 1, 0]
+    assert cv.select(curves([(np.nan, 0.1)], [(0.5, 0.9)]))["deployed"].tolist() == [0, 1]
+
+
+def test_aucs_that_differ_by_rounding_alone_are_tied():
+    same = 66 / 72
+    table = cv.select(curves([(same, 0.5), (np.nextafter(same, 1), 0.5)], [(same, 0.4)]))
+    assert table["deployed"].tolist() == [0, 1]
+    assert table["epoch_best"].tolist() == [1, 1]
+
+
+def test_mean_interval_equals_scipys_t_interval():
+    values = np.array([0.7, 0.8, 0.75, 0.9, 0.6])
+    found = cv.mean_interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, min(expected.high, 1)))
+
+
+def test_bootstrap_of_the_mean_auc_equals_resampling_by_hand():
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1], 20)
+    scores = pd.DataFrame({"fold": np.repeat([0, 1], 20), "label": labels, "logit": rng.normal(labels, 1.0)})
+    found = cv.bootstrap_mean_auc(scores, 4000, seed=1)
+    folds = [
+        [part.loc[part["label"] == label, "logit"].to_numpy() for label in (0, 1)] for _, part in scores.groupby("fold")
+    ]
+    draws = [
+        np.mean(
+            [np.greater.outer(*(rng.choice(side, len(side)) for side in (one, zero))).mean() for zero, one in folds]
+        )
+        for _ in range(3000)
+    ]
+    assert found.value == pytest.approx(
+        np.mean([roc_auc_score(part["label"], part["logit"]) for _, part in scores.groupby("fold")])
+    )
+    assert (found.low, found.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
+
+
+def test_flatness_compares_the_last_fifth_with_the_one_before():
+    loss = [1.0, 0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.5, 0.45, 0.45]
+    table = curves([(0.5, 0.5)] * 10).assign(train_loss=loss)
+    assert cv.flatness(table) == pytest.approx(-0.1)
+    assert cv.flatness(table.head(2)) == pytest.approx(-0.1)
+
+
+def test_a_fold_that_is_trained_on_one_class_is_refused_by_its_number(run, monkeypatch):
+    table = cohort()
+    splits = folds_of(table)
+    of_class_0 = set(table.loc[table["label"] == 0, "scan_id"])
+    splits = splits[(splits["split"] == "validation") | splits["scan_id"].isin(of_class_0)]
+    monkeypatch.setattr(cv, "ensure_splits", lambda run: splits)
+    with pytest.raises(Covid3DError, match="splits.csv, fold 1: all 4 training scans have label 0") as error:
+        cv.ensure_fold(run, 1)
+    assert error.value.code == "one_class"

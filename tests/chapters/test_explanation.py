@@ -1,0 +1,174 @@
+"""Maps: exact where they can be, aligned with what the cells see, and honest about their mass."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from covid3d.chapters import explanation as explain
+from covid3d.ct.windows import Window
+from covid3d.network.covid3d import Covid3D
+from covid3d.network.i3d import ConvUnit, InceptionI3d
+from covid3d.network.scoring import score, to_input
+from covid3d.run.errors import ConfigError
+
+WINDOW = Window(-600, 1500)
+
+
+@pytest.fixture(scope="module")
+def grid() -> np.ndarray:
+    return np.random.default_rng(0).integers(-1000, 300, (16, 64, 64)).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def model(grid) -> Covid3D:
+    torch.manual_seed(0)
+    model = Covid3D(1 / 16)
+    model(to_input(np.stack([grid, grid[:, ::-1]]), WINDOW))
+    return model.eval()
+
+
+def test_gradcam_at_the_last_block_sums_to_the_logit_minus_the_bias(model, grid):
+    cells, logit = explain.cell_map(model, grid, WINDOW, "Mixed_5c", "gradcam")
+    assert cells.shape == (2, 2, 2)
+    assert logit == pytest.approx(score(model, grid[None], [WINDOW])[0, 0], abs=1e-4)
+    assert cells.sum() == pytest.approx(logit - model.head.bias.item(), abs=1e-5)
+
+
+def test_gradcam_at_the_last_block_is_the_head_weight_times_the_features(model, grid):
+    cells, _ = explain.cell_map(model, grid, WINDOW, "Mixed_5c", "gradcam")
+    with torch.no_grad():
+        features = model.extractor(to_input(grid[None], WINDOW))[0]
+    exact = torch.einsum("c,czyx->zyx", model.head.weight[0] / features[0].numel(), features).detach().numpy()
+    np.testing.assert_allclose(cells, exact, atol=1e-5)
+    np.testing.assert_allclose(explain.cell_map(model, grid, WINDOW, "Mixed_5c", "hirescam").cells, exact, atol=1e-5)
+
+
+def test_the_tail_only_gradient_equals_a_full_backward(model, grid):
+    kept: list[torch.Tensor] = []
+    hook = model.extractor["Mixed_3c"].register_forward_hook(
+        lambda _, __, out: (out.retain_grad(), kept.append(out))[1]
+    )
+    model(to_input(grid[None], WINDOW)).sum().backward()
+    hook.remove()
+    full = (kept[0].grad * kept[0]).sum(1)[0].detach().numpy()
+    cells = explain.cell_map(model, grid, WINDOW, "Mixed_3c", "hirescam").cells
+    assert cells.shape == (8, 8, 8) and cells.min() < 0 < cells.max()  # signed: no ReLU
+    np.testing.assert_allclose(cells, full, atol=1e-6)
+
+
+def test_unknown_layers_and_methods_are_refused_with_the_nearest_name(model, grid):
+    with pytest.raises(ConfigError, match="Mixed_5c"):
+        explain.cell_map(model, grid, WINDOW, "Mixed_5d", "gradcam")
+    with pytest.raises(ConfigError, match="hirescam"):
+        explain.cell_map(model, grid, WINDOW, "Mixed_5c", "hirecam")  # type: ignore[arg-type]
+
+
+def test_cell_centres_follow_same_padding():
+    # By hand: the 7-wide stem pads (2, 3), so cell i sees voxels 2i-2 … 2i+4, centre 2i+1; each pool adds one step.
+    net = InceptionI3d(width=1 / 16)
+    assert explain.cell_centres(net, "Conv3d_1a_7x7", (16, 64, 64)) == [(1, 2)] * 3
+    assert explain.cell_centres(net, "Mixed_3c", (16, 64, 64)) == [(1, 2), (7, 8), (7, 8)]
+    assert explain.cell_centres(net, "Mixed_3c", (15, 63, 64))[:2] == [(0, 2), (6, 8)]
+    assert explain.cell_size_mm(net, "Mixed_3c", (16, 64, 64), (10.0, 5.0, 5.0)) == (20.0, 40.0, 40.0)
+
+
+def test_a_bright_block_is_found_where_it_lies():
+    model = Covid3D(1 / 16).eval()
+    for module in model.modules():
+        if isinstance(module, ConvUnit):
+            torch.nn.init.constant_(module.conv.weight, 1 / module.conv.weight[0].numel())
+    torch.nn.init.constant_(model.head.weight, 1.0)
+    grid = np.full((32, 64, 64), -600, np.int16)
+    grid[18:26, 20:28, 36:44] = 150  # centre 21.5, 23.5, 39.5
+    values = explain.signed_map(model, grid, WINDOW, "Mixed_3c", "hirescam")
+    assert values.shape == grid.shape and values.dtype == np.float32
+    weights = np.maximum(values, 0)
+    centre = [
+        (weights.sum(tuple({0, 1, 2} - {axis})) * np.arange(size)).sum() / weights.sum()
+        for axis, size in enumerate(grid.shape)
+    ]
+    np.testing.assert_allclose(centre, [21.5, 23.5, 39.5], atol=1.5)
+
+
+def test_spreading_keeps_the_sum_away_from_the_border():
+    net = InceptionI3d(width=1 / 16)
+    cells = np.zeros((8, 8, 8), np.float32)
+    cells[3, 4, 4] = 2.5
+    out = explain.spread(cells, net, "Mixed_3c", (16, 64, 64))
+    assert out.sum() == pytest.approx(2.5, rel=1e-5)
+    assert np.unravel_index(out.argmax(), out.shape) == (7, 39, 39)
+
+
+def test_mass_counts_shares_of_the_positive_part_only():
+    values = np.array([[[3.0, 1.0, -5.0, 4.0]]])
+    lung, lesion = np.array([[[1.0, 1.0, 1.0, 0.0]]]), np.array([[[1.0, 0.0, 0.5, 0.0]]])
+    found = explain.mass(values, lesion, lung)
+    assert found["positive_mass"] == 8 and found["negative_mass"] == -5
+    assert found["lesion_share"] == 3 / 8 and found["lung_share"] == 4 / 8
+    assert found["lesion_of_lung"] == 0.5 and found["ratio"] == 0.75 and found["ratio_in_lung"] == 1.5
+    blank = explain.mass(values, None, None)
+    assert blank["positive_mass"] == 8 and np.isnan(blank["lesion_share"]) and np.isnan(blank["ratio"])
+    assert np.isnan(explain.mass(-np.abs(values), lesion, lung)["lesion_share"])
+
+
+def test_a_map_that_is_the_same_everywhere_has_ratio_one_in_the_lung():
+    lung, lesion = np.zeros((8, 8, 8)), np.zeros((8, 8, 8))
+    lung[2:6, 2:6, 2:6], lesion[3, 3, 3] = 1.0, 1.0
+    assert explain.mass(np.ones((8, 8, 8)), lesion, lung)["ratio_in_lung"] == pytest.approx(1.0)
+
+
+def test_lesions_averaged_over_cells_lose_mass_to_the_size_of_the_cells():
+    net, shape = InceptionI3d(width=1 / 16), (16, 64, 64)
+    lung, lesion, ratios = np.ones(shape), np.zeros(shape), []
+    lesion[6:9, 30:35, 30:35] = 1.0
+    for layer, cells in (("Conv3d_1a_7x7", (8, 32, 32)), ("Conv3d_2c_3x3", (8, 16, 16)), ("Mixed_3c", (8, 8, 8))):
+        even = explain.lesion_map(np.ones(shape), net, layer, cells)
+        assert np.ptp(even) < 1e-6 * even.mean(), "an even lesion gives an even map"
+        ratios.append(explain.mass(explain.lesion_map(lesion, net, layer, cells), lesion, lung)["ratio"])
+    assert 1 / lesion.mean() > ratios[0] > 1.5 * ratios[1] > 2 * ratios[2] > 20
+
+
+def accepted() -> pd.DataFrame:
+    rows = [(f"A{n:02d}-0", f"A{n:02d}", "A", "development", n % 2, 0, 50) for n in range(40)]
+    rows += [(f"B{n}-0", f"B{n}", "B", "external", n % 2, 0, 50) for n in range(4)]
+    rows += [("A07-9", "A07", "A", "rescan", 1, 0, 50)]
+    rows += [("A01-0x", "A41", "A", "development", 1, 0, 24)]
+    rows += [(f"A41-{n}", "A41", "A", "followup", 1, n, 24) for n in range(1, 5)]
+    rows += [("A03-1", "A03", "A", "followup", 1, 1, 50)]
+    return pd.DataFrame(rows, columns=["scan_id", "patient_id", "hospital", "role", "label", "scan_index", "age"])
+
+
+def test_explained_scans_are_drawn_by_seed_not_by_hand():
+    one, two, other = (explain.choose_scans(accepted(), seed) for seed in (1, 1, 2))
+    assert one["scan_id"].tolist() == two["scan_id"].tolist() != other["scan_id"].tolist()
+    assert one["scan_id"].is_unique
+    assert (one["why"] == "external").sum() == 4 and (one["why"] == "case").sum() == 5
+    sample = one[one["why"] == "sample"]
+    assert set(sample["label"]) == {1} and set(sample["role"]) == {"development"} and 11 <= len(sample) <= 12
+
+
+def test_the_case_is_the_patient_of_24_years_with_five_scans():
+    table = accepted()
+    assert explain.case_patient(table) == "A41"
+    assert explain.case_patient(table[table["age"] != 24]) == "A03"
+    assert explain.case_patient(table[table["role"] == "external"]) is None
+
+
+def test_lesion_share_table_leaves_out_scans_without_truth():
+    rows = pd.DataFrame(
+        {
+            "hospital": ["B", "B", "B", "B"],
+            "label": [1, 1, 1, 0],
+            "role": ["external"] * 3 + ["external"],
+            "lesion_share": [0.4, 0.2, np.nan, 0.1],
+            "lesion_of_lung": [0.1, 0.2, 0.1, 0.1],
+        }
+    )
+    table = explain.lesion_share_table(rows, 200, seed=1).set_index("label")
+    assert table.loc[1, "scans"] == 2 and table.loc[1, "ratio"] == pytest.approx(2.0)
+    assert table.loc[1, "low"] == pytest.approx(1.0) and table.loc[1, "high"] == pytest.approx(4.0)
+    assert table.loc[0, "ratio"] == table.loc[0, "low"] == pytest.approx(1.0)
+    pooled = explain.lesion_share_ratio(rows, 1, 200, seed=1)
+    assert pooled[:3] == pytest.approx((2.0, 1.0, 4.0))
+    assert np.isnan(explain.lesion_share_ratio(rows.assign(lesion_of_lung=np.nan), 1, 200, seed=1).value)

@@ -1,0 +1,111 @@
+"""The gate: one reading, every table, nothing stored."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from dicom_series import body, write_series
+from test_intake import manifest_row
+
+from covid3d.cohort import gate
+from covid3d.cohort.manifest import COLUMNS
+from covid3d.cohort.scan import find_lungs, oddities
+from covid3d.dicom.series import read_ct
+from covid3d.run.errors import ManifestError, SeriesError
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    monkeypatch.setattr(gate, "cpu_count", lambda: 1)
+
+
+def write_manifest(path, rows, **more):
+    pd.DataFrame(rows, columns=[*COLUMNS, *more]).assign(**more).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Five scans: sound, prone with a bone kernel, a copy of the first under another patient, noisy copy, a bad one."""
+    one, two = (
+        (body(seed=seed) + np.kron(np.random.default_rng(seed).integers(0, 300, (5, 12, 12)), np.ones((4, 4, 4), int)))
+        for seed in (1, 2)
+    )
+    write_series(tmp_path / "one", one, PatientID="1")
+    write_series(tmp_path / "two", two, PatientID="2", PatientPosition="HFP", ConvolutionKernel="BONE")
+    write_series(tmp_path / "copy", one, PatientID="3")
+    write_series(tmp_path / "near", one + 3, PatientID="4", KVP=80)
+    write_series(tmp_path / "bad", body()[:15], PatientID="5")
+    rows = [manifest_row(f"s{n}", f"p{n}", name) for n, name in enumerate(("one", "two", "copy", "near", "bad"))]
+    rows[1]["age"] = "9"
+    return write_manifest(tmp_path / "m.csv", rows, days_since_admission=["1", "-1", "", "", ""])
+
+
+def test_the_gate_reports_quality_rejections_flow_settings_and_leaks(cohort, tmp_path):
+    found = gate.check_manifest(cohort, tmp_path / "out")
+    assert found.intake["code"].tolist() == ["", "", "", "", "too_few_slices"]
+    assert found.flow["refused_by_code"] == {"too_few_slices": 1}
+    kept = found.flow["kept_with_code"]
+    assert set(kept) == {"before_admission", "paediatric", "prone", "bone_kernel", "two_ids"}
+    assert kept["two_ids"] == {"scans": 2, "patients": 2}
+    leaks = {test["check"]: test["found"] for test in found.certificate["checks"]}
+    assert leaks["pixels"] == ["s0 = s2"]
+    assert leaks["near_duplicates"] == ["s0 ~ s2", "s0 ~ s3", "s2 ~ s3"]
+    assert not found.passed
+    names = {"check.csv", "qc.csv", "clinical.csv", "acquisition.csv", "flow.json", "leakage.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    settings = pd.read_csv(tmp_path / "out" / "acquisition.csv", dtype=str)
+    assert settings.loc[settings["setting"] == "kvp", ["value", "scans"]].to_numpy().tolist() == [
+        ["120", "3"],
+        ["80", "1"],
+    ]
+    assert "sha256" not in (tmp_path / "out" / "qc.csv").read_text()
+    assert json.loads((tmp_path / "out" / "flow.json").read_text())["read"] == 4
+    text = "\n".join(found.lines())
+    for words in (
+        "s4  too_few_slices:",
+        "prone: 1 scans",
+        "refused, too_few_slices: 1",
+        "B 1 kernel: B40f (3), BONE (1)",
+    ):
+        assert words in text
+
+
+def test_a_clean_cohort_passes(tmp_path):
+    write_series(tmp_path / "one", PatientID="1")
+    path = write_manifest(tmp_path / "m.csv", [manifest_row("s0", "p0", "one")])
+    found = gate.check_manifest(path)
+    assert found.passed
+    assert "nothing found among the 1 of 1 scans" in found.lines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"label": "0"}, "two_labels"),
+        ({"sex": "M"}, "two_sexes"),
+        ({"censored": "1", "outcome": "discharged"}, "censored_discharge"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_refused_with_a_code(tmp_path, values, code):
+    later = {"scan_index": "1", "role": "followup", "day": "3"}
+    rows = [manifest_row("s0", "p0", "one"), manifest_row("s1", "p0", "one", **later, **values)]
+    with pytest.raises(ManifestError) as caught:
+        gate.check_manifest(write_manifest(tmp_path / "m.csv", rows))
+    assert caught.value.code == code
+    assert "row 3" in caught.value.where
+
+
+def test_a_scan_without_lungs_is_no_chest(tmp_path):
+    with pytest.raises(SeriesError) as caught:
+        find_lungs(read_ct(write_series(tmp_path, np.where(body() < -500, 30, body()) - 1040 * (body() < -950))))
+    assert caught.value.code == "not_chest"
+
+
+def test_cut_lungs_are_kept_with_a_code(tmp_path):
+    tall = body((40, 48, 48))
+    whole = read_ct(write_series(tmp_path / "whole", tall))
+    assert oddities(whole, find_lungs(whole)) == []
+    half = read_ct(write_series(tmp_path / "half", tall[:20], ContrastBolusAgent="iodine"))
+    assert oddities(half, find_lungs(half)) == ["contrast", "half_chest"]

@@ -1,0 +1,188 @@
+"""The command line: exit statuses, one message for each mistake, nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import CHECKOUT
+
+from covid3d.commands import doctor
+from covid3d.run.profile import DATA
+
+
+@pytest.fixture
+def call(root):
+    def run(*arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "covid3d", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            cwd=root,
+            env={**os.environ, "COVID3D_ROOT": str(root), **environment},
+        )
+
+    return run
+
+
+def refused(found, *words):
+    """One message on stderr, exit status 2, no traceback."""
+    assert found.returncode == 2, found.stderr
+    lines = [line for line in found.stderr.splitlines() if line]
+    assert len(lines) == 1, found.stderr
+    assert lines[0].startswith("error: ")
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_help_names_every_command(call):
+    found = call("--help")
+    assert found.returncode == 0
+    for command in ("predict", "check", "manifest", "phantom", "claims", "weights", "audit", "doctor"):
+        assert command in found.stdout
+    for hidden in ("pipeline", "step"):
+        assert f"  {hidden}" not in found.stdout
+
+
+@pytest.mark.parametrize("arguments", [["predikt"], ["predict"], ["phantom", "build", "--sed", "1"], ["step", "fold"]])
+def test_wrong_use_is_exit_status_2_without_traceback(call, arguments):
+    found = call(*arguments)
+    assert found.returncode == 2
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+
+
+def test_the_command_line_starts_quickly_because_torch_is_not_loaded():
+    code = "import sys, covid3d.commands.cli; print([n for n in ('torch', 'pandas', 'papermill', 'pydicom') if n in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
+    assert found.stdout.strip() == "[]"
+
+
+def test_debug_shows_where_an_error_arose(call):
+    found = call("claims", "show", "nothing", "--debug")
+    assert found.returncode == 2
+    assert "Traceback" in found.stderr
+    assert "error: " in found.stderr
+
+
+def test_an_unfinished_run_is_not_created_by_asking_for_its_claims(call, root):
+    refused(call("claims", "show", "nothing"), "there is no finished run 'nothing'", "make smoke")
+    assert not (root / "runs").exists()
+
+
+def test_doctor_tells_the_machine_and_every_profile(call):
+    found = call("doctor")
+    assert found.returncode == 0
+    for word in ("Python", "Disk", "Cores", "Memory", "GPU", "smoke", "standard", "paper"):
+        assert word in found.stdout
+    report = json.loads(call("doctor", "--json").stdout)
+    assert [row["profile"] for row in report["profiles"]] == ["paper", "smoke", "standard"]
+
+
+def test_doctor_says_what_is_short():
+    machine = {"disk_free_gb": 1.0, "memory_gb": 2.0, "gpu": None}
+    short = doctor.needs("paper", machine)["short"]
+    assert short[0] == "disk: 8 GB needed, 1 GB here"
+    assert short[1] == "memory: 32 GB needed, 2 GB here"
+    assert "GPU" in short[2]
+    assert doctor.needs("smoke", {"disk_free_gb": 50.0, "memory_gb": 24.0, "gpu": None})["short"] == []
+
+
+# phantom
+
+
+def test_a_phantom_scan_is_written_as_dicom_with_its_truth(call, root):
+    found = call("phantom", "build", "--out", "cohort", "--scan", "B001-0", "--seed", 3)
+    assert found.returncode == 0, found.stderr
+    assert list((root / "cohort" / "dicom" / "B001-0").glob("*.dcm"))
+    assert (root / "cohort" / "truth" / "truth.csv").is_file()
+    assert "1 simulated scans" in found.stdout and "simulated" in (root / "cohort" / "cohort.json").read_text()
+    again = call("phantom", "build", "--out", "cohort", "--scan", "C001-0", "--seed", 3)
+    assert again.returncode == 0, again.stderr
+    for table in ("manifest.csv", "truth/truth.csv"):
+        assert set(pd.read_csv(root / "cohort" / table)["scan_id"]) == {"B001-0", "C001-0"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["Give --out DIR"]),
+        (["--out", "x", "--world", "nul"], ["there is no world 'nul'", "effect, null"]),
+        (["--out", "x", "--profile", "smok"], ["Did you mean 'smoke'"]),
+        (["--out", "x", "--manifest", "none.csv"], ["none.csv", "does not exist"]),
+        (["--out", "x", "--scan", "Z999-0"], ["Z999-0"]),
+    ],
+)
+def test_a_phantom_that_cannot_be_built_is_one_message_and_leaves_nothing(call, root, arguments, words):
+    refused(call("phantom", "build", *arguments), *words)
+    assert not (root / "x").exists()
+
+
+def test_a_phantom_is_not_built_over_other_files(call, root):
+    foreign = root / "mine" / "dicom" / "B001-0" / "1.dcm"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"a scan")
+    refused(call("phantom", "build", "--out", "mine", "--scan", "B001-0"), "'mine'", "new or empty folder")
+    assert foreign.read_bytes() == b"a scan" and [path.name for path in (root / "mine").iterdir()] == ["dicom"]
+
+
+# check
+
+
+def manifest(root, *rows, header=None):
+    lines = (DATA / "data_manifest.csv").read_text().splitlines()
+    path = root / "mine.csv"
+    path.write_text("\n".join([header or lines[0], *rows]) + "\n")
+    return path
+
+
+ROW = "P1-0,P1,A,development,1,0,0,,,discharged,0,0,47,M,,,{source},private,"
+
+
+def test_a_missing_scan_is_a_row_with_its_code_and_exit_status_1(call, root):
+    found = call("check", manifest(root, ROW.format(source="scans/none")), "--out", "report")
+    assert found.returncode == 1, found.stderr
+    assert "P1-0  no_such_path" in found.stdout
+    assert (root / "report" / "check.csv").read_text().splitlines()[0] == "scan_id,ok,code,message"
+    assert (root / "report" / "leakage.json").is_file()
+
+
+def test_check_speaks_json_to_programs(call, root):
+    found = call("check", manifest(root, ROW.format(source="scans/none")), "--json")
+    report = json.loads(found.stdout)
+    assert report["scans"][0]["code"] == "no_such_path"
+    assert {test["check"] for test in report["leakage"]["checks"]} >= {"patient", "pixels"}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (ROW.replace(",1,0,0,", ",2,0,0,", 1), ["row 2", "label"]),
+        (ROW.replace("47", "045Y"), ["row 2", "age"]),
+        (ROW.replace("P1-0,P1", "1.2E+05,P1"), ["row 2", "scan_id"]),
+        (ROW.replace(",", ";"), ["mine.csv"]),
+    ],
+)
+def test_a_faulty_manifest_names_its_row_and_column(call, root, row, words):
+    refused(call("check", manifest(root, row.format(source="x"))), *words)
+
+
+def test_a_manifest_that_does_not_exist_is_named(call):
+    refused(call("check", "nowhere.csv"), "nowhere.csv")
+
+
+# audit, predict
+
+
+def test_an_impossible_percentage_is_exit_status_1(call, root):
+    (root / "table.csv").write_text("label,percent,n\nsensitivity,95,20\nspecificity,83,20\n")
+    found = call("audit", "table.csv")
+    assert found.returncode == 1, found.stderr
+    assert "specificity" in found.stdout
+
+
+def test_predict_on_a_folder_without_a_scan_is_one_message(call, root):
+    (root / "empty").mkdir()
+    refused(call("predict", "empty", "--weights", "none.safetensors"), "none.safetensors")

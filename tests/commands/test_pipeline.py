@@ -1,0 +1,388 @@
+"""The whole path on the profile `smoke`: everything is there, nothing runs twice, a kill costs nothing."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import pydicom
+import pytest
+import yaml
+from conftest import CHECKOUT, furnish
+
+from covid3d.commands import pipeline
+from covid3d.run.errors import ConfigError, Covid3DError
+from covid3d.run.files import read_json, sha256_file, write_json
+from covid3d.run.profile import CHAPTERS, open_run
+
+BOOK = ("index.html", *(f"notebooks/{chapter}.html" for chapter in CHAPTERS))
+
+
+def files_of(folder, *, without=(".snakemake", "logs", "done")):
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path for path in found if path.relative_to(folder).parts[0] not in without
+    }
+
+
+def hashes_of(folder, pattern):
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.glob(pattern))}
+
+
+def copy_of(run, root):
+    """Copy a finished run, times included, under another root; return it."""
+    furnish(root)
+    alive = shutil.ignore_patterns("process.json", "locks")  # another worker may be at the original right now
+    shutil.copytree(run.folder, root / "runs" / run.name, ignore=alive)
+    return type(run)(run.name, root, run.config, run.profile)
+
+
+def command_line(root, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "covid3d", *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "COVID3D_ROOT": str(root), **environment},
+        cwd=root,
+    )
+
+
+# the finished run
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_every_notebook_is_executed_to_its_end_without_an_error(smoke_run, chapter):
+    notebook = nbformat.read(smoke_run.path("notebooks", f"{chapter}.ipynb"), as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    assert len(cells) > 3
+    assert all(cell.execution_count for cell in cells)
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+
+
+def test_the_book_has_its_landing_page_and_eight_chapters(smoke_run):
+    html = smoke_run.path("book", "_build", "html")
+    assert [page for page in BOOK if not (html / page).is_file()] == []
+
+
+def test_the_first_words_of_every_page_with_results_say_that_they_are_simulated(smoke_run):
+    html = smoke_run.path("book", "_build", "html")
+    for page in BOOK:
+        text = re.sub(r"<[^>]+>", " ", (html / page).read_text(encoding="utf-8").partition("<article")[2])
+        assert "simulated" in text[:600].lower(), page
+
+
+def test_values_are_complete_and_each_chapter_has_its_own(smoke_run):
+    values = read_json(smoke_run.path("values.json"))
+    assert len(values) > 50
+    for key, entry in values.items():
+        assert {"value", "low", "high", "unit", "text", "cohort", "cell"} <= entry.keys(), key
+        assert entry["cohort"] in ("phantom", "paper", "none", "software"), key
+    merged = {}
+    for chapter in CHAPTERS:
+        own = read_json(smoke_run.chapter(chapter[:2]) / "values.json")
+        assert own, chapter
+        assert not merged.keys() & own.keys()
+        merged |= own
+    assert merged.keys() == values.keys()
+
+
+def test_the_ledger_has_a_row_for_each_of_142_claims(smoke_run):
+    claims = pd.read_csv(smoke_run.path("claims.csv"), keep_default_na=False)
+    assert len(claims) == 142
+    assert claims["claim_id"].is_unique
+    assert (claims["verdict"] != "").all()
+
+
+def test_every_table_and_figure_of_the_paper_has_its_counterpart(smoke_run):
+    for number in (1, 2):
+        assert smoke_run.path("tables", f"table_{number}.csv").is_file()
+    for number in (1, 2, 3, 4):
+        for suffix in ("png", "svg"):
+            assert smoke_run.path("figures", f"figure_{number}.{suffix}").is_file()
+
+
+def test_predictions_hold_every_task_and_model(smoke_run):
+    table = pd.read_csv(smoke_run.path("predictions.csv"), dtype={"fold": str, "window": str})
+    assert {"covid3d", "covid3d_ensemble", "resnet_2d", "single", "pair"} <= set(table["model"])
+    assert {"A", "B", "C"} <= set(table["hospital"])
+
+
+def test_no_result_names_a_folder_of_this_machine(smoke_run):
+    marks = (str(smoke_run.root), str(CHECKOUT), sys.prefix)
+    suffixes = (".json", ".csv", ".ipynb", ".html", ".yaml", ".md")
+    texts = {name: path for name, path in files_of(smoke_run.folder).items() if path.suffix in suffixes}
+    assert len(texts) > 50
+    guilty = [name for name, path in texts.items() if any(mark in path.read_text(encoding="utf-8") for mark in marks)]
+    assert not guilty
+
+
+def test_the_time_of_every_step_is_noted(smoke_run):
+    steps = {entry["step"] for entry in read_json(smoke_run.path("cost.json"))["steps"]}
+    assert {"cohort", "intake", "models/task1/covid3d/fold_00", "notebooks/08_claims"} <= steps
+
+
+def test_make_says_where_the_results_lie_and_a_second_run_does_nothing(smoke_run):
+    before = {name: path.stat().st_mtime_ns for name, path in files_of(smoke_run.folder).items()}
+    started = time.perf_counter()
+    found = command_line(smoke_run.root, "pipeline", "smoke", "--cores", "2")
+    seconds = time.perf_counter() - started
+    assert found.returncode == 0, found.stderr
+    assert "runs/smoke/book/_build/html/index.html" in found.stdout
+    assert {name: path.stat().st_mtime_ns for name, path in files_of(smoke_run.folder).items()} == before
+    assert "Nothing to be done" in smoke_run.path("logs", "snakemake.log").read_text()
+    assert seconds < 20
+
+
+# what a change runs again
+
+
+@pytest.fixture(scope="session")
+def changed(smoke_run, tmp_path_factory):
+    """Plan the smoke run again with a changed copy of the package; return the names of the jobs that would run."""
+    root = tmp_path_factory.mktemp("changed")
+    run = copy_of(smoke_run, root)
+    numbers = iter(range(100))
+
+    def plan(module="", old="", new=""):
+        tree = root / f"tree_{next(numbers)}"
+        shutil.copytree(CHECKOUT / "covid3d", tree / "covid3d", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copyfile(CHECKOUT / "Snakefile", tree / "Snakefile")
+        if module:
+            path = tree / "covid3d" / module
+            text = path.read_text()
+            assert old in text
+            path.write_text(text.replace(old, new, 1))
+        command = pipeline.snakemake_command(run, 1)
+        command[command.index("--snakefile") + 1] = str(tree / "Snakefile")
+        command[command.index("--quiet") : command.index("--config")] = ["--dryrun", "--nolock"]
+        environment = {**pipeline.environment(run), "PYTHONPATH": str(tree)}
+        found = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=run.folder)
+        assert found.returncode == 0, found.stderr
+        return set(re.findall(r"output: done/jobs/(\w+)\.done", found.stdout + found.stderr))
+
+    return plan
+
+
+def test_nothing_is_planned_when_nothing_changed(changed):
+    assert changed() == set()
+
+
+@pytest.mark.parametrize("module", ["prognosis.py", "training.py", "config.py", "phantom/build.py"])
+def test_a_changed_comment_runs_nothing_again(changed, module):
+    assert changed(module, "\nimport ", "\n# a remark\nimport ") == set()
+
+
+def test_a_changed_constant_in_prognosis_runs_only_what_depends_on_it(changed):
+    jobs = changed("prognosis.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
+    folds = {f"prognosis_{variant}_{fold}" for variant in ("single", "pair") for fold in ("00", "01")}
+    assert jobs == folds | {"07_prognosis", "08_claims", "collect", "book"}
+
+
+def test_changed_training_leaves_the_cohort_alone(changed):
+    jobs = changed("training.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
+    assert {"fold_00", "fold_01", "slices", "external", "prognosis_pair_00", "book"} <= jobs
+    assert not jobs & {"cohort", "intake", "splits"}
+
+
+# the same again, and after a kill
+
+
+def test_the_same_seed_gives_identical_values(smoke_run, tmp_path_factory):
+    """Everything after training is computed a second time, in another folder."""
+    run = copy_of(smoke_run, tmp_path_factory.mktemp("again"))
+    for name in ("external", "windows", "explain", "trajectories", "chapters", "notebooks", "values.json", "done"):
+        path = run.path(name)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert pipeline.compute(run, 2, ["done/jobs/collect.done"]) == 0
+    assert run.path("values.json").read_bytes() == smoke_run.path("values.json").read_bytes()
+    for pattern in ("tables/*.csv", "external/*.csv", "trajectories/*.csv"):
+        assert hashes_of(run.folder, pattern) == hashes_of(smoke_run.folder, pattern)
+
+
+def test_a_kill_in_a_fold_costs_nothing_and_changes_no_byte(smoke_run, tmp_path_factory, monkeypatch):
+    root = furnish(tmp_path_factory.mktemp("killed"))
+    monkeypatch.setenv("COVID3D_ROOT", str(root))
+    run = open_run("smoke")
+    target = ["done/jobs/fold_00.done", "done/jobs/fold_01.done"]
+    assert pipeline.compute(run, 2, ["done/jobs/splits.done"]) == 0
+    assert hashes_of(run.folder, "*.csv").items() <= hashes_of(smoke_run.folder, "*.csv").items()
+    process = subprocess.Popen(
+        pipeline.snakemake_command(run, 1, target),
+        cwd=run.folder,
+        env=pipeline.environment(run),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    pipeline.hold(run, process.pid)
+    deadline = time.monotonic() + 120
+    while not list(run.path("checkpoints").glob("task1*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(run.path("checkpoints").glob("task1*.safetensors")), "the kill came too late to say anything"
+    finished = [path.parent.name for path in run.path("models", "task1", "covid3d").glob("fold_*/done.json")]
+    assert len(finished) < 2
+    assert pipeline.compute(run, 2, target) == 0
+    pattern = "models/task1/covid3d/fold_*/predictions.csv"
+    assert hashes_of(run.folder, pattern) == hashes_of(smoke_run.folder, pattern)
+    pattern = "models/task1/covid3d/fold_*/weights.safetensors"
+    assert len(hashes_of(run.folder, pattern)) == 2
+    assert not list(run.path("checkpoints").iterdir())
+
+
+# locks, sweeps, steps
+
+
+def locked(run, holder):
+    lock = run.path(".snakemake", "locks", "0.output.lock")
+    lock.parent.mkdir(parents=True)
+    lock.write_text("done/jobs/book.done\n")
+    if holder is not None:
+        write_json(run.path("logs", "process.json"), holder)
+    return lock
+
+
+@pytest.mark.parametrize("holder", [None, {"pid": 2**22 + 1, "started": 1.0}, {"pid": os.getpid(), "started": 1.0}])
+def test_a_lock_of_a_dead_process_is_removed_even_when_its_number_is_in_use_again(make_run, holder):
+    run = make_run()
+    lock = locked(run, holder)
+    half_written = run.path("checkpoints", ".fold_00.safetensors.ab12_xyz.safetensors")
+    half_written.parent.mkdir(exist_ok=True)
+    half_written.touch()
+    pipeline.clear_dead_lock(run)
+    assert not lock.exists()
+    assert not half_written.exists()
+
+
+def test_a_lock_of_a_living_process_is_respected(make_run):
+    run = make_run()
+    lock = locked(run, None)
+    pipeline.hold(run, os.getpid())
+    with pytest.raises(Covid3DError, match=f"is being computed by process {os.getpid()}"):
+        pipeline.clear_dead_lock(run)
+    assert lock.exists()
+
+
+def sweep(tmp_path, **content):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_sweep_is_every_combination_named_by_what_varies(tmp_path):
+    runs = pipeline.read_sweep(sweep(tmp_path, name="s", world=["effect", "null"], seed=[1, 2]))
+    assert list(runs) == ["s-effect-1", "s-effect-2", "s-null-1", "s-null-2"]
+    assert runs["s-null-2"] == {"profile": "smoke", "world": "null", "seed": 2}
+
+
+def test_the_example_of_a_sweep_is_valid():
+    assert len(pipeline.read_sweep(CHECKOUT / "sweep.example.yaml")) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"name": "s", "seeds": [1]}, "unknown key 'seeds'. Did you mean 'seed'"),
+        ({"name": "s", "seed": ["1"]}, "seed"),
+        ({"name": "s", "seed": []}, "seed"),
+        ({"name": "../s"}, "name"),
+        ({"seed": [1]}, "'name' is missing"),
+        ({"name": "s", "world": [None]}, "in quotes"),
+        ({"name": "s", "seed": [1, 1]}, "two runs would be called 's-1'"),
+    ],
+)
+def test_a_bad_sweep_is_refused_before_anything_runs(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        pipeline.read_sweep(sweep(tmp_path, **content))
+
+
+def test_a_sweep_with_one_bad_run_starts_none(root, tmp_path):
+    path = sweep(tmp_path, name="s", profile=["smoke", "standart"])
+    with pytest.raises(ConfigError, match="standart"):
+        pipeline.batch(path, 1)
+    assert not (root / "runs").exists() or not list((root / "runs").glob("*/logs"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fol"], "Did you mean 'fold'"),
+        (["fold"], "needs --fold"),
+        (["fold", "--fold", "2"], "Folds are 0 to 1"),
+        (["prognosis", "--fold", "0", "--variant", "both"], "Known: single, pair"),
+        (["chapter", "--chapter", "09_more"], "there is no chapter '09_more'"),
+    ],
+)
+def test_a_step_that_does_not_exist_is_one_message(root, arguments, message):
+    found = command_line(root, "step", *arguments, "--run", "smoke")
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_threads_come_from_the_profile_never_from_the_machine(make_run):
+    assert pipeline.environment(make_run(profile="smoke"))["OMP_NUM_THREADS"] == "1"
+    assert pipeline.environment(make_run("p", profile="paper"))["OMP_NUM_THREADS"] == "8"
+
+
+@pytest.mark.verify
+def test_two_whole_runs_with_one_seed_have_identical_values(smoke_run, tmp_path_factory, monkeypatch):
+    root = furnish(tmp_path_factory.mktemp("twice"))
+    monkeypatch.setenv("COVID3D_ROOT", str(root))
+    run = open_run("smoke")
+    assert pipeline.compute(run, 2) == 0
+    for name in ("values.json", "predictions.csv", "claims.csv", "manifest.csv", "intake.csv"):
+        assert run.path(name).read_bytes() == smoke_run.path(name).read_bytes(), name
+
+
+# a hospital's own scans with given weights
+
+IDENTIFYING = (
+    "PatientName PatientID OtherPatientIDs PatientComments ReferringPhysicianName InstitutionName "
+    "StationName DeviceSerialNumber AccessionNumber StudyID StudyDescription SeriesDescription"
+).split()
+
+
+def test_a_sites_manifest_with_given_weights_gives_chapters_1_2_and_4_under_pseudonyms(smoke_run, tmp_path_factory):
+    root = furnish(tmp_path_factory.mktemp("site"))
+    own = root / "own"
+    rows = pd.read_csv(smoke_run.manifest, dtype=str, keep_default_na=False)
+    rows = rows[(rows["hospital"] == "B") & (rows["scan_index"] == "0")].copy()
+    for name in rows["scan_id"]:
+        shutil.copytree(smoke_run.path("dicom", name), own / "SECRET" / name)
+    for path in (own / "SECRET").rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        for keyword in IDENTIFYING:
+            setattr(dataset, keyword, "SECRET")
+        dataset.private_block(0x0029, "SECRET", create=True).add_new(0x01, "LO", "SECRET")
+        dataset.save_as(path)
+    rows["source"] = "SECRET/" + rows["scan_id"]
+    rows["patient_id"] = "SECRET" + rows["patient_id"]
+    rows.assign(sha256="").to_csv(own / "manifest.csv", index=False)
+    shutil.copy(smoke_run.model("task1", "covid3d", 0) / "weights.safetensors", own)
+    options = ("--profile", "smoke", "--manifest", "own/manifest.csv", "--weights", "own/weights.safetensors")
+    found = command_line(root, "pipeline", "mine", *options, "--cores", "2")
+    assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
+    run = root / "runs" / "mine"
+    assert {path.stem for path in (run / "notebooks").glob("*.ipynb")} == {"01_data", "02_model", "04_external_tests"}
+    page = (run / "book" / "_build" / "html" / "notebooks" / "04_external_tests.html").read_text(encoding="utf-8")
+    assert "simulated" in re.sub(r"<[^>]+>", " ", page.partition("<article")[2])[:600].lower()  # known by its headers
+    for path in run.rglob("*"):
+        assert "SECRET" not in path.name
+        assert path.is_dir() or b"SECRET" not in path.read_bytes(), path.name
+    assert "SECRET" not in found.stdout + found.stderr
+
+
+def test_a_refused_manifest_leaves_no_run_behind(root):
+    (root / "bad.csv").write_text("scan_id,patient_id\na,b\n")
+    found = command_line(root, "pipeline", "mine", "--profile", "smoke", "--manifest", "bad.csv")
+    assert found.returncode == 2
+    assert "bad.csv" in found.stderr and "Traceback" not in found.stderr
+    assert not (root / "runs" / "mine").exists()

@@ -1,0 +1,237 @@
+"""Executing chapters, collecting them, and the book: offline, complete, and honest in its first line."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from covid3d.chapter import Chapter
+from covid3d.report import book
+from covid3d.run.errors import ConfigError, Covid3DError
+from covid3d.run.files import read_json
+from covid3d.run.profile import CHAPTERS, Run, open_run
+
+CHECKOUT = Path(__file__).parents[2]
+NO_CHROMIUM = "chromium not found: apt-get install chromium"
+PARAMETERS = 'run = "standard"\ncompute = True\ndevice = "auto"'
+START = 'import covid3d.run.profile\n\nrun = covid3d.run.profile.start("01_data", globals())'
+WORK = 'from covid3d.chapter import Chapter\n\nchapter = Chapter(run, "01_data")\nchapter.value("n_scans", 397)\nchapter.close()'
+
+
+def write_notebook(path: Path, *code: str) -> None:
+    """Write a small notebook of chapter 1 with the given code cells after the usual first two."""
+    cells = [new_markdown_cell("# 1 Data\n\nA test.", id="title")]
+    cells.append(new_code_cell(PARAMETERS, id="parameters", metadata={"tags": ["parameters"]}))
+    cells += [new_code_cell(text, id=f"cell-{number}") for number, text in enumerate([START, *code])]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("COVID3D_ROOT", str(tmp_path))
+    shutil.copytree(CHECKOUT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", ".*"))
+    return open_run("smoke").with_options(compute=False)
+
+
+def test_a_chapter_runs_from_any_directory_and_keeps_no_path(run, tmp_path, monkeypatch):
+    write_notebook(run.root / "notebooks" / "01_data.ipynb", WORK)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    executed = book.ensure_chapter(run, "01_data")
+    text = executed.read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    assert str(tmp_path) not in text
+    assert "papermill" not in notebook.metadata
+    injected = [cell.source for cell in notebook.cells if cell.id == "injected-parameters"]
+    assert 'run = "smoke"' in injected[0]
+    assert "compute = False" in injected[0]
+    assert read_json(run.chapter("01") / "values.json")["n_scans"]["cell"] == "cell-1"
+
+
+def test_an_unchanged_chapter_is_not_executed_again(run, capsys):
+    source = run.root / "notebooks" / "01_data.ipynb"
+    write_notebook(source, WORK)
+    book.ensure_chapter(run, "01_data")
+    before = run.path("notebooks", "01_data.ipynb").stat().st_mtime_ns
+    write_notebook(source, WORK + "  # a comment changes nothing")
+    book.ensure_chapter(run, "01_data")
+    assert run.path("notebooks", "01_data.ipynb").stat().st_mtime_ns == before
+    write_notebook(source, WORK.replace("397", "398"))
+    book.ensure_chapter(run, "01_data")
+    assert read_json(run.chapter("01") / "values.json")["n_scans"]["value"] == 398
+
+
+def test_what_a_chapter_reads_is_part_of_its_fingerprint(run):
+    source = run.root / "notebooks" / "01_data.ipynb"
+    write_notebook(source, WORK)
+    before = book.chapter_fingerprint(run, "01_data", source)
+    run.intake.write_text("scan_id\n", encoding="utf-8")
+    assert book.chapter_fingerprint(run, "01_data", source) != before
+
+
+def test_a_failing_cell_is_one_message_with_the_cells_error(run):
+    write_notebook(run.root / "notebooks" / "01_data.ipynb", 'raise ValueError("the cell says why")')
+    with pytest.raises(Covid3DError, match="ValueError: the cell says why") as error:
+        book.ensure_chapter(run, "01_data")
+    assert "chapter 01_data" in str(error.value)
+    assert run.path("logs", "01_data.ipynb").is_file()
+    assert not run.path("notebooks", "01_data.ipynb").exists()
+
+
+def test_an_unknown_chapter_gives_the_nearest_name(run):
+    with pytest.raises(Covid3DError, match="01_data"):
+        book.ensure_chapter(run, "01_dat")
+
+
+def leave(run: Run, name: str, key: str, table: str) -> None:
+    import pandas as pd
+
+    chapter = Chapter(run, name)
+    chapter.value(key, 1)
+    chapter.table(table, pd.DataFrame({"a": [1]}), "A table.")
+    chapter.close()
+
+
+def test_collect_merges_the_chapters(run):
+    leave(run, "01_data", "n_scans", "one")
+    leave(run, "02_model", "layers", "two")
+    values = read_json(book.collect(run))
+    assert set(values) == {"n_scans", "layers"}
+    assert sorted(path.name for path in run.path("tables").iterdir()) == ["one.csv", "two.csv"]
+    assert len(run.path("claims.csv").read_text(encoding="utf-8").splitlines()) >= 143
+    assert read_json(run.path("cost.json"))["profile"] == "smoke"
+
+
+@pytest.mark.parametrize(("key", "table"), [("n_scans", "two"), ("layers", "one")])
+def test_a_doubled_key_or_table_is_refused(run, key, table):
+    leave(run, "01_data", "n_scans", "one")
+    leave(run, "02_model", key, table)
+    with pytest.raises((ConfigError, Covid3DError), match="01 and 02"):
+        book.collect(run)
+
+
+def test_the_passport_names_no_host_and_no_path(run):
+    text = json.dumps(book.passport(run))
+    assert str(run.root) not in text
+    assert os.uname().nodename not in text
+
+
+def test_a_missing_chapter_is_one_line_that_says_why(run, tmp_path):
+    book.stage(run, tmp_path / "staged")
+    page = (tmp_path / "staged" / "notebooks" / "07_prognosis.md").read_text(encoding="utf-8")
+    assert page.startswith("**Simulated scans")
+    assert "has not been run" in page
+
+
+def test_staging_leaves_the_sources_alone_and_fills_every_substitution(run, tmp_path):
+    before = {path.name: path.read_bytes() for path in (run.root / "book").glob("*") if path.is_file()}
+    book.stage(run, tmp_path / "staged")
+    assert {path.name: path.read_bytes() for path in (run.root / "book").glob("*") if path.is_file()} == before
+    assert "not available in this run" in (tmp_path / "staged" / "_config.yml").read_text(encoding="utf-8")
+
+
+# --- the built book ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def built(smoke_run) -> Path:
+    """The folder of the smoke run's book."""
+    folder = smoke_run.path("book", "_build", "html")
+    assert (folder / "index.html").is_file()
+    return folder
+
+
+PAGES = [
+    "index",
+    "ledger",
+    "audit",
+    "own_scans",
+    "public_cohort",
+    "simulator",
+    "adding_a_model",
+    "choices",
+    *(f"notebooks/{name}" for name in CHAPTERS),
+]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_asks_the_network_for_nothing(built, name):
+    text = (built / f"{name}.html").read_text(encoding="utf-8")
+    asked = re.findall(r"<(?:script|img|iframe|link)[^>]*(?:src|href)=[\"'](https?:[^\"']+)", text)
+    assert [address for address in asked if "canonical" not in address] == []
+
+
+def test_every_value_of_the_smoke_run_is_served_to_the_ledger(smoke_run, built):
+    from covid3d.report import claims
+
+    table = claims.ledger(smoke_run)
+    lost = table.loc[(table["verdict"] == claims.NOT_AVAILABLE) & table["kind"].isin(["result", "figure", "cohort"])]
+    unwritten = [row.claim_id for row in lost.itertuples() if "chapter has not been run" in str(row.re_run)]
+    assert unwritten == []
+    assert not set(table.loc[table["kind"].isin(claims.NEVER_JUDGED_ON_PHANTOM), "verdict"]) & set(claims.JUDGEMENTS)
+    assert claims.without_cell(table) == []
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium of the system."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip(NO_CHROMIUM)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_opens_without_errors(built, browser, name):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url[:200]}"))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else complaints.append(request.url),
+    )
+    page.goto((built / f"{name}.html").as_uri())
+    page.wait_for_load_state("load")
+    first = page.locator("article").first.inner_text().strip().splitlines()[0]
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    broken = page.evaluate("[...document.images].filter(image => !image.complete || image.naturalWidth === 0).length")
+    page.close()
+    assert complaints == []
+    assert wide <= 0
+    assert broken == 0
+    if name.startswith("notebooks") or name in ("index", "ledger"):
+        assert first.startswith("Simulated scans")
+
+
+def test_all_eight_chapters_are_reached_from_the_landing_page(built, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((built / "index.html").as_uri())
+    links = page.evaluate("[...document.querySelectorAll('a')].map(link => link.href)")
+    page.close()
+    for name in CHAPTERS:
+        assert any(link.endswith(f"notebooks/{name}.html") for link in links), name
+
+
+def test_the_ledger_can_be_searched(built, browser):
+    page = browser.new_page()
+    page.goto((built / "ledger.html").as_uri())
+    assert page.locator("table.ledger tbody tr").count() == 142
+    page.locator("#search").fill("27-layer")
+    shown = page.locator("table.ledger tbody tr:visible").count()
+    page.close()
+    assert 1 <= shown < 10

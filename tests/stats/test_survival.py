@@ -1,0 +1,167 @@
+"""Survival functions against R's survival package (values of its documentation), lifelines, scikit-learn and hand sums."""
+
+import numpy as np
+import pytest
+from lifelines import AalenJohansenFitter
+from lifelines.datasets import load_leukemia, load_lung
+from lifelines.statistics import logrank_test
+from sklearn.linear_model import LogisticRegression
+
+from covid3d.stats import survival
+
+
+@pytest.fixture(scope="module")
+def lung():
+    table = load_lung()[["time", "status", "sex"]].dropna()
+    return table["time"], table["status"], table["sex"]
+
+
+@pytest.fixture(scope="module")
+def leukemia():
+    table = load_leukemia()
+    return table["t"], table["status"], table["Rx"]
+
+
+def test_log_rank_of_lung_cancer_against_R(lung):
+    """R: survdiff(Surv(time, status) ~ sex, lung) prints chisq = 10.3 on 1 df, p = 0.001; observed 112 and 53."""
+    time, status, sex = lung
+    found = survival.log_rank(time, status, sex == 2)
+    assert found.chi_square == pytest.approx(10.3267, abs=1e-3)
+    assert found.p == pytest.approx(0.00131, abs=1e-5)
+    assert (found.n, found.events) == ((90, 138), (53, 112))
+    assert found.z < 0, "women die less often, so fewer events than expected"
+
+
+def test_log_rank_of_leukemia_against_the_textbook(leukemia):
+    """Kleinbaum & Klein, remission times of Freireich et al.: chi-square 16.79, p < 0.0001."""
+    found = survival.log_rank(*leukemia)
+    assert found.chi_square == pytest.approx(16.79, abs=0.01)
+    assert found.z > 0
+
+
+def test_log_rank_equals_lifelines_on_tied_days():
+    rng = np.random.default_rng(1)
+    days, events, group = rng.integers(1, 9, 40), rng.integers(0, 2, 40), rng.integers(0, 2, 40)
+    expected = logrank_test(days[group == 1], days[group == 0], events[group == 1], events[group == 0])
+    found = survival.log_rank(days, events, group)
+    assert found.chi_square == pytest.approx(expected.test_statistic)
+    assert found.p == pytest.approx(expected.p_value)
+    rows = survival.log_rank_statistics(days, events, np.array([group == 1, group == 0, np.ones(40, bool)]))
+    assert rows == pytest.approx([expected.test_statistic, expected.test_statistic, 0])
+
+
+def test_kaplan_meier_of_leukemia_against_the_textbook(leukemia):
+    """Collett, and Kleinbaum & Klein: 6-MP arm .857 .807 .753 .690 .627 .538 .448 at 6 7 10 13 16 22 23 weeks."""
+    time, status, treatment = leukemia
+    curve = survival.kaplan_meier(time[treatment == 0], status[treatment == 0]).set_index("day")
+    found = curve.loc[[6, 7, 10, 13, 16, 22, 23], "still_in_hospital"]
+    assert found.to_numpy() == pytest.approx([0.857, 0.807, 0.753, 0.690, 0.627, 0.538, 0.448], abs=5e-4)
+    assert curve.loc[[6, 7, 10], "at_risk"].tolist() == [21, 17, 15]
+    assert curve.iloc[0]["still_in_hospital"] == 1
+    assert survival.numbers_at_risk(time, treatment, [0, 6])["at_risk"].tolist() == [21, 21, 21, 12]
+
+
+def test_hazard_ratio_of_lung_cancer_against_R(lung):
+    """R: coxph(Surv(time, status) ~ sex, lung) gives exp(coef) 0.5880, 95 % 0.4237 to 0.816, p 0.00149."""
+    time, status, sex = lung
+    found = survival.hazard_ratio(time, status, sex)
+    assert found.value == pytest.approx(0.5880, abs=1e-4)
+    assert (found.low, found.high) == pytest.approx((0.4237, 0.8160), abs=1e-4)
+    assert found.p == pytest.approx(0.00149, abs=1e-5)
+
+
+def test_hazard_ratio_of_a_long_stay_is_below_one():
+    days = np.array([2, 3, 4, 9, 5, 8, 9, 11, 12, 14])
+    found = survival.hazard_ratio(days, np.ones(10), [0] * 5 + [1] * 5)
+    assert 0 < found.value < 1
+
+
+def test_clustering_widens_the_interval_of_repeated_rows():
+    rng = np.random.default_rng(3)
+    group = rng.integers(0, 2, 30)
+    days = rng.exponential(5 + 4 * group) + 1
+    alone = survival.hazard_ratio(days, np.ones(30), group)
+    repeated = [np.repeat(part, 3) for part in (days, np.ones(30), group, np.arange(30))]
+    naive = survival.hazard_ratio(*repeated[:3])
+    clustered = survival.hazard_ratio(*repeated[:3], cluster=repeated[3])
+    assert np.log(naive.high / naive.low) < 0.75 * np.log(alone.high / alone.low)
+    assert np.log(clustered.high / clustered.low) > 0.85 * np.log(alone.high / alone.low)
+
+
+def test_aalen_johansen_by_hand():
+    """Days 1, 2 (two events, one of each cause), 3 censored, 4: incidences 1/5, +4/5 x 1/4 each, +2/5 x 1."""
+    table = survival.aalen_johansen([1, 2, 2, 3, 4], [1, 1, 2, 0, 1]).set_index("day")
+    assert table["cause_1"].tolist() == pytest.approx([0, 0.2, 0.4, 0.8])
+    assert table["cause_2"].tolist() == pytest.approx([0, 0, 0.2, 0.2])
+    assert (table["event_free"] + table["cause_1"] + table["cause_2"]).to_numpy() == pytest.approx(np.ones(4))
+
+
+def test_aalen_johansen_equals_lifelines_without_ties():
+    rng = np.random.default_rng(4)
+    days, causes = rng.permutation(50) + 1.0, rng.integers(0, 3, 50)
+    expected = AalenJohansenFitter(calculate_variance=False).fit(days, causes, event_of_interest=2)
+    found = survival.aalen_johansen(days, causes).set_index("day")["cause_2"]
+    assert found.iloc[-1] == pytest.approx(expected.cumulative_density_.iloc[-1, 0])
+
+
+def test_logistic_heads_equal_scikit_learn():
+    rng = np.random.default_rng(5)
+    inputs, train = rng.normal(size=(40, 6)), np.arange(40) < 30
+    labels = (inputs[:, 0] + rng.normal(size=(3, 40)) > 0).astype(float)
+    found = survival.logistic_heads(inputs, labels, train)
+    for row, label in zip(found, labels, strict=True):
+        expected = LogisticRegression(C=1.0, tol=1e-9).fit(inputs[train], label[train]).decision_function(inputs)
+        assert row == pytest.approx(expected, abs=1e-3)
+    constant = survival.logistic_heads(inputs, np.ones((1, 40)), train)
+    assert (constant == 20).all()
+
+
+def test_principal_components_never_see_the_held_out_rows():
+    rng = np.random.default_rng(6)
+    features, train = rng.normal(size=(20, 50)), np.arange(20) < 15
+    changed = features.copy()
+    changed[~train] += 100
+    first, second = (survival.principal_components(table, train, 4)[train] for table in (features, changed))
+    assert first == pytest.approx(second)
+    assert first.std(0) == pytest.approx(np.ones(4))
+
+
+def test_permutation_p_is_uniform_without_effect_and_small_with_one():
+    rng = np.random.default_rng(7)
+    folds = np.arange(40) % 4
+    found = []
+    for _ in range(60):
+        features = rng.normal(size=(40, 3))
+        days = rng.integers(1, 15, 40)
+        found.append(
+            survival.permute_outcomes([features] * 4, folds, days, np.ones(40), days >= 7, permutations=39, rng=rng).p
+        )
+    assert np.mean(np.array(found) <= 0.05) <= 0.15, "three standard errors above the nominal rate"
+    assert 0.3 < np.mean(found) < 0.7
+    days = np.arange(40) % 14 + 1
+    signal = (days[:, None] + rng.normal(0, 1, (40, 3))) / 5
+    strong = survival.permute_outcomes([signal] * 4, folds, days, np.ones(40), days >= 7, permutations=99, rng=rng)
+    assert strong.p == pytest.approx(0.01)
+
+
+def test_permutation_p_counts_the_observed_statistic():
+    assert survival.permutation_p(3.0, np.array([1.0, 3.0, 5.0, 0.0])) == pytest.approx(3 / 5)
+    assert np.isnan(survival.permutation_p(np.nan, np.ones(3)))
+
+
+def test_what_cannot_be_computed_is_nan_with_a_reason():
+    days, events = [3, 5, 8], [1, 1, 0]
+    assert "one group" in survival.log_rank(days, events, [1, 1, 1]).reason
+    assert "one group" in survival.hazard_ratio(days, events, [1, 1, 1]).reason
+    separated = survival.hazard_ratio(np.arange(1, 21), np.ones(20), np.arange(20) >= 10)
+    assert np.isnan(separated.value) and "separated" in separated.reason
+    assert survival.kaplan_meier([], []).empty
+    few = survival.permute_outcomes(
+        [np.zeros((3, 2))], [0, 0, 0], days, events, [0, 0, 1], permutations=9, rng=np.random.default_rng(1)
+    )
+    assert np.isnan(few.p) and few.reason
+
+
+def test_a_missing_day_leaves_the_row_out():
+    whole = survival.log_rank([1, 2, 3, 4], [1, 1, 1, 1], [0, 1, 0, 1])
+    assert survival.log_rank([1, 2, 3, 4, None], [1, 1, 1, 1, 1], [0, 1, 0, 1, 1]) == whole
