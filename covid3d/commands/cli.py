@@ -41,7 +41,6 @@ app.add_typer(weights_app, name="weights")
 @phantom_app.command("build")
 def phantom_build(
     out: Annotated[Path | None, typer.Option(help="folder to write to")] = None,
-    run: Annotated[str | None, typer.Option(hidden=True)] = None,
     manifest: Annotated[Path | None, typer.Option(help="order form; default: the embedded one")] = None,
     profile: Annotated[str, typer.Option(help="sizes: a profile's name or a YAML file")] = "smoke",
     scan: Annotated[list[str] | None, typer.Option(help="only this scan_id (may be repeated)")] = None,
@@ -49,27 +48,13 @@ def phantom_build(
     seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """Simulate a cohort and write it as DICOM series with their truth."""
-    from functools import partial
 
-    from covid3d.commands.pipeline import is_stored, store_scan
     from covid3d.phantom.build import build
     from covid3d.phantom.folder import cohort_folder
-    from covid3d.run.profile import DATA, load_profile, open_run
+    from covid3d.run.profile import DATA, load_profile
 
     if world not in ("effect", "null"):
         raise ConfigError(f"there is no world '{world}'", cure="Known: effect, null")
-    if run is not None:
-        opened = open_run(run)
-        build(
-            opened.folder,
-            manifest=opened.order_form,
-            profile=opened.profile,
-            world=opened.world,
-            seed=opened.seed,
-            after_scan=partial(store_scan, opened),
-            stored=partial(is_stored, opened),
-        )
-        return
     if out is None:
         raise ConfigError("there is no folder to write to", cure="Give --out DIR")
     form = manifest or DATA / "data_manifest.csv"
@@ -324,13 +309,12 @@ def step(
     fold: int | None = None,
     variant: str | None = None,
     model: str | None = None,
-    chapter: str | None = None,
 ) -> None:
     """Compute one step of a run: what the Snakefile calls."""
     from covid3d.commands.pipeline import run_step
     from covid3d.run.profile import open_run
 
-    run_step(open_run(run), name, fold=fold, variant=variant, model=model, chapter=chapter)
+    run_step(open_run(run), name, fold=fold, variant=variant, model=model)
 
 
 def main() -> None:

@@ -29,8 +29,8 @@ from covid3d.network.team import Team
 from covid3d.network.weights import grid_text, load_weights, read_tensors, save_weights, write_tensors
 from covid3d.run.errors import Covid3DError, WeightsError
 from covid3d.run.files import progress, random_seed, sha256_file, sha256_json, write_csv
+from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Run, Training
-from covid3d.run.steps import code_fingerprint
 from covid3d.stats.metrics import auc
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from covid3d.run.files import sha256_json, write_csv
-from covid3d.run.steps import code_fingerprint, code_hash
+from covid3d.run.fingerprint import code_fingerprint, code_hash
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = CHECKOUT / "benchmarks" / "results"

@@ -71,6 +71,13 @@ class Estimate:
             return f"not available ({self.method.removeprefix('not available: ') or 'no data'})"
         return value_text(self.value, self.unit) + self._limits() + (f" ({self.remark})" if self.remark else "")
 
+    def short(self) -> str:
+        """Return the number for a cell of a table: "0.831 (0.727 to 0.935)", or why there is none."""
+        if not self.known:
+            return self.method or "not available"
+        limits = f" ({number(self.low, self.unit)} to {number(self.high, self.unit)})" if self.has_limits else ""
+        return number(self.value, self.unit) + limits + (f" ({self.remark})" if self.remark else "")
+
     def _limits(self) -> str:
         if not self.has_limits:
             return ""
