@@ -24,8 +24,8 @@ from covid3d.run import steps
 from covid3d.run.errors import Covid3DError, MissingResult
 from covid3d.run.files import random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats import metrics
-from covid3d.stats.metrics import Interval
+from covid3d.stats.auc import auc, bootstrap_mean_auc, delong_interval
+from covid3d.stats.estimate import Estimate
 
 TASK, THREE_D, TWO_D = "task1", "covid3d", "resnet_2d"
 IDS = {"scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
@@ -209,7 +209,7 @@ def fold_table(run: Run) -> pd.DataFrame:
     """Return one row a fold: n, positives, auc with its limits and method, loss, auc_best, epoch_best, optimism."""
     rows = []
     for fold, table in out_of_fold(run).groupby("fold"):
-        interval = metrics.auc_interval(table["label"], table["logit"])
+        interval = auc(table["label"], table["logit"])
         known = {"fold": fold, "n": len(table), "positives": int(table["label"].sum()), "auc": interval.value}
         rows.append({**known, "auc_low": interval.low, "auc_high": interval.high, "method": interval.method})
     chosen = select(learning_curves(run)).rename(columns={"loss_last": "loss"}).drop(columns="auc_last")
@@ -225,7 +225,7 @@ def internal_summary(run: Run) -> dict[str, Any]:
     predictions are dependent; best_epoch_auc and optimism: "the paper's possible rule"; flatness: see `flatness`.
     """
     table, scores, settings = fold_table(run), out_of_fold(run), run.profile.statistics
-    pooled = metrics.delong_interval(scores["label"], scores["logit"])
+    pooled = delong_interval(scores["label"], scores["logit"])
     change = flatness(learning_curves(run))
     return {
         "folds": len(table),
@@ -233,7 +233,7 @@ def internal_summary(run: Run) -> dict[str, Any]:
         "patients": len(scores),
         "mean_auc": mean_interval(table["auc"].to_numpy()),
         "mean_auc_bootstrap": bootstrap_mean_auc(scores, settings.bootstrap, random_seed(run.seed, "internal")),
-        "pooled_auc": pooled._replace(method="DeLong, nominal: out-of-fold predictions are dependent"),
+        "pooled_auc": pooled.by("DeLong, nominal: out-of-fold predictions are dependent"),
         "best_epoch_auc": mean_interval(table["auc_best"].to_numpy()),
         "best_epoch_label": "the paper's possible rule",
         "optimism": float(table["optimism"].mean()),
@@ -243,30 +243,12 @@ def internal_summary(run: Run) -> dict[str, Any]:
     }
 
 
-def mean_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+def mean_interval(values: np.ndarray, level: float = 0.95) -> Estimate:
     """Return the mean of fold values with Student's t limits over the folds (Student 1908), cut to [0, 1]."""
     values = np.asarray(values, float)
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     mean = float(values.mean())
-    return Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0), f"Student's t over {len(values)} folds")
-
-
-def bootstrap_mean_auc(scores: pd.DataFrame, replicates: int, seed: int, level: float = 0.95) -> Interval:
-    """Return the mean of fold AUCs with percentile limits over patients resampled within fold and class (Efron 1979).
-
-    scores: fold, label, logit.
-    """
-    rng = np.random.default_rng(seed)
-    total, mean, folds = np.zeros(replicates), 0.0, 0
-    for _, table in scores.groupby("fold"):
-        positive, negative = (table.loc[table["label"] == label, "logit"].to_numpy() for label in (1, 0))
-        wins = np.sign(positive[:, None] - negative[None, :]) / 2 + 0.5
-        one = rng.multinomial(len(positive), np.full(len(positive), 1 / len(positive)), replicates)
-        two = rng.multinomial(len(negative), np.full(len(negative), 1 / len(negative)), replicates)
-        total += np.einsum("rp,pn,rn->r", one, wins, two, optimize=True) / wins.size
-        mean, folds = mean + wins.mean(), folds + 1
-    low, high = np.quantile(total / folds, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(mean / folds), float(low), float(high), "bootstrap of patients within folds")
+    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0), f"Student's t over {len(values)} folds")
 
 
 def flatness(curves: pd.DataFrame) -> float:
