@@ -22,7 +22,7 @@ from covid3d.run import campaigns
 from covid3d.run.files import random_seed
 from covid3d.run.profile import DATA, load_profile
 from covid3d.stats import risk
-from covid3d.stats.metrics import wilson
+from covid3d.stats.proportions import wilson
 from covid3d.stats.survival import linear_head
 
 PROGNOSIS, COURSE = "phantom_prognosis", "phantom_course"

@@ -24,7 +24,7 @@ from covid3d.network.training import Examples, Plan, fit
 from covid3d.run import campaigns
 from covid3d.run.files import cpu_count, parallel_map, random_seed, write_csv
 from covid3d.run.profile import Run, open_run, repository_root
-from covid3d.stats import metrics
+from covid3d.stats.auc import auc_value
 
 NAME = "scaling"
 MADE_BY = ("covid3d.chapters.cross_validation", "covid3d.chapters.explanation", "covid3d.phantom.build", __file__)
@@ -116,8 +116,8 @@ def measure(run: Run, setting: Setting, times: int = TIMES) -> pd.DataFrame:
         "patients": int(history["patients"].min()),
         "epochs": int(history["epoch"].max()),
         "held_out": len(known),
-        "auc": float(np.mean([metrics.auc(part["label"], part["logit"]) for _, part in known.groupby("fold")])),
-        "oracle": metrics.auc(known["label"], known["oracle_grid_logit"]),
+        "auc": float(np.mean([auc_value(part["label"], part["logit"]) for _, part in known.groupby("fold")])),
+        "oracle": auc_value(known["label"], known["oracle_grid_logit"]),
         "last_loss": history.loc[history["epoch"] == history["epoch"].max(), "train_loss"].mean(),
         "flatness": flatness(history.drop(columns="patients")),
         "lung_share": maps.loc[maps["layer"] == explain.layer, "lung_share"].mean(),

@@ -7,7 +7,7 @@ from covid3d.chapters.truth import read_truth
 from covid3d.cohort.intake import accepted, read_intake
 from covid3d.network.tabular import METADATA, fit_predict, logistic
 from covid3d.run.profile import Run
-from covid3d.stats.auc import auc_interval, fold_auc_interval
+from covid3d.stats.auc import auc
 from covid3d.stats.estimate import Estimate
 
 NO_TRUTH = "real scans have no oracle"
@@ -23,7 +23,7 @@ def oracle(run: Run, scores: pd.DataFrame, *, sees: str = "grid") -> Estimate:
         return Estimate.missing(NO_TRUTH)
     column = {"grid": "oracle_grid_logit", "scan": "oracle_logit"}[sees]
     seen = scores[["scan_id", "label"]].merge(truth[["scan_id", column]], on="scan_id")
-    return auc_interval(seen["label"], seen[column])
+    return auc(seen["label"], seen[column])
 
 
 def skill(found: Estimate, best: Estimate) -> Estimate:
@@ -66,4 +66,4 @@ def _logistic(table: pd.DataFrame, numbers: tuple[str, ...], categories: tuple[s
         if train["label"].nunique() == 2:
             logit = fit_predict(logistic(numbers, categories), train[columns], train["label"], test[columns])
             parts.append(test.assign(logit=logit))
-    return fold_auc_interval(pd.concat(parts)) if parts else Estimate.missing("one class only")
+    return fold_auc(pd.concat(parts)) if parts else Estimate.missing("one class only")

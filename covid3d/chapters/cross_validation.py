@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
 from covid3d.chapters import results
 from covid3d.chapters.results import TASK, THREE_D, TWO_D
@@ -29,7 +28,7 @@ from covid3d.run import steps
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.auc import auc, auc_interval, delong_interval
+from covid3d.stats.auc import auc, auc_value, bootstrap_mean_auc, delong_interval, mean_fold_auc, mean_interval
 from covid3d.stats.estimate import Estimate
 
 FLAT_WITHIN = 0.02
@@ -67,7 +66,7 @@ class CrossValidation:
                 "fold": fold,
                 "patients": len(table),
                 "COVID+": int(table["label"].sum()),
-                "AUC": auc_interval(table["label"], table["logit"]),
+                "AUC": auc(table["label"], table["logit"]),
             }
             for fold, table in self.scores.groupby("fold")
         ]
@@ -78,11 +77,13 @@ class CrossValidation:
 
     def mean(self) -> Estimate:
         """Return the mean of the fold AUCs, the paper's internal number, with Student's t limits over folds."""
-        return mean_interval(self.by_fold().to_numpy())
+        return mean_fold_auc(self.scores)
 
     def by_fold(self) -> pd.Series:
         """Return the AUC of each fold at the last epoch."""
-        return self.scores.groupby("fold")[["label", "logit"]].apply(lambda fold: auc(fold["label"], fold["logit"]))
+        return self.scores.groupby("fold")[["label", "logit"]].apply(
+            lambda fold: auc_value(fold["label"], fold["logit"])
+        )
 
     def internal(self) -> pd.DataFrame:
         """Return four readings of the internal AUC, the paper's first: reading, AUC, what it is."""
@@ -300,32 +301,6 @@ def _train(
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------
-
-
-def mean_interval(values: np.ndarray, level: float = 0.95) -> Estimate:
-    """Return the mean of fold values with Student's t limits over the folds (Student 1908), cut to [0, 1]."""
-    values = np.asarray(values, float)
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    mean = float(values.mean())
-    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0), f"Student's t over {len(values)} folds")
-
-
-def bootstrap_mean_auc(scores: pd.DataFrame, replicates: int, seed: int, level: float = 0.95) -> Estimate:
-    """Return the mean of fold AUCs with percentile limits over patients resampled within fold and class (Efron 1979).
-
-    scores: fold, label, logit.
-    """
-    rng = np.random.default_rng(seed)
-    total, mean, folds = np.zeros(replicates), 0.0, 0
-    for _, table in scores.groupby("fold"):
-        positive, negative = (table.loc[table["label"] == label, "logit"].to_numpy() for label in (1, 0))
-        wins = np.sign(positive[:, None] - negative[None, :]) / 2 + 0.5
-        one = rng.multinomial(len(positive), np.full(len(positive), 1 / len(positive)), replicates)
-        two = rng.multinomial(len(negative), np.full(len(negative), 1 / len(negative)), replicates)
-        total += np.einsum("rp,pn,rn->r", one, wins, two, optimize=True) / wins.size
-        mean, folds = mean + wins.mean(), folds + 1
-    low, high = np.quantile(total / folds, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(mean / folds), float(low), float(high), "bootstrap of patients within folds")
 
 
 def flatness(curves: pd.DataFrame) -> float:

@@ -25,7 +25,7 @@ from covid3d.run import steps
 from covid3d.run.errors import ConfigError, nearest
 from covid3d.run.files import progress, random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.metrics import Interval
+from covid3d.stats.estimate import Estimate
 
 Method = Literal["gradcam", "hirescam"]
 KNOWN = ("scan_id", "patient_id", "hospital", "role", "label", "why")
@@ -251,17 +251,17 @@ def lesion_share_table(summary: pd.DataFrame, replicates: int, seed: int) -> pd.
     for (hospital, label), group in known.groupby(["hospital", "label"]):
         found = _ratio(group, replicates, rng)
         one, two = group[["lesion_share", "lesion_of_lung"]].mean()
-        rows.append((hospital, label, len(group), one, two, *found[:3]))
+        rows.append((hospital, label, len(group), one, two, found.value, found.low, found.high))
     columns = ["hospital", "label", "scans", "lesion_share", "lesion_of_lung", "ratio", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed: int) -> Interval:
+def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed: int) -> Estimate:
     """Return the ratio of `lesion_share_table` for one label over the first scans of all hospitals, NaN without truth."""
     known = _with_lesions(summary)
     known = known[known["label"] == label]
     if known.empty:
-        return Interval(float("nan"), float("nan"), float("nan"), "not available: no lesion masks")
+        return Estimate.missing("no lesion masks")
     return _ratio(known, replicates, np.random.default_rng(random_seed(seed, "lesion_share", label)))
 
 
@@ -270,10 +270,10 @@ def _with_lesions(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[(summary["lesion_of_lung"] > 0) & summary["lesion_share"].notna() & (summary["role"] != "followup")]
 
 
-def _ratio(known: pd.DataFrame, replicates: int, rng: np.random.Generator) -> Interval:
+def _ratio(known: pd.DataFrame, replicates: int, rng: np.random.Generator) -> Estimate:
     """Return mean lesion_share / mean lesion_of_lung with percentile limits over resampled patients (Efron 1979)."""
     shares = known[["lesion_share", "lesion_of_lung"]].to_numpy(float)
     drawn = shares[rng.integers(0, len(shares), (replicates, len(shares)))].mean(1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]).tolist()
     one, two = shares.mean(0).tolist()
-    return Interval(one / two, low, high, "patient bootstrap, percentile")
+    return Estimate(one / two, low, high, "patient bootstrap, percentile")

@@ -22,7 +22,7 @@ from covid3d.network import scoring, training
 from covid3d.run import steps
 from covid3d.run.files import cpu_count, parallel_map, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats import metrics
+from covid3d.stats.auc import auc_value
 from covid3d.stats.estimate import Estimate
 
 LUNG_RANGE = (-1000, -200)
@@ -202,7 +202,7 @@ def auc_by_window(scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for keys, part in scores.groupby(["model", "split", "hospital", "window"], sort=False):
         both = part["label"].nunique() == 2
-        value = metrics.auc(part["label"].to_numpy(int), part["logit"].to_numpy(float)) if both else NAN
+        value = auc_value(part["label"], part["logit"]) if both else NAN
         rows.append((*keys, value))
     return pd.DataFrame(rows, columns=["model", "split", "hospital", "window", "auc"])
 

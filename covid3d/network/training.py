@@ -31,7 +31,7 @@ from covid3d.run.errors import Covid3DError, WeightsError
 from covid3d.run.files import progress, random_seed, sha256_file, sha256_json, write_csv
 from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Run, Training
-from covid3d.stats.metrics import auc
+from covid3d.stats.auc import auc_value
 
 
 class TrainingError(Covid3DError):
@@ -299,7 +299,7 @@ def _validation(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     """Return validation loss and AUC; the AUC of a single class is NaN."""
     loss = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float())
     both = 0 < labels.sum() < len(labels)
-    return {"validation_loss": loss.item(), "validation_auc": float(auc(labels, logits)) if both else math.nan}
+    return {"validation_loss": loss.item(), "validation_auc": auc_value(labels, logits) if both else math.nan}
 
 
 def _identity(model: nn.Module, train: Examples, validation: Examples, plan: Plan, seed: int) -> str:

@@ -27,7 +27,7 @@ from covid3d.phantom.course import appearance, draw_course
 from covid3d.phantom.order_form import SLICES_OF
 from covid3d.phantom.shapes import Array
 from covid3d.run.files import cpu_count, parallel_map, random_seed
-from covid3d.stats.metrics import delong_interval, paired_delong
+from covid3d.stats.auc import delong_interval, paired_delong
 
 SEED = 70_001
 LIMIT = 0.60

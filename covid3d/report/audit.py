@@ -13,7 +13,8 @@ from covid3d.chapters.reader_comparison import published_table_2
 from covid3d.run.files import read_json
 from covid3d.run.profile import DATA
 from covid3d.run.tables import Rule, check_values, matching, read_cells, whole, within
-from covid3d.stats import metrics
+from covid3d.stats.auc import hanley_mcneil_interval, hanley_mcneil_standard_error, pool_inverse_variance
+from covid3d.stats.proportions import attainable, mcnemar_exact
 from covid3d.stats.survival import log_rank
 
 RULES = {
@@ -26,11 +27,6 @@ LOG_RANK_P = {"two scans": 5.3e-5, "one scan": 0.0033, "age and sex": 0.77}
 
 
 # --- any table of percentages ----------------------------------------------------------------------------------------
-
-
-def attainable(percent: float, n: int, decimals: int = 0) -> list[int]:
-    """Return every k for which k/n, rounded or cut to `decimals`, prints as `percent`."""
-    return metrics.attainable(percent, n, decimals)
 
 
 def audit_cell(percent: float, n: int, decimals: int = 0) -> dict[str, Any]:
@@ -108,8 +104,8 @@ def printed_aucs() -> pd.DataFrame:
 
 
 def _printed_auc(name: str, value: float, sizes: tuple[int, int], bound: str) -> dict[str, Any]:
-    error = metrics.hanley_mcneil_standard_error(value, *sizes)
-    found = metrics.hanley_mcneil_interval(value, *sizes)
+    error = hanley_mcneil_standard_error(value, *sizes)
+    found = hanley_mcneil_interval(value, *sizes)
     printed = float(bound.strip("+/- "))
     return {
         "row": name,
@@ -158,7 +154,7 @@ def superiority(correlations: Iterable[float] = CORRELATIONS) -> pd.DataFrame:
             gaps.append(float(three["auc"]) - float(two["auc"]))
             errors.append(math.sqrt(a * a + b * b - 2 * correlation * a * b))
         b_p, c_p = (float(2 * stats.norm.sf(gap / error)) for gap, error in zip(gaps, errors, strict=True))
-        rows.append((correlation, b_p, c_p, metrics.pool_inverse_variance(gaps, errors).p))
+        rows.append((correlation, b_p, c_p, pool_inverse_variance(gaps, errors).p))
     return pd.DataFrame(rows, columns=["correlation", "b", "c", "pooled"])
 
 
@@ -173,7 +169,7 @@ def reader_gaps() -> pd.DataFrame:
     for row in wide.reset_index().to_dict("records"):
         gap = abs(row["Rad1"] - row["Rad2"])
         cases = round(gap / 100 * row["published_n"])
-        rows.append((row["hospital"], row["measure"], row["published_n"], gap, cases, metrics.mcnemar_exact(cases, 0)))
+        rows.append((row["hospital"], row["measure"], row["published_n"], gap, cases, mcnemar_exact(cases, 0)))
     return pd.DataFrame(rows, columns=["hospital", "measure", "n", "gap_points", "cases", "best_p"])
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 NAN = float("nan")
 
@@ -84,6 +84,18 @@ class Estimate:
         if self.high - self.low < 1e-9:  # of equal folds, or of classes that do not overlap
             return " (no interval: nothing varies)"
         return f" (95 % CI {number(self.low, self.unit)} to {number(self.high, self.unit)})"
+
+
+class Tested(NamedTuple):
+    """An estimate with its interval and a two-sided p."""
+
+    estimate: Estimate
+    p: float
+
+    @classmethod
+    def missing(cls, why: str) -> "Tested":
+        """Return the test that cannot be made."""
+        return cls(Estimate.missing(why), NAN)
 
 
 def p_value(p: float, remark: str = "", *, method: str = "") -> Estimate:

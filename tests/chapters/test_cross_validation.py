@@ -171,26 +171,6 @@ def test_mean_interval_equals_scipys_t_interval():
     assert (found.low, found.high) == pytest.approx((expected.low, min(expected.high, 1)))
 
 
-def test_bootstrap_of_the_mean_auc_equals_resampling_by_hand():
-    rng = np.random.default_rng(0)
-    labels = np.tile([0, 1], 20)
-    scores = pd.DataFrame({"fold": np.repeat([0, 1], 20), "label": labels, "logit": rng.normal(labels, 1.0)})
-    found = cv.bootstrap_mean_auc(scores, 4000, seed=1)
-    folds = [
-        [part.loc[part["label"] == label, "logit"].to_numpy() for label in (0, 1)] for _, part in scores.groupby("fold")
-    ]
-    draws = [
-        np.mean(
-            [np.greater.outer(*(rng.choice(side, len(side)) for side in (one, zero))).mean() for zero, one in folds]
-        )
-        for _ in range(3000)
-    ]
-    assert found.value == pytest.approx(
-        np.mean([roc_auc_score(part["label"], part["logit"]) for _, part in scores.groupby("fold")])
-    )
-    assert (found.low, found.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
-
-
 def test_flatness_compares_the_last_fifth_with_the_one_before():
     loss = [1.0, 0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.5, 0.45, 0.45]
     table = curves([(0.5, 0.5)] * 10).assign(train_loss=loss)

@@ -10,25 +10,6 @@ from covid3d.run.errors import ManifestError
 STORED = audit.stored_audit()
 
 
-@pytest.mark.parametrize(
-    ("percent", "n", "decimals", "counts"),
-    [
-        (83, 12, 0, [10]),
-        (83, 20, 0, []),
-        (66, 12, 0, [8]),  # 66.67 cut
-        (78, 9, 0, [7]),  # 77.78 rounded
-        (77, 9, 0, [7]),  # 77.78 cut
-        (0, 9, 0, [0]),
-        (100, 9, 0, [9]),
-        (83.3, 12, 1, [10]),
-        (83.4, 12, 1, []),
-        (50, 400, 0, [198, 199, 200, 201, 202, 203]),
-    ],
-)
-def test_attainable_counts_by_hand(percent: float, n: int, decimals: int, counts: list[int]) -> None:
-    assert audit.attainable(percent, n, decimals) == counts
-
-
 def test_table_2_equals_the_stored_audit_cell_by_cell() -> None:
     table = audit.audit_published().set_index(["reader", "hospital", "measure"])
     assert len(table) == len(STORED["grim"]) == 12
