@@ -7,7 +7,7 @@ from covid3d.chapters.truth import read_truth
 from covid3d.cohort.intake import accepted, read_intake
 from covid3d.network.tabular import METADATA, fit_predict, logistic
 from covid3d.run.profile import Run
-from covid3d.stats.auc import auc
+from covid3d.stats.auc import auc, mean_fold_auc
 from covid3d.stats.estimate import Estimate
 
 NO_TRUTH = "real scans have no oracle"
@@ -66,4 +66,4 @@ def _logistic(table: pd.DataFrame, numbers: tuple[str, ...], categories: tuple[s
         if train["label"].nunique() == 2:
             logit = fit_predict(logistic(numbers, categories), train[columns], train["label"], test[columns])
             parts.append(test.assign(logit=logit))
-    return fold_auc(pd.concat(parts)) if parts else Estimate.missing("one class only")
+    return mean_fold_auc(pd.concat(parts)) if parts else Estimate.missing("one class only")

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from covid3d.chapters import external_tests
-from covid3d.chapters.cross_validation import ensure_selection, split_of
+from covid3d.chapters import external_tests, results
+from covid3d.chapters.cross_validation import split_of
 from covid3d.cohort.intake import accepted
 from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
 from covid3d.comparators.interface import TASK, Cases, Comparator, fold_seed, train_fold
@@ -76,9 +76,7 @@ def ensure_comparators(run: Run) -> pd.DataFrame:
 
     Beside it lies predictions.csv: first scans of B and C by the deployed fold of every model.
     """
-    selection = ensure_selection(run)
-    deployed = int(selection.loc[selection["deployed"] == 1, "fold"].iloc[0])
-    reference = external_tests.ensure_external(run)
+    deployed, reference = results.deployed_fold(run), results.external_scores(run)
     inputs: dict[str, Any] = {"external": steps.content(run.path("external")), "deployed": deployed}
     for fold in range(run.profile.training.folds):
         split = split_of(run, fold)

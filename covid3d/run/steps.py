@@ -2,8 +2,8 @@
 
 To add a step is to add one entry to `STEPS`: the order of a run, the fingerprints, the inputs of the chapters and the table
 of costs follow from it. The fingerprint of a step is the hash of the content of its inputs, of the profile keys that it
-declares, of seed and world, and of the code of the module it starts in (`covid3d.run.fingerprint`). It is stored with the hashes of the
-step's outputs in `done.json`, and it is the only authority on reuse.
+declares, of seed and world, and of the code of the module it starts in (`covid3d.run.fingerprint`). It is stored with the
+hashes of the step's outputs in `done.json`, and it is the only authority on reuse.
 """
 
 import importlib
