@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.chapters.cross_validation import FLAT_WITHIN, flatness, learning_curves
+from covid3d.chapters import ceiling
+from covid3d.chapters.cross_validation import FLAT_WITHIN, flatness
 from covid3d.chapters.explanation import lesion_share_ratio, read_summary
-from covid3d.chapters.external_tests import first_scores, learnable, skill
+from covid3d.chapters.results import THREE_D, external_scores, learning_curves, out_of_fold
 from covid3d.commands import pipeline
 from covid3d.run import campaigns
 from covid3d.run.files import cpu_count
@@ -23,6 +24,7 @@ MADE_BY = (
     "covid3d.chapters.external_tests",
     "covid3d.chapters.cross_validation",
     "covid3d.chapters.explanation",
+    "covid3d.chapters.ceiling",
     "covid3d.phantom.build",
     __file__,
 )
@@ -47,16 +49,18 @@ def measure(seed: int, profile: str = "standard", cores: int | None = None) -> p
 
 def row_of(run: Run) -> dict[str, Any]:
     """Return what a finished run says of learnability, and for each of `BARS` whether it is reached (1 or 0)."""
-    models = learnable(run).set_index("model")
-    known = skill(run).set_index("hospital")
+    inside, outside = out_of_fold(run), external_scores(run)
+    outside = outside[outside["model"] == THREE_D]
+    hospitals = {hospital: outside[outside["hospital"] == hospital] for hospital in ("B", "C")}
+    known = ceiling.by_hospital(run, inside, hospitals)
     change = flatness(learning_curves(run))
-    ratio = lesion_share_ratio(read_summary(run.path("explain")), 1, run.profile.statistics.bootstrap, run.seed)
-    row: dict[str, Any] = {"profile": run.profile.name, "scans_a": _scans(run), "scans_bc": len(first_scores(run))}
-    for model, name in (("COVID3D", "auc"), ("burden only", "burden"), ("metadata only", "metadata")):
-        columns = ("mean_fold_auc", "low", "high")
-        row |= dict(zip((name, f"{name}_low", f"{name}_high"), models.loc[model, list(columns)], strict=True))
-    for hospital in ("A", "B", "C"):
-        row |= {f"{what}_{hospital.lower()}": known.at[hospital, what] for what in ("auc", "oracle", "skill")}
+    ratio = lesion_share_ratio(read_summary(run), 1, run.profile.statistics.bootstrap, run.seed)
+    row: dict[str, Any] = {"profile": run.profile.name, "scans_a": _scans(run), "scans_bc": len(outside)}
+    for name, found in {"auc": known.at["A", "AUC"], **ceiling.blind_models(run)[["burden", "metadata"]]}.items():
+        row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    for hospital, of_it in known.iterrows():
+        names = {"auc": "AUC", "oracle": "perfect reader", "skill": "skill"}
+        row |= {f"{name}_{str(hospital).lower()}": of_it[column].value for name, column in names.items()}
     row |= {"flatness": change, "map_ratio": ratio.value, "map_ratio_low": ratio.low, "map_ratio_high": ratio.high}
     reached = (
         row["auc_low"] > LOWEST_AUC,
