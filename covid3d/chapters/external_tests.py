@@ -31,8 +31,6 @@ from covid3d.stats.contrasts import (
     fold_auc_interval,
     paired_or_nan,
     pooled_or_nan,
-    wilson_or_nan,
-    youden_or_nan,
 )
 from covid3d.stats.metrics import Interval, Tested
 
@@ -301,45 +299,6 @@ def roc_points(run: Run) -> pd.DataFrame:
                 parts.append(pd.DataFrame({"model": model, "hospital": hospital, **columns}))
     columns_ = ["model", "hospital", "false_positive", "true_positive", "threshold"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns_)
-
-
-def thresholds(run: Run) -> dict[str, float]:
-    """Return the logit thresholds fixed on A: Youden of the deployed fold's validation, of all folds out-of-fold, and 0."""
-    scores = validation_scores(run)
-    deployed = scores[scores["fold"] == deployed_fold(run)]
-    found = {"zero": 0.0}
-    for name, part in (("deployed validation", deployed), ("all out-of-fold", scores)):
-        found[name] = youden_or_nan(part["label"], part["logit"])
-    return found
-
-
-def operating_points(run: Run) -> pd.DataFrame:
-    """Return sensitivity and specificity (k, n, Wilson interval) at the thresholds fixed on A, for each hospital."""
-    scores, rows = first_scores(run), []
-    for rule, threshold in thresholds(run).items():
-        for hospital, part in scores.groupby("hospital"):
-            for measure, label in (("sensitivity", 1), ("specificity", 0)):
-                logits = part.loc[part["label"] == label, THREE_D]
-                k = int(((logits >= threshold) == bool(label)).sum())
-                head = {
-                    "rule": rule,
-                    "threshold": threshold,
-                    "hospital": hospital,
-                    "measure": measure,
-                    "k": k,
-                    "n": len(logits),
-                }
-                known = wilson_or_nan(k, len(logits) if np.isfinite(threshold) else 0)
-                rows.append({**head, "value": known.value, "low": known.low, "high": known.high})
-    return pd.DataFrame(rows)
-
-
-def read_off(labels: pd.Series, scores: pd.Series, specificity: float) -> float:
-    """Return the highest sensitivity on an ROC curve at a specificity of at least this; descriptive only."""
-    if labels.nunique() < 2:
-        return NAN
-    false, true, _ = roc_curve(labels.astype(int), scores, drop_intermediate=False)
-    return float(true[false <= 1 - specificity + 1e-9].max())
 
 
 def controls(run: Run) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Readers beside the model: Table 2, agreement, equivalence, and the rating of the stay. Calls are 1 or 0."""
+"""Readers beside the model: Table 2, agreement and equivalence. Calls are 1 or 0."""
 
 import math
 import re
@@ -29,7 +29,6 @@ from covid3d.stats.metrics import (
     attainable,
     kappa,
     mcnemar_exact,
-    paired_difference,
     roc,
     tost_paired_proportions,
     wilson,
@@ -49,7 +48,6 @@ RULES = {
 MODEL = "COVID3D"
 YOUDEN, HALF = f"{MODEL}, Youden threshold of A", f"{MODEL}, probability 0.5"
 MEASURES = {"sensitivity": 1, "specificity": 0}
-LONG_STAY_DAYS = 9.0
 
 
 # --- the calls -------------------------------------------------------------------------------------------------------
@@ -295,65 +293,6 @@ def equivalence_statement(table: pd.DataFrame, margin_points: float) -> str:
     return text
 
 
-# --- rating the stay -------------------------------------------------------------------------------------------------
-
-
-def stay_calls(readers: pd.DataFrame, manifest: pd.DataFrame, high_risk_days: float) -> pd.DataFrame:
-    """Return the readers' calls on the remaining stay, where it is known.
-
-    Columns reader, task (stay_single | stay_pair), scan_id, patient_id, hospital, days, long (days >= high_risk_days),
-    call. Censored stays and stays that did not end in discharge, as far as the manifest knows, are left out.
-    """
-    calls = readers[readers["task"] != "covid"].merge(
-        manifest[["scan_id", "patient_id", "hospital", "days_to_discharge", "censored", "outcome"]], on="scan_id"
-    )
-    ended = (calls["censored"].fillna(0) == 0) & calls["outcome"].isin(["discharged", ""])
-    calls = calls[ended & calls["days_to_discharge"].notna()]
-    days = calls["days_to_discharge"].astype(float)
-    table = calls.assign(reader=calls["reader_id"], days=days, long=(days >= high_risk_days).astype(int))
-    columns = ["reader", "task", "scan_id", "patient_id", "hospital", "days", "long", "call"]
-    return table[columns].astype({"call": int}).reset_index(drop=True)
-
-
-def stay_table(calls: pd.DataFrame, long_stay_days: float = LONG_STAY_DAYS) -> pd.DataFrame:
-    """Return how often each reader rated the stay right from one scan and from two, and the errors on long stays.
-
-    Columns reader, task, hospital, stays (all, > 9 days, <= 9 days), n, errors, error_rate, low, high (Wilson 1927).
-    """
-    rows = []
-    for (reader, task, hospital), part in calls.groupby(["reader", "task", "hospital"]):
-        beyond = part["days"] > long_stay_days
-        groups = (
-            ("all", part),
-            (f"> {long_stay_days:g} days", part[beyond]),
-            (f"<= {long_stay_days:g} days", part[~beyond]),
-        )
-        for stays, inside in groups:
-            errors = int((inside["call"] != inside["long"]).sum())
-            rows.append((reader, task, hospital, stays, len(inside), errors, *wilson(errors, len(inside))[:3]))
-    columns = ["reader", "task", "hospital", "stays", "n", "errors", "error_rate", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def stay_change_table(calls: pd.DataFrame) -> pd.DataFrame:
-    """Return what the second scan changed for each reader: right from two scans minus right from one, same cases.
-
-    Columns reader, hospital, n, single_right, pair_right, change_points, low, high (Tango 1998), p (exact McNemar).
-    """
-    right = calls.assign(right=calls["call"] == calls["long"])
-    wide = right.pivot(index=["reader", "hospital", "scan_id"], columns="task", values="right")
-    wide = wide.reindex(columns=["stay_single", "stay_pair"]).dropna().astype(bool)
-    rows = []
-    for (reader, hospital), part in wide.groupby(level=["reader", "hospital"]):
-        single, pair = part["stay_single"], part["stay_pair"]
-        gained, lost = int((pair & ~single).sum()), int((single & ~pair).sum())
-        change = _points(paired_difference(gained, lost, len(part)))
-        counts = (len(part), int(single.sum()), int(pair.sum()))
-        rows.append((reader, hospital, *counts, *change, mcnemar_exact(gained, lost)))
-    columns = ["reader", "hospital", "n", "single_right", "pair_right", "change_points", "low", "high", "p"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 # --- of a run --------------------------------------------------------------------------------------------------------
 
 
@@ -398,11 +337,6 @@ def agreement(run: Run) -> pd.DataFrame:
 def equivalence(run: Run, margin_points: float | None = None) -> pd.DataFrame:
     """Return the equivalence tests model against each reader; the margin is the profile's unless given."""
     return equivalence_table(calls_of(run), margin_points or run.profile.statistics.equivalence_margin_points)
-
-
-def stays(run: Run) -> pd.DataFrame:
-    """Return the readers' calls on the remaining stay of a run, with the profile's limit of a long stay."""
-    return stay_calls(read_readers(run), read_manifest(run.manifest), run.profile.prognosis.high_risk_days)
 
 
 def _read(run: Run, path: Path) -> pd.DataFrame:

@@ -273,22 +273,6 @@ def degradation_curve(run: Run) -> pd.DataFrame:
     return pd.read_csv(run.path("windows", "curve.csv"), dtype={"hospital": str})
 
 
-def score_shift(run: Run) -> pd.DataFrame:
-    """Return how far the logit of one scan moves between windows, to set beside the spread between scans.
-
-    Columns model, hospital, within_scan_sd (mean over scans of the SD over windows), between_scan_sd (nominal window).
-    """
-    scores = ensure_windows(run)
-    normal = scores[scores["window"].str.fullmatch(r"w\d+")]
-    rows = []
-    for (model, hospital), part in normal.groupby(["model", "hospital"]):
-        within = part.groupby("scan_id")["logit"].std(ddof=1).mean()
-        same = (scores["model"] == model) & (scores["hospital"] == hospital) & (scores["window"] == "nominal")
-        between = scores.loc[same].drop_duplicates("scan_id")["logit"].std(ddof=1)
-        rows.append({"model": model, "hospital": hospital, "within_scan_sd": within, "between_scan_sd": between})
-    return pd.DataFrame(rows)
-
-
 def _windows(run: Run) -> pd.DataFrame:
     ensure_windows(run)
     return pd.read_csv(run.path("windows", "windows.csv"), dtype={"window": str, "hospital": str}).fillna(

@@ -29,9 +29,6 @@ class Background:
     dependent_hu: float
 
 
-NO_BACKGROUND = Background(0.0, 0.0, np.zeros((0, 5), np.float32), 0.0)
-
-
 def draw_background(rng: np.random.Generator, age: float) -> Background:
     """Draw a patient's background: emphysema in about 10 % (more when old), scars in 10 %, dependent density in 20 %."""
     chances = rng.random(4) / (np.clip(0.1 * (age / 60) ** 2, 0.02, 0.22), 0.04, 0.10, 0.20) < 1

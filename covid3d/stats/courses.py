@@ -123,28 +123,6 @@ def change_of(table: pd.DataFrame, first_day: float = 7, last_day: float = 10) -
     )
 
 
-def second_differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the curvature of s at each patient's first three scans: patient_id, curvature (logit per day squared).
-
-    Divided second difference 2 [t0, t1, t2] s; negative is concave down. Patients with fewer scans are left out.
-    """
-    rows = []
-    for patient, part in table.sort_values("day").groupby("patient_id"):
-        t, s = part["day"].to_numpy(float)[:3], part["logit"].to_numpy(float)[:3]
-        if len(t) == 3 and np.all(np.diff(t) > 0):
-            rows.append(
-                (patient, 2 * float(((s[2] - s[1]) / (t[2] - t[1]) - (s[1] - s[0]) / (t[1] - t[0])) / (t[2] - t[0])))
-            )
-    return pd.DataFrame(rows, columns=["patient_id", "curvature"])
-
-
-def same_peak_by_probability(table: pd.DataFrame) -> bool:
-    """True when each patient's highest probability is the scan of the highest logit (they must rise together)."""
-    by = table.groupby("patient_id")
-    highest = table.loc[by["logit"].idxmax()].set_index("patient_id")["probability"]
-    return bool((by["probability"].max() <= highest + 1e-12).all())
-
-
 def percentile_in(values: pd.Series, score: float) -> float:
     """Return the percentage of values at or below a score (mid-rank for ties)."""
     return min(float(stats.percentileofscore(values, score, kind="mean")), 100.0) if len(values) else NAN

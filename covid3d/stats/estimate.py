@@ -53,11 +53,6 @@ class Estimate:
         """Return the same number with another name of its method."""
         return replace(self, method=method)
 
-    def of_unit(self, unit: str) -> "Estimate":
-        """Return the same number in this unit; shares become per cent when the unit is "%"."""
-        scale = 100.0 if unit == "%" else 1.0
-        return replace(self, value=self.value * scale, low=self.low * scale, high=self.high * scale, unit=unit)
-
     def __float__(self) -> float:
         return float(self.value)
 
@@ -77,11 +72,6 @@ class Estimate:
         if self.high - self.low < 1e-9:  # of equal folds, or of classes that do not overlap
             return " (no interval: nothing varies)"
         return f" (95 % CI {number(self.low, self.unit)} to {number(self.high, self.unit)})"
-
-
-def p_value(p: float, remark: str = "", *, method: str = "") -> Estimate:
-    """Return a p value as an Estimate: "p = 0.012 (nominal)"."""
-    return Estimate(p, method=method, remark=remark, unit="p")
 
 
 def value_text(value: Any, unit: str = "") -> str:

@@ -30,23 +30,6 @@ class Tested(NamedTuple):
     p: float
 
 
-class Confusion(NamedTuple):
-    """Counts of calls against labels."""
-
-    true_positive: int
-    false_negative: int
-    true_negative: int
-    false_positive: int
-
-    @property
-    def sensitivity(self) -> float:
-        return self.true_positive / (self.true_positive + self.false_negative)
-
-    @property
-    def specificity(self) -> float:
-        return self.true_negative / (self.true_negative + self.false_positive)
-
-
 # --- area under the ROC curve ----------------------------------------------------------------------------------------
 
 
@@ -249,17 +232,6 @@ def attainable(percent: float, n: int, decimals: int = 0) -> list[int]:
     ]
 
 
-def confusion(labels: ArrayLike, calls: ArrayLike) -> Confusion:
-    """Return the counts of calls (1 or 0) against labels (1 or 0)."""
-    truth, called = np.asarray(labels, dtype=bool), np.asarray(calls, dtype=bool)
-    return Confusion(
-        int((truth & called).sum()),
-        int((truth & ~called).sum()),
-        int((~truth & ~called).sum()),
-        int((~truth & called).sum()),
-    )
-
-
 def thresholds(scores: ArrayLike) -> np.ndarray:
     """Return the thresholds that tell scores apart: below all, midway between neighbours, above all (as R's pROC)."""
     values = np.unique(np.asarray(scores, dtype=float))
@@ -400,19 +372,6 @@ def log_loss(labels: ArrayLike, logits: ArrayLike) -> float:
     """Return the mean binary cross-entropy of logits, in nats, without overflow."""
     truth, values = np.asarray(labels, dtype=float), np.asarray(logits, dtype=float)
     return float(np.mean(np.logaddexp(0, values) - truth * values))
-
-
-def c_index(durations: ArrayLike, events: ArrayLike, predicted: ArrayLike) -> float:
-    """Return the share of usable pairs in which the longer duration has the larger prediction (Harrell, JAMA 1982).
-
-    events: 1 observed, 0 censored. Ties in `predicted` count half. Give a probability of a LONG stay as it is, a
-    hazard with its sign changed. NaN without a usable pair.
-    """
-    time, seen, score = (np.asarray(v, dtype=float) for v in (durations, events, predicted))
-    earlier = (time[:, None] < time) | ((time[:, None] == time) & (seen[:, None] > seen))
-    usable = earlier & (seen[:, None] == 1)
-    right = (score[:, None] < score) + 0.5 * (score[:, None] == score)
-    return float(right[usable].mean()) if usable.any() else math.nan
 
 
 def _z(level: float) -> float:

@@ -113,13 +113,6 @@ def kaplan_meier(days: ArrayLike, events: ArrayLike) -> pd.DataFrame:
     )[columns]
 
 
-def numbers_at_risk(days: ArrayLike, group: ArrayLike, times: Sequence[float]) -> pd.DataFrame:
-    """Return how many patients of each group are still in hospital just before each time: columns group, day, at_risk."""
-    time, member = np.asarray(days, float), np.asarray(group)
-    rows = [(name, at, int((time[member == name] >= at).sum())) for name in pd.unique(member) for at in times]
-    return pd.DataFrame(rows, columns=["group", "day", "at_risk"])
-
-
 def hazard_ratio(
     days: ArrayLike, events: ArrayLike, covariate: ArrayLike, cluster: ArrayLike | None = None
 ) -> HazardRatio:

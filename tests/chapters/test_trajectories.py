@@ -159,20 +159,6 @@ def test_a_curve_of_few_patients_is_not_available():
     assert curve.empty and "not available" in peak.method
 
 
-def test_curvature_is_the_second_difference():
-    t = np.array([0.0, 3.0, 7.0])
-    table = pd.DataFrame({"patient_id": "P", "day": t, "logit": 5 + 2 * t - 0.5 * t**2})
-    found = courses.second_differences(table)
-    assert found["curvature"].tolist() == pytest.approx([-1.0])
-    assert courses.second_differences(table.head(2)).empty
-
-
-def test_the_highest_probability_is_the_highest_logit():
-    table = course_of(5, np.random.default_rng(8))
-    assert courses.same_peak_by_probability(table)
-    assert not courses.same_peak_by_probability(table.assign(probability=1 - table["probability"]))
-
-
 def test_shares_count_patients_with_wilsons_interval(run, scores):
     table = trajectories.shares(run).set_index("quantity")
     row = table.loc["s > 0 at the first scan"]

@@ -58,7 +58,6 @@ def test_kaplan_meier_of_leukemia_against_the_textbook(leukemia):
     assert found.to_numpy() == pytest.approx([0.857, 0.807, 0.753, 0.690, 0.627, 0.538, 0.448], abs=5e-4)
     assert curve.loc[[6, 7, 10], "at_risk"].tolist() == [21, 17, 15]
     assert curve.iloc[0]["still_in_hospital"] == 1
-    assert survival.numbers_at_risk(time, treatment, [0, 6])["at_risk"].tolist() == [21, 21, 21, 12]
 
 
 def test_hazard_ratio_of_lung_cancer_against_R(lung):
