@@ -252,7 +252,7 @@ def measure_cohort(count: int, slices: int, profile: str) -> None:
     """Measure `count` scans and four times as many, each on one core and on all; write the table."""
     import pandas as pd
 
-    from covid3d.run import campaigns
+    from benchmarks import campaigns
 
     with tempfile.TemporaryDirectory() as place:
         series = Path(place) / "series"
@@ -266,7 +266,7 @@ def main() -> None:
     """Measure every syntax and write the table."""
     import pandas as pd
 
-    from covid3d.run import campaigns
+    from benchmarks import campaigns
     from covid3d.run.files import write_csv
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks import campaigns
 from covid3d.chapters.cross_validation import FLAT_WITHIN, flatness, learning_curves
 from covid3d.chapters.explanation import lesion_share_ratio, read_summary
 from covid3d.chapters.external_tests import first_scores, learnable, skill
 from covid3d.commands import pipeline
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count
 from covid3d.run.profile import Run, open_run
 

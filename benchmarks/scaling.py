@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks import campaigns
 from covid3d.chapters.cross_validation import TASK, THREE_D, flatness, split_of
 from covid3d.chapters.explanation import cell_map, lesion_share_ratio, mass, spread
 from covid3d.chapters.truth import lesion_mask, lung_mask, read_truth
@@ -21,7 +22,6 @@ from covid3d.comparators.volumes import lungs_alone
 from covid3d.ct.windows import nominal_window
 from covid3d.network.registry import build
 from covid3d.network.training import Examples, Plan, fit
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count, parallel_map, random_seed, write_csv
 from covid3d.run.profile import Run, open_run, repository_root
 from covid3d.stats.auc import auc_value

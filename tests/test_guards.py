@@ -9,7 +9,7 @@ import pytest
 from conftest import CHECKOUT
 
 from covid3d.chapters import cross_validation, prognosis
-from covid3d.chapters import external_tests as external
+from covid3d.chapters import reader_comparison as readers
 from covid3d.cohort import folds as splits
 from covid3d.cohort import intake
 from covid3d.network.training import Examples
@@ -50,12 +50,14 @@ def test_every_fold_starts_from_its_own_seed(make_run, monkeypatch, tmp_path):
 
 def test_the_operating_threshold_is_fixed_on_hospital_a(make_run, monkeypatch):
     """Scores of B and C lie elsewhere than those of A; a threshold chosen on them would, too."""
-    inside = pd.DataFrame({"fold": 0, "hospital": "A", "label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
-    outside = inside.assign(hospital="B", logit=inside["logit"] + 100)
-    monkeypatch.setattr(external, "validation_scores", lambda run: inside)
-    monkeypatch.setattr(external, "first_scores", lambda run: outside)
-    monkeypatch.setattr(external, "deployed_fold", lambda run: 0)
-    assert external.thresholds(make_run())["deployed validation"] == pytest.approx(0.0)
+    inside = pd.DataFrame({"epoch": 1, "window": "nominal", "label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
+    tables = {
+        "selection": pd.DataFrame({"fold": [0], "deployed": [1]}),
+        "external": inside.assign(split="external", logit=inside["logit"] + 100),
+    }
+    trained = inside.assign(split="validation")
+    monkeypatch.setattr(readers, "_read", lambda run, path: tables.get(path.parent.name, trained))
+    assert readers.thresholds(make_run())[readers.YOUDEN] == pytest.approx(0.0)
 
 
 def test_task_1_takes_first_scans_of_hospital_a_only():
