@@ -124,7 +124,8 @@ def measure(run: Run, setting: Setting, times: int = TIMES) -> pd.DataFrame:
         "best_layer": best,
         "best_ratio": ratios[best].value,
     }
-    return pd.DataFrame([row | dict(zip(("map_ratio", "map_low", "map_high"), ratios[explain.layer][:3], strict=True))])
+    shown = ratios[explain.layer]
+    return pd.DataFrame([row | {"map_ratio": shown.value, "map_low": shown.low, "map_high": shown.high}])
 
 
 def campaign() -> pd.DataFrame:
