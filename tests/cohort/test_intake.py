@@ -22,7 +22,7 @@ from covid3d.commands import deliver
 from covid3d.commands.deliver import ensure_cohort
 from covid3d.ct.grid import resample
 from covid3d.dicom.series import read_ct
-from covid3d.report import collect
+from covid3d.report import book, collect
 from covid3d.run import steps
 from covid3d.run.errors import ManifestError, MissingResult, SeriesError, StorageError
 
