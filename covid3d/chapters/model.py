@@ -173,7 +173,7 @@ class Model:
     def map_sum(self) -> dict[str, Any]:
         """Return what the cells of the last block sum to, and what they explain: the logit minus the bias."""
         cells, logit = self.maps[LAST]
-        without_bias = logit - float(self.net.head.bias)  # type: ignore[arg-type]
+        without_bias = logit - float(self.net.head.bias.detach())  # type: ignore[arg-type]
         equal = abs(float(cells.sum()) - without_bias) < 1e-4 * max(1.0, abs(without_bias))
         return {"sum of the map": float(cells.sum()), "logit minus bias": without_bias, "equal": equal}
 

@@ -121,10 +121,18 @@ STEPS: dict[str, Step] = {
     "external": Step(
         "score hospitals B and C",
         "covid3d.chapters.external_tests:ensure_external",
-        needs=("splits", "slices"),
+        needs=("slices",),
         keys=("model", "slices", "statistics", *WINDOW),
         makes=("external",),
         budget="folds of Task 1",
+        trains=True,
+    ),
+    "given": Step(
+        "score a hospital's scans with the given weights",
+        "covid3d.chapters.your_hospital:ensure_scores",
+        needs=("splits",),
+        keys=("model", *WINDOW),
+        makes=("external",),
     ),
     "windows": Step(
         "score every window",
@@ -194,7 +202,7 @@ STEPS: dict[str, Step] = {
     "07_prognosis": Chapter(needs=("trajectories", "prognosis")),
     "08_claims": Chapter(),
     "09_simulator": Chapter(needs=("selection", "explain")),
-    "10_your_hospital": Chapter(needs=("external",)),
+    "10_your_hospital": Chapter(needs=("given",)),
     "collect": Step("merge the chapters", "covid3d.report.collect:collect"),
     "book": Step("build the book", "covid3d.report.book:build", needs=("collect",), budget="book"),
 }
