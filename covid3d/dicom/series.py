@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
 from covid3d.dicom.headers import Slice, read_slices
@@ -63,7 +62,7 @@ CURES = {
 
 
 def read_ct(path: str | Path, series: int | None = None, *, threads: int | None = None) -> CTVolume:
-    """Read one scan as int16 HU (z, y, x), axial, head up; `series` picks one of several by its number (`list_series`).
+    """Read one scan as int16 HU (z, y, x), axial, head up; `series` picks one of several by its number.
 
     HU are clipped to -1024 … 3071; padding is -1024. `threads` decode slices (None: one a core).
     Raises SeriesError with a stable code and a cure (see CURES).
@@ -82,30 +81,6 @@ def read_ct(path: str | Path, series: int | None = None, *, threads: int | None 
             return _decode(ordered, affine, spacing, path, threads or cpu_count(), left)
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as error:
         raise _refusal("unreadable", f"a header is damaged ({type(error).__name__})", path) from error
-
-
-def list_series(path: str | Path) -> pd.DataFrame:
-    """Return the series of a file or folder: number (for `--series`), description, modality, slices, rows, columns, aside.
-
-    The number is DICOM's SeriesNumber where every series has its own, else 1, 2, … in the order of the table. `aside`
-    says why a series is not taken for the scan, "" for a CT volume.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise _refusal("no_such_path", "there is no such file or folder", path)
-    rows = [
-        {
-            "number": number,
-            "description": group[0].description,
-            "modality": group[0].modality,
-            "slices": len(group),
-            "rows": group[0].rows,
-            "columns": group[0].columns,
-            "aside": why_aside(group),
-        }
-        for number, group in group_by_number(read_slices(path)).items()
-    ]
-    return pd.DataFrame(rows, columns=["number", "description", "modality", "slices", "rows", "columns", "aside"])
 
 
 def _refusal(code: str, what: str, path: Path, cure: str | None = None) -> SeriesError:

@@ -10,7 +10,7 @@ import pytest
 from conftest import CHECKOUT
 from fuzz_reader import MUTATIONS, SYNTAXES
 
-from covid3d.run import campaigns
+from benchmarks import campaigns
 
 CASES = 21_000
 
