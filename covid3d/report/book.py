@@ -66,7 +66,7 @@ PACKAGES = (
     "torch",
     "timm",
     "pydicom",
-    "SimpleITK",
+    "nibabel",
     "lifelines",
     "papermill",
 )
