@@ -7,14 +7,13 @@ from typing import Final
 import numpy as np
 
 from covid3d.ct.volume import HU_MAX, HU_MIN, CTVolume, SeriesInfo, axial_volume
+from covid3d.dicom.axes import check_axes
 from covid3d.dicom.metaimage import read_metaimage
 from covid3d.dicom.nifti import read_nifti
 from covid3d.dicom.nrrd import read_nrrd
 from covid3d.dicom.streams import ImageFile
 from covid3d.run.errors import SeriesError
 
-OBLIQUE_DEGREES = 15.0
-SHEAR_DEGREES = 0.5
 NOT_HU_SHARE = 0.01
 LOWEST_HU, HIGHEST_HU = -3024, 4000
 UNTOLD_PADDING = 64
@@ -47,7 +46,7 @@ def read_image(path: Path) -> CTVolume:
     except OSError as error:
         cure = "Make the file readable, or copy it again"
         raise SeriesError("the file cannot be opened", where=path.name, cure=cure, code="unreadable") from error
-    _check_axes(image.affine, path)
+    check_axes(image.affine, path)
     hu = _hounsfield(image, path)
     history: tuple[str, ...] = (f"{len(hu)} slices of {image.file_format}",)
     sides_known = image.sides_known and not np.array_equal(np.abs(image.affine), np.eye(4))
@@ -63,31 +62,6 @@ def read_image(path: Path) -> CTVolume:
             code="too_few_slices",
         )
     return volume
-
-
-def _check_axes(affine: np.ndarray, path: Path) -> None:
-    """Refuse axes that are not at right angles, as a DICOM series with a tilted gantry is refused, or oblique ones."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (spacing <= 0).any():
-        what, cure = "the header gives no voxel spacing, or none along one axis", "Convert the scan again"
-        raise SeriesError(what, where=path.name, cure=cure, code="missing_geometry")
-    directions = affine[:3, :3] / spacing
-    sheared = max(_off_normal(directions, axis) for axis in range(3))
-    if sheared > SHEAR_DEGREES:
-        what = f"the axes are not at right angles but sheared by {sheared:.1f} degrees, as a gantry tilt leaves them"
-        cure = "Choose a series without gantry tilt, or one that was resampled to right angles"
-        raise SeriesError(what, where=path.name, cure=cure, code="gantry_tilt")
-    if np.degrees(np.arccos(np.clip(np.abs(directions).max(axis=0).min(), 0, 1))) > OBLIQUE_DEGREES:
-        what, cure = "the slices lie oblique to the body", "Choose an axial reconstruction"
-        raise SeriesError(what, where=path.name, cure=cure, code="oblique")
-
-
-def _off_normal(directions: np.ndarray, axis: int) -> float:
-    """Return the angle in degrees between an axis and the normal of the other two."""
-    normal = np.cross(directions[:, axis - 2], directions[:, axis - 1])
-    length = float(np.linalg.norm(normal))
-    cosine = abs(float(normal @ directions[:, axis])) / length if length > 0 else 0.0
-    return float(np.degrees(np.arccos(min(cosine, 1.0))))
 
 
 def _hounsfield(image: ImageFile, path: Path) -> np.ndarray:

@@ -6,10 +6,10 @@ from typing import IO, Final
 
 import numpy as np
 
+from covid3d.dicom.axes import compare_spacings
 from covid3d.dicom.streams import ImageFile, data_file, read_voxels, refusal
 
 LONGEST_HEADER = 1 << 20
-UNIT_TOLERANCE = 0.01
 TYPES: Final = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -99,11 +99,7 @@ def _affine(fields: Fields, path: Path) -> tuple[np.ndarray, bool]:
     if matrix is not None:
         affine[:3, :3] = matrix.reshape(count, count)[:3, :3].T
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if np.abs(lengths - 1).max() > UNIT_TOLERANCE:
-        step = float(spacing[int(np.abs(lengths - 1).argmax())])
-        scaled = step * float(lengths[int(np.abs(lengths - 1).argmax())])
-        what = f"two voxel spacings contradict each other: ElementSpacing says {step:.4g} mm, TransformMatrix {scaled:.4g} mm"
-        raise refusal(path, "contradicting_geometry", what)
+    compare_spacings(path, "ElementSpacing", spacing[:3], "TransformMatrix", spacing[:3] * lengths)
     affine[:3, :3] *= spacing[:3]
     affine[:3, 3] = 0 if offset is None else offset[:3]
     return affine, matrix is not None

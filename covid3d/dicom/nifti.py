@@ -10,10 +10,9 @@ from nibabel import Nifti1Header, Nifti2Header
 from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 
+from covid3d.dicom.axes import SHEAR_DEGREES, compare_spacings, sheared_by
 from covid3d.dicom.streams import CHUNK_BYTES, GZIP, ImageFile, read_voxels, refusal
 
-SPACING_TOLERANCE = 0.01
-"""How far, as a share, the spacings of pixdim and of the sform may differ: writers round one of them."""
 KINDS = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}
 MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -129,8 +128,13 @@ def _affine(header: Header, path: Path) -> tuple[np.ndarray, bool]:
     except (HeaderDataError, ValueError) as error:
         raise refusal(path, "missing_geometry", "the orientation in the header (qform) is damaged") from error
     if sform is not None:
-        _compare(pixdim[1:4], np.linalg.norm(sform[:3, :3], axis=0), path)
-    if sform is not None and qform is not None and aff2axcodes(sform) != aff2axcodes(qform):
+        _compare(pixdim[1:4], sform, path)
+    if (
+        sform is not None
+        and qform is not None
+        and sheared_by(sform) <= SHEAR_DEGREES
+        and aff2axcodes(sform) != aff2axcodes(qform)
+    ):
         ways = " and ".join("".join(map(str, aff2axcodes(form))) for form in (sform, qform))
         what = f"two orientations contradict each other: sform and qform lay the axes {ways}"
         raise refusal(path, "contradicting_geometry", what)
@@ -140,13 +144,9 @@ def _affine(header: Header, path: Path) -> tuple[np.ndarray, bool]:
 
 
 def _compare(pixdim: np.ndarray, sform: np.ndarray, path: Path) -> None:
-    """Refuse a header whose pixdim and sform give different spacings."""
-    if not (np.isfinite(sform).all() and (sform > 0).all()):
+    """Refuse a header whose pixdim and sform give different spacings; a sheared sform is refused for its shear later."""
+    spacing = np.linalg.norm(sform[:3, :3], axis=0)
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise refusal(path, "missing_geometry", "the affine in the header (sform) gives no voxel spacing along an axis")
-    off = np.abs(sform / pixdim - 1)
-    if off.max() > SPACING_TOLERANCE:
-        axis = int(off.argmax())
-        what = (
-            f"two voxel spacings contradict each other: pixdim says {pixdim[axis]:.4g} mm, sform {sform[axis]:.4g} mm"
-        )
-        raise refusal(path, "contradicting_geometry", f"{what} along axis {'ijk'[axis]}")
+    if sheared_by(sform) <= SHEAR_DEGREES:
+        compare_spacings(path, "pixdim", pixdim, "sform", spacing)

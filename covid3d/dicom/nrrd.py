@@ -7,10 +7,10 @@ from typing import IO, Final
 
 import numpy as np
 
+from covid3d.dicom.axes import compare_spacings
 from covid3d.dicom.streams import ImageFile, data_file, read_voxels, refusal
 
 LONGEST_HEADER = 1 << 20
-SPACING_TOLERANCE = 0.01
 ENCODINGS: Final = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 TYPES: Final = {
     name: kind
@@ -84,16 +84,21 @@ def _sizes(fields: Fields, path: Path) -> tuple[tuple[int, ...], list[int]]:
     if fields.get("dimension") != str(len(words)) or not all(word.isdecimal() and int(word) for word in words):
         raise refusal(path, "unreadable", "the header is damaged: it does not say how many voxels there are")
     sizes = [int(word) for word in words]
-    vectors = _vectors(fields, len(sizes), path)
+    vectors = _vectors(fields, _directed(fields), len(sizes), path)
     kept = [axis for axis, size in enumerate(sizes) if size > 1 or vectors[axis] is not None]
     if len(kept) != 3:
         raise refusal(path, "no_ct_volume", "the file holds no single volume")
     return tuple(sizes[axis] for axis in kept), kept
 
 
-def _vectors(fields: Fields, count: int, path: Path) -> list[np.ndarray | None]:
-    """Return what the header gives of every axis, its direction or its spacing, or None."""
-    text = fields.get("space directions", fields.get("spacings"))
+def _directed(fields: Fields) -> str:
+    """Return the field that gives the axes."""
+    return "space directions" if "space directions" in fields else "spacings"
+
+
+def _vectors(fields: Fields, name: str, count: int, path: Path) -> list[np.ndarray | None]:
+    """Return what a field gives of every axis, its direction or its spacing, or None."""
+    text = fields.get(name)
     words = [] if text is None else re.findall(r"\([^)]*\)|\S+", text)
     if text is not None and len(words) != count:
         raise refusal(path, "missing_geometry", "the header does not give a direction or spacing for every axis")
@@ -113,11 +118,10 @@ def _vector(word: str, path: Path) -> np.ndarray | None:
 
 def _affine(fields: Fields, kept: list[int], path: Path) -> tuple[np.ndarray, bool]:
     """Return the affine (i, j, k, 1) -> LPS mm, and if the header says how the axes lie in the patient."""
-    found = [_vectors(fields, len(fields["sizes"].split()), path)[axis] for axis in kept]
-    directed, affine = "space directions" in fields, np.eye(4)
-    length = 3 if directed else 1
-    vectors = [vector for vector in found if vector is not None and vector.shape == (length,)]
-    if len(vectors) < 3:
+    count, directed, affine = len(fields["sizes"].split()), "space directions" in fields, np.eye(4)
+    found = [_vectors(fields, _directed(fields), count, path)[axis] for axis in kept]
+    vectors = [vector for vector in found if vector is not None and vector.shape == ((3,) if directed else (1,))]
+    if len(vectors) < 3 or (not directed and min(map(float, np.concatenate(vectors))) <= 0):
         raise refusal(path, "missing_geometry", "the header gives no voxel spacing, or none along one axis")
     space = fields.get("space", "").lower()
     units = re.findall(r'"([^"]*)"', fields.get("space units", "")) or [""]
@@ -126,25 +130,17 @@ def _affine(fields: Fields, kept: list[int], path: Path) -> tuple[np.ndarray, bo
     if not directed:
         affine[:3, :3] = np.diag(np.concatenate(vectors))
     else:
-        _compare(fields, kept, vectors, path)
         affine[:3, :3] = np.column_stack(vectors)
+        stated = [spacing for spacing in _vectors(fields, "spacings", count, path) if spacing is not None]
+        if len(stated) == 3:
+            lengths = np.linalg.norm(affine[:3, :3], axis=0)
+            compare_spacings(path, "spacings", np.concatenate(stated), "space directions", lengths)
         origin = _vector(fields["space origin"], path) if "space origin" in fields else np.zeros(3)
         if origin is None or origin.shape != (3,):
             raise refusal(path, "missing_geometry", "the origin in the header is no place")
         affine[:3, 3] = origin
     signs = np.array(TO_LPS.get(space, (1, 1, 1)), dtype=float) * MM_OF_UNIT[units[0].lower()]
     return np.diag([*signs, 1.0]) @ affine, directed and space in TO_LPS
-
-
-def _compare(fields: Fields, kept: list[int], vectors: list[np.ndarray], path: Path) -> None:
-    """Refuse a header that gives directions and spacings which differ."""
-    words = fields.get("spacings", "").split()
-    for axis, vector in zip(kept, vectors, strict=True):
-        spacing = _vector(words[axis], path) if axis < len(words) else None
-        length = float(np.linalg.norm(vector))
-        if spacing is not None and abs(float(spacing[0]) - length) > SPACING_TOLERANCE * length:
-            what = f"two voxel spacings contradict each other: {spacing[0]:.4g} and {length:.4g} mm along one axis"
-            raise refusal(path, "contradicting_geometry", what)
 
 
 def _kind(fields: Fields, path: Path) -> np.dtype:

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
+from covid3d.dicom.axes import OBLIQUE_DEGREES
 from covid3d.dicom.headers import Slice, read_slices
-from covid3d.dicom.images import OBLIQUE_DEGREES, is_image, read_image
+from covid3d.dicom.images import is_image, read_image
 from covid3d.dicom.pixels import SYNTAXES, hounsfield, syntax_name
 from covid3d.dicom.quiet import quiet
 from covid3d.run.errors import SeriesError

@@ -45,6 +45,8 @@ CURES: Final = {
     "unsupported_encoding": "Save the file again in one piece, raw or compressed with gzip",
     "missing_file": "Copy the file with the voxels as well, beside the header that names it",
     "no_ct_volume": "Give one volume with one value a voxel",
+    "gantry_tilt": "Choose a series without gantry tilt, or one that was resampled to right angles",
+    "oblique": "Choose an axial reconstruction",
     "missing_geometry": "Convert the scan again, with its voxel spacing, or give its DICOM series",
     "contradicting_geometry": "Convert the scan again, or give its DICOM series",
 }

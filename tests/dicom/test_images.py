@@ -115,6 +115,10 @@ def test_values_that_are_no_numbers_are_air_and_values_beyond_ct_are_refused(tmp
     assert refused(tmp_path, "scan.mha", metaimage(swapped)).code == "hu_out_of_range"
 
 
+def setitem(header, value, axis=3):
+    header["pixdim"][axis] = value
+
+
 def sheared(degrees, affine=LPS):
     """The affine with its last axis sheared, spacings as they were along the normal."""
     found = affine.copy()
@@ -148,6 +152,10 @@ def test_axes_not_at_right_angles_are_judged_as_a_gantry_tilt_is(tmp_path, name)
         error = refused(tmp_path, name, in_every_format(sheared(degrees))[name])
         assert error.code == "gantry_tilt"
         assert f"sheared by {abs(degrees):.1f} degrees" in error.what
+    both = nifti(
+        affine=np.diag([-1, -1, 1, 1]) @ sheared(15), codes=(0, 1), change=lambda header: setitem(header, SPACING[0])
+    )
+    assert refused(tmp_path, "scan.nii", both).code == "gantry_tilt"  # pixdim along the normal, sform along the table
     rows = LPS.copy()
     rows[1, 0] = 2.0
     assert refused(tmp_path, name, in_every_format(rows)[name]).code == "gantry_tilt"
@@ -158,10 +166,6 @@ def test_axes_not_at_right_angles_are_judged_as_a_gantry_tilt_is(tmp_path, name)
     assert refused(tmp_path, name, in_every_format(turned(20))[name]).code == "oblique"
 
 
-def setitem(header, value, axis=3):
-    header["pixdim"][axis] = value
-
-
 NO_SPACING = {
     "NRRD without any": ("scan.nrrd", nrrd(directions=None)),
     "NRRD without space": ("scan.nrrd", nrrd(directions=None, space=None)),
@@ -170,6 +174,7 @@ NO_SPACING = {
     "NRRD zero": ("scan.nrrd", nrrd(directions="(7,0,0) (0,7,0) (0,0,0)")),
     "NRRD two axes": ("scan.nrrd", nrrd(directions="(7,0,0) (0,7,0)")),
     "NRRD spacings nan": ("scan.nrrd", nrrd(directions=None, more="spacings: 7 7 nan")),
+    "NRRD spacings negative": ("scan.nrrd", nrrd(directions=None, more="spacings: 7 7 -8")),
     "MHA without any": ("scan.mha", metaimage(spacing=None)),
     "MHA zero": ("scan.mha", metaimage(spacing=(7, 7, 0))),
     "MHA nan": ("scan.mha", metaimage(spacing=(7, 7, np.nan))),
@@ -202,7 +207,7 @@ def test_two_spacings_that_contradict_each_other_are_both_told(tmp_path):
     assert near.spacing_mm == pytest.approx(SPACING)
     error = refused(tmp_path, "scan.nrrd", nrrd(more="spacings: 7 7 1.5"))
     assert error.code == "contradicting_geometry"
-    assert "1.5 and 8 mm" in error.what
+    assert "spacings says 1.5 mm, space directions 8 mm" in error.what
     error = refused(tmp_path, "scan.mha", metaimage(matrix="1 0 0 0 1 0 0 0 2"))
     assert error.code == "contradicting_geometry"
     assert "ElementSpacing says 8 mm, TransformMatrix 16 mm" in error.what
