@@ -7,9 +7,8 @@ from typing import IO, Final
 import numpy as np
 
 from covid3d.dicom.axes import compare_spacings
-from covid3d.dicom.streams import ImageFile, data_file, read_voxels, refusal
+from covid3d.dicom.streams import ImageFile, data_file, header_lines, read_voxels, refusal
 
-LONGEST_HEADER = 1 << 20
 TYPES: Final = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -23,11 +22,11 @@ TYPES: Final = {
     "MET_DOUBLE": "f8",
 }
 SYNONYMS: Final = {
-    "elementbyteordermsb": "binarydatabyteordermsb",
-    "orientation": "transformmatrix",
-    "rotation": "transformmatrix",
-    "origin": "offset",
-    "position": "offset",
+    "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
+    "Orientation": "TransformMatrix",
+    "Rotation": "TransformMatrix",
+    "Origin": "Offset",
+    "Position": "Offset",
 }
 Fields = dict[str, str]
 
@@ -39,34 +38,34 @@ def read_metaimage(path: Path) -> ImageFile:
         sizes = _sizes(fields, path)
         affine, sides_known = _affine(fields, path)
         kind = _kind(fields, path)
-        name = fields["elementdatafile"]
+        name = fields["ElementDataFile"]
         with nullcontext(stream) if name.upper() == "LOCAL" else data_file(path, name) as data:
             values = _voxels(data, fields, kind, sizes, path)
     return ImageFile(values, affine, "MetaImage", sides_known)
 
 
 def _fields(stream: IO[bytes], path: Path) -> Fields:
-    """Return the fields of a header by their names in small letters, read up to the one that says where the voxels are."""
+    """Return the fields of a header by their names, read up to the one that says where the voxels are."""
     fields: Fields = {}
-    while line := stream.readline(LONGEST_HEADER - stream.tell() if stream.tell() < LONGEST_HEADER else 0):
-        name, equals, value = line.decode("latin-1").partition("=")
-        name = SYNONYMS.get(name.strip().lower(), name.strip().lower())
-        if (name.strip() or equals) and (not equals or (name in fields and name != "comment")):
+    for text in header_lines(stream, path):
+        name, equals, value = text.partition("=")
+        name = SYNONYMS.get(name.strip(" "), name.strip(" "))
+        if (name or equals) and (not equals or (name in fields and name != "Comment")):
             raise refusal(path, "unreadable", "the header is damaged: a line is no field, or a field stands twice")
-        fields[name] = value.strip()
-        if name == "elementdatafile":
+        fields[name] = value.strip(" ")
+        if name == "ElementDataFile":
             return fields
     raise refusal(path, "truncated", "the file is truncated: it stops within its header")
 
 
 def _sizes(fields: Fields, path: Path) -> tuple[int, ...]:
     """Return the number of voxels along i, j, k; further axes must have one element."""
-    words = fields.get("dimsize", "").split()
-    if fields.get("ndims") != str(len(words)) or not all(word.isdecimal() and int(word) for word in words):
+    words = fields.get("DimSize", "").split()
+    if fields.get("NDims") != str(len(words)) or not all(word.isdecimal() and int(word) for word in words):
         raise refusal(path, "unreadable", "the header is damaged: it does not say how many voxels there are")
     sizes = [int(word) for word in words]
-    single = fields.get("elementnumberofchannels", "1") == "1" and all(size == 1 for size in sizes[3:])
-    if len(sizes) < 3 or not single or fields.get("objecttype", "Image").lower() != "image":
+    single = fields.get("ElementNumberOfChannels", "1") == "1" and all(size == 1 for size in sizes[3:])
+    if len(sizes) < 3 or not single or fields.get("ObjectType", "Image").lower() != "image":
         raise refusal(path, "no_ct_volume", "the file holds no single volume")
     return tuple(sizes[:3])
 
@@ -88,13 +87,13 @@ def _numbers(fields: Fields, name: str, count: int, path: Path) -> np.ndarray | 
 
 def _affine(fields: Fields, path: Path) -> tuple[np.ndarray, bool]:
     """Return the affine (i, j, k, 1) -> LPS mm, and if the header says how the axes lie in the patient."""
-    count = int(fields["ndims"])
-    spacing = _numbers(fields, "elementspacing", count, path)
+    count = int(fields["NDims"])
+    spacing = _numbers(fields, "ElementSpacing", count, path)
     if spacing is None or (spacing[:3] <= 0).any():
         raise refusal(
             path, "missing_geometry", "the header gives no voxel spacing, or none along one axis (ElementSpacing)"
         )
-    matrix, offset = _numbers(fields, "transformmatrix", count**2, path), _numbers(fields, "offset", count, path)
+    matrix, offset = _numbers(fields, "TransformMatrix", count**2, path), _numbers(fields, "Offset", count, path)
     affine = np.eye(4)
     if matrix is not None:
         affine[:3, :3] = matrix.reshape(count, count)[:3, :3].T
@@ -107,12 +106,12 @@ def _affine(fields: Fields, path: Path) -> tuple[np.ndarray, bool]:
 
 def _kind(fields: Fields, path: Path) -> np.dtype:
     """Return the type of a voxel in the byte order of the file, little endian unless the header says otherwise."""
-    name = TYPES.get(fields.get("elementtype", "").upper())
+    name = TYPES.get(fields.get("ElementType", ""))
     if name is None:
         raise refusal(
             path, "unreadable", "the header does not say of what type the voxels are, or of one that is no number"
         )
-    return np.dtype((">" if _holds(fields, "binarydatabyteordermsb", path) else "<") + name)
+    return np.dtype((">" if _holds(fields, "BinaryDataByteOrderMSB", path) else "<") + name)
 
 
 def _holds(fields: Fields, name: str, path: Path) -> bool:
@@ -125,12 +124,12 @@ def _holds(fields: Fields, name: str, path: Path) -> bool:
 
 def _voxels(stream: IO[bytes], fields: Fields, kind: np.dtype, sizes: tuple[int, ...], path: Path) -> np.ndarray:
     """Return the voxels, from where the header says that they begin to the end of the file."""
-    if "binarydata" in fields and not _holds(fields, "binarydata", path):
+    if "BinaryData" in fields and not _holds(fields, "BinaryData", path):
         raise refusal(path, "unsupported_encoding", "the voxels are written as text")
-    skipped, packed = fields.get("headersize", "0"), _holds(fields, "compresseddata", path)
+    skipped, packed = fields.get("HeaderSize", "0"), _holds(fields, "CompressedData", path)
     start = stream.tell()
     left = stream.seek(0, 2) - start
-    stated = fields.get("compresseddatasize", "")
+    stated = fields.get("CompressedDataSize", "")
     if packed and stated.isdecimal() and int(stated) and int(stated) != left:
         raise refusal(
             path, "truncated", f"the file is truncated: {stated} bytes of compressed data announced, {left} found"

@@ -122,6 +122,8 @@ def _affine(header: Header, path: Path) -> tuple[np.ndarray, bool]:
     unit = MM_OF_UNIT.get(int(header["xyzt_units"]) & 7)
     if unit is None:
         raise refusal(path, "missing_geometry", "the unit of the voxel spacing is not known")
+    if not all(0 <= int(header[code]) <= 5 for code in ("qform_code", "sform_code")):
+        raise refusal(path, "unreadable", "the header is damaged: a code of its orientation is none of NIfTI's")
     sform, _ = header.get_sform(coded=True)
     try:
         qform, _ = header.get_qform(coded=True)

@@ -8,9 +8,8 @@ from typing import IO, Final
 import numpy as np
 
 from covid3d.dicom.axes import compare_spacings
-from covid3d.dicom.streams import ImageFile, data_file, read_voxels, refusal
+from covid3d.dicom.streams import ImageFile, data_file, header_lines, read_voxels, refusal
 
-LONGEST_HEADER = 1 << 20
 ENCODINGS: Final = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 TYPES: Final = {
     name: kind
@@ -28,6 +27,13 @@ TYPES: Final = {
     }.items()
     for name in names.split(",")
 }
+FIELDS: Final = set(
+    "content,number,type,block size,blocksize,dimension,space,space dimension,sizes,spacings,thicknesses,axis mins,axismins,"
+    "axis maxs,axismaxs,space directions,centers,centerings,kinds,labels,units,space units,space origin,measurement frame,"
+    "min,max,old min,oldmin,old max,oldmax,data file,endian,encoding,line skip,byte skip,sample units,sampleunits".split(
+        ","
+    )
+)
 TO_LPS: Final = {
     "right-anterior-superior": (-1, -1, 1),
     "ras": (-1, -1, 1),
@@ -36,6 +42,7 @@ TO_LPS: Final = {
     "left-posterior-superior": (1, 1, 1),
     "lps": (1, 1, 1),
 }
+SIDELESS: Final = {"", "scanner-xyz", "3d-right-handed", "3d-left-handed", "3dr", "3dl"}
 MM_OF_UNIT: Final = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
 Fields = dict[str, str]
 
@@ -61,18 +68,19 @@ def _fields(stream: IO[bytes], path: Path) -> Fields:
     if first and not re.fullmatch(rb"NRRD000\d\r?\n?", first):
         raise refusal(path, "unreadable", "the file is no NRRD: it does not begin as one")
     fields: Fields = {}
-    while line := stream.readline(LONGEST_HEADER - stream.tell() if stream.tell() < LONGEST_HEADER else 0):
-        text = line.decode("latin-1").strip()
+    for text in header_lines(stream, path):
         if not text:
             return fields
-        name, colon, value = text.partition(":")
-        if text.startswith("#") or value.startswith("="):
+        name, colon, value = text.partition(": ")
+        if text.startswith("#") or ":=" in name:
             continue
-        name = name.strip().lower()
+        name = name.lower()
         name = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}.get(name, name)
-        if not colon or name in fields:
-            raise refusal(path, "unreadable", "the header is damaged: a line is no field, or a field stands twice")
-        fields[name] = value.strip()
+        if not colon or name not in FIELDS or name in fields:
+            raise refusal(
+                path, "unreadable", "the header is damaged: a line is no field of NRRD, or a field stands twice"
+            )
+        fields[name] = value.strip(" ")
     if "data file" not in fields:
         raise refusal(path, "truncated", "the file is truncated: it stops within its header")
     return fields
@@ -109,8 +117,9 @@ def _vector(word: str, path: Path) -> np.ndarray | None:
     """Return the numbers of "(x,y,z)" or "x"; None for "none" and for numbers that are no numbers."""
     if word.lower() == "none":
         return None
+    inner = re.fullmatch(r"\(([^()]*)\)|([^(),]*)", word)
     try:
-        numbers = np.array([float(part) for part in word.strip("()").split(",")])
+        numbers = np.array([float(part) for part in (inner[1] or inner[2] if inner else "").split(",")])
     except ValueError as error:
         raise refusal(path, "unreadable", "the header is damaged: a direction or spacing is no number") from error
     return numbers if np.isfinite(numbers).all() else None
@@ -125,6 +134,8 @@ def _affine(fields: Fields, kept: list[int], path: Path) -> tuple[np.ndarray, bo
         raise refusal(path, "missing_geometry", "the header gives no voxel spacing, or none along one axis")
     space = fields.get("space", "").lower()
     units = re.findall(r'"([^"]*)"', fields.get("space units", "")) or [""]
+    if space not in SIDELESS and space not in TO_LPS:
+        raise refusal(path, "missing_geometry", "the space of the axes is none that NRRD knows in three dimensions")
     if len(set(units)) > 1 or units[0].lower() not in MM_OF_UNIT:
         raise refusal(path, "missing_geometry", "the unit of the voxel spacing is not known")
     if not directed:

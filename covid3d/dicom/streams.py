@@ -20,6 +20,7 @@ import numpy as np
 from covid3d.run.errors import SeriesError
 
 CHUNK_BYTES = 1 << 24
+LONGEST_HEADER = 1 << 20
 GZIP, ZLIB_OR_GZIP = b"\x1f\x8b", 47
 COPY_AGAIN = "Copy or export this file again, and compare its size with the original's"
 
@@ -55,6 +56,15 @@ CURES: Final = {
 def refusal(path: Path, code: str, what: str) -> SeriesError:
     """Return the error that refuses an image file."""
     return SeriesError(what, where=path.name, cure=CURES[code], code=code)
+
+
+def header_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
+    """Yield the lines of a header that is text, without their ends; refuse what is no text."""
+    while line := stream.readline(max(0, LONGEST_HEADER - stream.tell())):
+        text = line.decode("utf-8", "replace").rstrip("\r\n").replace("\t", " ").strip(" ")
+        if not text.isprintable():
+            raise refusal(path, "unreadable", "the header is damaged: a line is no text")
+        yield text
 
 
 def read_voxels(stream: IO[bytes], encoding: str, kind: np.dtype, sizes: tuple[int, ...], path: Path) -> np.ndarray:
