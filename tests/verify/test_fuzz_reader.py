@@ -47,6 +47,7 @@ def test_twenty_thousand_mutated_files():
     table = pd.DataFrame(Counter(found).items(), columns=["case", "files"])
     table[["format", "mutation", "outcome"]] = table.pop("case").tolist()
     table = table[["format", "mutation", "outcome", "files"]].sort_values(["format", "mutation", "outcome"])
-    campaigns.write("fuzz_reader", table, ["covid3d.dicom.series", str(CHECKOUT / "tests" / "fuzz_reader.py")])
+    code = [str(CHECKOUT / "tests" / name) for name in ("fuzz_reader.py", "fuzz_images.py")]
+    campaigns.write("fuzz_reader", table, ["covid3d.dicom.series", *code])
     assert table["files"].sum() == CASES
     assert not table["outcome"].str.startswith("wrong").any()
