@@ -110,6 +110,8 @@ def independent(folder):
     usual = max(set(uids), key=uids.count)
     planes = []
     for dataset in (one for one, uid in zip(entries, uids, strict=True) if uid == usual):
+        if "PhotometricInterpretation" not in dataset:
+            dataset.PhotometricInterpretation = "MONOCHROME2"  # how it is shown does not matter
         if dataset.file_meta.get("TransferSyntaxUID") in (LOSSY, LOSSY[:-1] + "0"):  # GDCM may crash
             stored = imagecodecs.jpeg8_decode(get_frame(dataset.PixelData, 0, number_of_frames=1)).astype(float)
         else:

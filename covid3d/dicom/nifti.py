@@ -54,10 +54,10 @@ def _header(stream: IO[bytes], path: Path) -> Header:
         raise EOFError
     kind, magic = KINDS[size]
     header = kind(block, endianness=order, check=False)
-    found = bytes(header["magic"].item())[:3]
+    found = bytes(header["magic"].item())
     if found in (b"ni1", b"ni2"):
         raise refusal(path, "unsupported_encoding", "the file is the header of a pair of files")
-    if found != magic:
+    if found != magic or (size == 540 and tuple(header["eol_check"]) not in ((0, 0, 0, 0), (13, 10, 26, 10))):
         raise refusal(path, "unreadable", "the file is no NIfTI: its header has no mark of one")
     return header
 

@@ -264,6 +264,13 @@ CAUSES = {
     "empty": ("scan.nii", b"", "truncated", "within its header"),
     "pair": ("scan.nii", nifti().replace(b"n+1", b"ni1"), "unsupported_encoding", "pair of files"),
     "no mark": ("scan.nii", nifti().replace(b"n+1\0", b"\0\0\0\0"), "unreadable", "no mark"),
+    "mark": ("scan.nii", nifti().replace(b"n+1\0", b"n+1@"), "unreadable", "no mark"),
+    "ends of lines": (
+        "scan.nii",
+        nifti(kind=nib.Nifti2Image).replace(b"\r\n\x1a", b"\n\n\x1a"),
+        "unreadable",
+        "no mark",
+    ),
     "type": ("scan.nii", nifti(change=lambda h: h.__setitem__("datatype", 77)), "unreadable", "type"),
     "complex": ("scan.nii", nifti(change=lambda h: h.__setitem__("datatype", 32)), "no_ct_volume", "one value"),
     "two sizes": ("scan.nii", nifti(change=lambda h: h.__setitem__("bitpix", 8)), "unreadable", "two sizes"),
