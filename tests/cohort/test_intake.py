@@ -1,6 +1,7 @@
 """Intake: every scan a row, each read once, and nothing that identifies a patient in the run."""
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from conftest import CHECKOUT
 from dicom_series import body, write_series
+from image_files import metaimage, nifti, nrrd, put
 
 from covid3d.cohort import gate, intake
 from covid3d.cohort.delivery import key_file, source_of
@@ -344,3 +346,26 @@ def test_a_draft_holds_pseudonyms_and_days_but_no_dates(root):
     with pytest.raises(SeriesError, match="no CT series"):
         draft_manifest(root / "keys", root / "none.csv", root / "none.json")
     assert not os.path.exists(root / "none.csv")
+
+
+def test_image_files_in_a_folder_named_after_a_patient_leave_no_trace_of_it(root, make_run, capfd):
+    folder = root / "hospital" / f"{CANARY}_Smith_John"
+    sound, odd = nifti(), nifti(body(seed=1), change=lambda header: header["pixdim"].__setitem__(3, 1.0))
+    names = {
+        f"{CANARY}.nii": sound,
+        "ct.nii.gz": gzip.compress(odd),
+        "cut.nrrd": nrrd(encoding="gzip")[:-900],
+        "no.nhdr": nrrd(data=f"{CANARY}.raw"),
+        "sideless.mha": metaimage(body(seed=2), matrix=None),
+    }
+    put(folder, names)
+    rows = [manifest_row(f"s{index}", f"p{index}", f"{folder.name}/{name}") for index, name in enumerate(names)]
+    run = make_run("images", manifest=str(write_rows(root / "hospital" / "manifest.csv", rows)))
+    table = intake.ensure_intake(run)
+    assert table["code"].tolist() == ["", "contradicting_geometry", "truncated", "missing_file", ""]
+    assert table["kept_with"].fillna("").str.contains("sides_unknown").tolist() == [False] * 4 + [True]
+    out, err = capfd.readouterr()
+    assert CANARY not in out + err
+    for path in run.folder.rglob("*"):
+        assert CANARY not in path.name
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes()
