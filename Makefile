@@ -94,8 +94,10 @@ lint: $(STAMP)
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
-	@echo "lines: covid3d without phantom $$(find covid3d -name '*.py' -not -path '*/phantom/*' | xargs cat | wc -l) (aim 4500)," \
-	"phantom $$(cat covid3d/phantom/*.py | wc -l) (aim 1800), Snakefile $$(cat Snakefile | wc -l) (at most 150)"
+	@lines() { (cd covid3d && find "$$@" -name '*.py' -exec cat {} + | wc -l); }; \
+	echo "lines: paper $$(lines chapters figures stats network ct $(notdir $(wildcard $(addprefix covid3d/,show.py notebook.py chapter.py))))," \
+	"plant $$(lines cohort dicom comparators report run commands kinetics), simulator $$(lines phantom)," \
+	"Snakefile $$(cat Snakefile | wc -l) (at most 150)"
 	@find covid3d -name '*.py' | xargs wc -l | awk '$$2 != "total" && $$1 > 450 { print "too long (450 lines at most): " $$2 " " $$1; bad = 1 } END { exit bad }'
 
 format: $(STAMP)

@@ -10,21 +10,21 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.chapters import ceiling
+from benchmarks import campaigns
+from covid3d.chapters import ceiling, results
 from covid3d.chapters.cross_validation import FLAT_WITHIN, flatness
 from covid3d.chapters.explanation import lesion_share_ratio, read_summary
-from covid3d.chapters.results import THREE_D, external_scores, learning_curves, out_of_fold
+from covid3d.cohort.folds import read_splits
 from covid3d.commands import pipeline
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count
 from covid3d.run.profile import Run, open_run
+from covid3d.stats.auc import auc, mean_fold_auc
 
 NAME, CURVES = "learnability", "learnability_curves"
 MADE_BY = (
     "covid3d.chapters.external_tests",
     "covid3d.chapters.cross_validation",
     "covid3d.chapters.explanation",
-    "covid3d.chapters.ceiling",
     "covid3d.phantom.build",
     __file__,
 )
@@ -49,18 +49,20 @@ def measure(seed: int, profile: str = "standard", cores: int | None = None) -> p
 
 def row_of(run: Run) -> dict[str, Any]:
     """Return what a finished run says of learnability, and for each of `BARS` whether it is reached (1 or 0)."""
-    inside, outside = out_of_fold(run), external_scores(run)
-    outside = outside[outside["model"] == THREE_D]
-    hospitals = {hospital: outside[outside["hospital"] == hospital] for hospital in ("B", "C")}
-    known = ceiling.by_hospital(run, inside, hospitals)
-    change = flatness(learning_curves(run))
+    change = flatness(results.learning_curves(run))
     ratio = lesion_share_ratio(read_summary(run), 1, run.profile.statistics.bootstrap, run.seed)
+    inside, outside = results.out_of_fold(run), results.external_scores(run)
+    outside = outside[outside["model"] == results.THREE_D]
+    blind = ceiling.blind_models(run)
     row: dict[str, Any] = {"profile": run.profile.name, "scans_a": _scans(run), "scans_bc": len(outside)}
-    for name, found in {"auc": known.at["A", "AUC"], **ceiling.blind_models(run)[["burden", "metadata"]]}.items():
+    for name, found in {"auc": mean_fold_auc(inside), "burden": blind["burden"], "metadata": blind["metadata"]}.items():
         row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    for hospital, of_it in known.iterrows():
-        names = {"auc": "AUC", "oracle": "perfect reader", "skill": "skill"}
-        row |= {f"{name}_{str(hospital).lower()}": of_it[column].value for name, column in names.items()}
+    for hospital in ("A", "B", "C"):
+        part = inside if hospital == "A" else outside[outside["hospital"] == hospital]
+        reached = mean_fold_auc(part) if hospital == "A" else auc(part["label"], part["logit"])
+        best = ceiling.oracle(run, part)
+        known = {"auc": reached, "oracle": best, "skill": ceiling.skill(reached, best)}
+        row |= {f"{what}_{hospital.lower()}": found.value for what, found in known.items()}
     row |= {"flatness": change, "map_ratio": ratio.value, "map_ratio_low": ratio.low, "map_ratio_high": ratio.high}
     reached = (
         row["auc_low"] > LOWEST_AUC,
@@ -74,7 +76,7 @@ def row_of(run: Run) -> dict[str, Any]:
 
 
 def _scans(run: Run) -> int:
-    return int(pd.read_csv(run.splits)["scan_id"].nunique())
+    return int(read_splits(run)["scan_id"].nunique())
 
 
 def missed(table: pd.DataFrame) -> list[str]:
@@ -89,7 +91,9 @@ def campaign(seeds: tuple[int, ...] = SEEDS, profile: str = "standard", cores: i
 
     def one(seed: int) -> pd.DataFrame:
         row = measure(seed, profile, cores)
-        curves = learning_curves(run_of(seed, profile)).groupby("epoch", as_index=False).mean().drop(columns="fold")
+        curves = (
+            results.learning_curves(run_of(seed, profile)).groupby("epoch", as_index=False).mean().drop(columns="fold")
+        )
         known = campaigns.read(CURVES)
         others = [] if known is None else [known[known["seed"] != seed]]
         table = pd.concat([*others, curves.assign(seed=seed)], ignore_index=True).sort_values(["seed", "epoch"])

@@ -13,12 +13,12 @@ import pandas as pd
 import yaml
 from scipy import stats
 
+from benchmarks import campaigns
 from covid3d.chapters import prognosis, trajectories
 from covid3d.chapters.explanation import read_map, read_summary
 from covid3d.chapters.results import external_scores, out_of_fold
 from covid3d.chapters.truth import lesion_mask, read_truth
 from covid3d.commands import pipeline
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count, write_text
 from covid3d.run.profile import Run, RunConfig, load_profile
 from covid3d.stats.auc import auc_value, fold_aucs, spearman

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from benchmarks import campaigns
 from covid3d.chapters import prognosis
 from covid3d.chapters.cross_validation import select
 from covid3d.cohort.folds import make_folds
@@ -29,7 +30,6 @@ from covid3d.network.scoring import prediction_rows
 from covid3d.phantom.build import pattern_labels
 from covid3d.phantom.course import appearance
 from covid3d.phantom.order_form import course_of, make_order_form
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count, parallel_map, random_seed
 from covid3d.run.profile import Run, RunConfig, load_profile
 from covid3d.stats.auc import auc, auc_value, fold_aucs, log_loss, mean_interval, spearman

@@ -1,6 +1,7 @@
 """The first cell of every notebook: its parameters are checked, its run is opened, and `show` is handed over."""
 
 import ast
+import contextlib
 import html
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -82,9 +83,10 @@ def assigned(history: list[str]) -> list[str]:
     for source in history:
         if "notebook.open(" in source:
             break
-        for statement in ast.parse(source).body:
-            targets = statement.targets if isinstance(statement, ast.Assign) else []
-            names.update(dict.fromkeys(target.id for target in targets if isinstance(target, ast.Name)))
+        with contextlib.suppress(SyntaxError):  # a cell that did not run
+            for statement in ast.parse(source).body:
+                targets = statement.targets if isinstance(statement, ast.Assign) else []
+                names.update(dict.fromkeys(target.id for target in targets if isinstance(target, ast.Name)))
     return list(names)
 
 

@@ -6,18 +6,18 @@ ordered by their position along the normal of the slices, never by name or numbe
 
 import hashlib
 import re
-import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
+from covid3d.dicom.axes import OBLIQUE_DEGREES
 from covid3d.dicom.headers import Slice, read_slices
-from covid3d.dicom.images import OBLIQUE_DEGREES, is_image, read_image
+from covid3d.dicom.images import is_image, read_image
 from covid3d.dicom.pixels import SYNTAXES, hounsfield, syntax_name
+from covid3d.dicom.quiet import quiet
 from covid3d.run.errors import SeriesError
 from covid3d.run.files import cpu_count
 from covid3d.run.profile import PHANTOM_MANUFACTURER
@@ -41,16 +41,18 @@ CURES = {
     "mixed_orientation": "Choose one reconstruction: all slices must have one direction",
     "mixed_matrix": "Choose one reconstruction: all slices must have one matrix and pixel size",
     "missing_geometry": "Export the series with image position, orientation and pixel spacing",
+    "contradicting_geometry": "Convert the scan again, or give its DICOM series: its header gives two geometries",
     "oblique": "Choose an axial reconstruction",
     "too_few_slices": f"Give the whole series: at least {FEWEST_SLICES} slices",
     "not_ct": "Give a CT series",
     "not_hu": "Give the CT images themselves, not a map computed from them",
     "not_chest": "Give a CT of the chest",
     "no_ct_volume": "Give the folder of a CT series; localizers, screen shots, reports and short series are no volume",
-    "missing_file": "Copy the whole medium, or give the folder instead of its DICOMDIR",
+    "missing_file": "Copy the whole medium, with every file that a DICOMDIR or the header of an image names",
     "missing_rescale": "Export the series with RescaleSlope and RescaleIntercept",
     "hu_out_of_range": "Check how the file was made: its values are no Hounsfield units",
     "unsupported_syntax": "Export the series again as Explicit VR Little Endian, or convert it with `gdcmconv --raw`",
+    "unsupported_encoding": "Save the file again in one piece, raw or compressed with gzip",
     "several_series": "Choose one series by its number",
     "no_such_series": "Choose one of the series that are there",
     "no_such_path": "Check the path",
@@ -63,7 +65,7 @@ CURES = {
 
 
 def read_ct(path: str | Path, series: int | None = None, *, threads: int | None = None) -> CTVolume:
-    """Read one scan as int16 HU (z, y, x), axial, head up; `series` picks one of several by its number (`list_series`).
+    """Read one scan as int16 HU (z, y, x), axial, head up; `series` picks one of several by its number.
 
     HU are clipped to -1024 … 3071; padding is -1024. `threads` decode slices (None: one a core).
     Raises SeriesError with a stable code and a cure (see CURES).
@@ -71,41 +73,16 @@ def read_ct(path: str | Path, series: int | None = None, *, threads: int | None 
     path = Path(path)
     if not path.exists():
         raise _refusal("no_such_path", "there is no such file or folder", path)
-    if is_image(path):
-        return checked_range(read_image(path), path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on odd headers, which may repeat what identifies a patient
+        with quiet():
+            if is_image(path):
+                return checked_range(read_image(path), path)
             chosen, left = _choose(group_by_number(read_slices(path)), series, path)
             _check_headers(chosen, path)
             ordered, affine, spacing = _geometry(chosen, path)
             return _decode(ordered, affine, spacing, path, threads or cpu_count(), left)
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as error:
         raise _refusal("unreadable", f"a header is damaged ({type(error).__name__})", path) from error
-
-
-def list_series(path: str | Path) -> pd.DataFrame:
-    """Return the series of a file or folder: number (for `--series`), description, modality, slices, rows, columns, aside.
-
-    The number is DICOM's SeriesNumber where every series has its own, else 1, 2, … in the order of the table. `aside`
-    says why a series is not taken for the scan, "" for a CT volume.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise _refusal("no_such_path", "there is no such file or folder", path)
-    rows = [
-        {
-            "number": number,
-            "description": group[0].description,
-            "modality": group[0].modality,
-            "slices": len(group),
-            "rows": group[0].rows,
-            "columns": group[0].columns,
-            "aside": why_aside(group),
-        }
-        for number, group in group_by_number(read_slices(path)).items()
-    ]
-    return pd.DataFrame(rows, columns=["number", "description", "modality", "slices", "rows", "columns", "aside"])
 
 
 def _refusal(code: str, what: str, path: Path, cure: str | None = None) -> SeriesError:

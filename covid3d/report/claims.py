@@ -40,7 +40,6 @@ BY_DEFINITION = "differs by definition"
 NOT_RERUNNABLE = "not re-runnable"
 NOT_AVAILABLE = "not available"
 JUDGEMENTS = ("agrees", "compatible", "disagrees")
-VERDICTS = (*JUDGEMENTS, BY_CONSTRUCTION, NOT_COMPARABLE, BY_DEFINITION, NOT_RERUNNABLE, NOT_AVAILABLE)
 NEVER_JUDGED_ON_PHANTOM = ("cohort", "result", "interpretation", "figure")
 
 

@@ -13,8 +13,8 @@ from covid3d.ct.windows import nominal_window
 from covid3d.network import registry
 from covid3d.phantom.course import appearance, draw_course
 from covid3d.run.profile import load_profile
+from covid3d.stats import estimate
 from covid3d.stats.auc import spearman
-from covid3d.stats.estimate import Tested
 
 SHOWN = ("burden", "phase", "ground_glass", "contrast_hu")
 SLICE = 40
@@ -40,7 +40,7 @@ def world(request) -> tuple[str, pd.DataFrame]:
     return request.param, scans(request.param)
 
 
-def correlations(table: pd.DataFrame) -> dict[str, Tested]:
+def correlations(table: pd.DataFrame) -> dict[str, estimate.Tested]:
     """Return Spearman's correlation of what a first scan shows with day and stay, and with what the second one shows."""
     first, second = (table[table["index"] == index].reset_index(drop=True) for index in (0, 1))
     found = {

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from covid3d.phantom import fit_oracle, lesions, oracle
+from benchmarks import fit_oracle
+from covid3d.phantom import lesions, oracle
 from covid3d.stats.auc import auc_value
 
 
