@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from covid3d.figures.privacy import WHOLE, Box
@@ -45,39 +44,25 @@ def figure_1(
     return figure
 
 
-def roc(points: pd.DataFrame, hospitals: Sequence[str], marks: pd.DataFrame | None = None) -> Figure:
-    """Draw ROC curves, one panel a hospital; columns model, hospital, false_positive, true_positive.
-
-    marks: operating points of readers and models with columns reader, hospital, sensitivity, specificity.
-    """
+def roc(points: pd.DataFrame, hospitals: Sequence[str]) -> Figure:
+    """Draw ROC curves, one panel a hospital; columns model, hospital, false_positive, true_positive."""
     if points.empty:
         return empty("no hospital has both classes")
     figure, axes = canvas(1, len(hospitals), width=4.2 * len(hospitals), height=4.0)
     for column, hospital in enumerate(hospitals):
         plot = axes[0, column]
         for model, part in points[points["hospital"] == hospital].groupby("model", sort=False):
-            style = "--" if model == "tuned" else "-"
             plot.plot(
                 part["false_positive"],
                 part["true_positive"],
-                style,
                 color=MODELS.get(str(model), GREY),
                 label=NAMES.get(str(model), str(model)),
             )
-        if marks is not None:
-            _marks(plot, marks[marks["hospital"] == hospital])
         plot.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1)
         plot.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         plot.legend(frameon=False, fontsize=8, loc="lower right")
         tidy(plot, "1 - specificity", "sensitivity", f"hospital {hospital}")
     return figure
-
-
-def _marks(plot: Axes, marks: pd.DataFrame) -> None:
-    for (reader, part), shape in zip(marks.groupby("reader", sort=False), "^v*sD", strict=False):
-        plot.scatter(
-            1 - part["specificity"], part["sensitivity"], marker=shape, s=60, color="black", label=str(reader), zorder=3
-        )
 
 
 def window_curve(curve: pd.DataFrame) -> Figure:
