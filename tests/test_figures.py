@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from covid3d.chapter import render
-from covid3d.figures import cross_validation, data, model, privacy, prognosis, style, trajectories
+from covid3d.figures import cross_validation, data, model, privacy, prognosis, simulator, style, trajectories
 from covid3d.figures import external_tests as external
 from covid3d.figures import reader_comparison as readers
+from covid3d.show import render
 
 rng = np.random.default_rng(0)
 GRID = rng.integers(-1000, 400, (8, 12, 12)).astype(np.int16)
@@ -21,8 +21,10 @@ COURSE = pd.DataFrame(
         "day": [0, 7, 0],
         "logit": [1.0, 2.0, -1.0],
         "days_to_discharge": [9, 2, 4],
+        "censored": [0, 0, 1],
     }
 )
+EVIDENCE = pd.DataFrame({"label": [0, 1], "burden_fraction": [0.1, 0.2], "oracle_logit": [-1.0, 2.0]})
 CURVE = pd.DataFrame({"day": [0, 5], "s": [0.0, 1.0], "low": [-1.0, 0.0], "high": [1.0, 2.0]})
 KM = pd.DataFrame(
     {
@@ -42,7 +44,10 @@ FIGURES = {
     "cohort": lambda: data.cohort(pd.DataFrame({"hospital": ["A", "A"], "label": [0, 1], "patients": [3, 4]})),
     "scan_times": lambda: data.scan_times(COURSE),
     "no_scan_times": lambda: data.scan_times(COURSE.head(0)),
-    "planes": lambda: data.planes({"A": GRID, "B": GRID}, SPACING, -600, 1500),
+    "planes": lambda: data.planes({"A": (GRID, SPACING), "B": (GRID, (1.0, 1.0, 1.0))}, -600, 1500),
+    "no_planes": lambda: data.planes({}, -600, 1500),
+    "evidence": lambda: simulator.evidence(EVIDENCE),
+    "no_evidence": lambda: simulator.evidence(EVIDENCE.head(0)),
     "windows": lambda: model.windows(GRID, GRID < -500, SPACING, {"one": (-600, 1500), "two": (-500, 1200)}),
     "no_windows": lambda: model.windows(GRID[:0], GRID[:0] < 0, SPACING, {"one": (-600, 1500)}),
     "architecture": lambda: model.architecture(STAGES, (8, 12, 12), "block", [[("pool", None), ("unit", 8)]]),
