@@ -79,6 +79,15 @@ def external_scores(run: Run) -> pd.DataFrame:
     return read_predictions(run.path("external", "predictions.csv"))
 
 
+def trajectory_scores(run: Run) -> pd.DataFrame:
+    """Return s of every scan, by the fold that never saw the patient (B and C: the deployed one), nominal window.
+
+    Columns scan_id, patient_id, hospital, label, kind (first | followup | rescan | control), scan_index, day, fold, logit,
+    probability, window_sd (rescan pairs only).
+    """
+    return read_predictions(run.path("trajectories", "scores.csv"))
+
+
 def window_scores(run: Run) -> pd.DataFrame:
     """Return every scan in every window, one row a scan, model and window; empty while it has not been computed."""
     path = run.path("windows", "predictions.csv")

@@ -22,11 +22,11 @@ from covid3d.stats.courses import (
     change_of,
     curve_of,
     late_scans,
-    noise_band_of,
     peak_table,
     percentile_in,
     rescan_pairs,
 )
+from covid3d.stats.courses import noise_band as noise_band_of
 from covid3d.stats.estimate import Estimate
 from covid3d.stats.proportions import wilson
 
@@ -108,17 +108,7 @@ def _score(run: Run) -> pd.DataFrame:
 
 def noise_band(run: Run) -> NoiseBand:
     """Return the noise band of a change of s between two scans of one patient."""
-    scores = ensure_trajectories(run)
-    pairs = rescan_pairs(scores).merge(scores[["scan_id", "logit", "window_sd"]], on="scan_id")
-    wide = (
-        pairs.pivot(index="pair", columns="side", values="logit")
-        if len(pairs)
-        else pd.DataFrame(columns=["own", "rescan"])
-    )
-    spread = pairs["window_sd"].dropna()
-    return noise_band_of(
-        (wide["rescan"] - wide["own"]).to_numpy(float), float(np.sqrt((spread**2).mean())) if len(spread) else 0.0
-    )
+    return noise_band_of(ensure_trajectories(run))
 
 
 def fold_offsets(run: Run) -> pd.DataFrame:
