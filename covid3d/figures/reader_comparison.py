@@ -30,7 +30,9 @@ def shares(table: pd.DataFrame) -> Figure:
         axes[0, column].set_yticks(range(len(raters)), raters)
         axes[0, column].invert_yaxis()
         tidy(axes[0, column], "%, with 95 % interval", "", f"hospital {hospital}")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8
+    )
     return figure
 
 
