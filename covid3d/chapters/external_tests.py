@@ -1,4 +1,4 @@
-"""Chapter 4: the networks at hospitals that they have never seen; or, at a site, given weights on its own scans.
+"""Chapter 4: the networks at hospitals that they have never seen.
 
 Nothing here is fitted or chosen on B or C: the deployed fold comes from A. The tuned row of Table 1 is the one exception,
 made after the evaluation as in the paper, and no other table reads it but the one that compares it.
@@ -32,8 +32,7 @@ from covid3d.ct.windows import nominal_window
 from covid3d.figures import external_tests as draw
 from covid3d.figures.privacy import Box, shown_box
 from covid3d.figures.style import grid_spacing
-from covid3d.network import registry, scoring, training
-from covid3d.network.weights import describe_weights, grid_text, load_weights
+from covid3d.network import scoring, training
 from covid3d.run import steps
 from covid3d.run.files import write_csv
 from covid3d.run.profile import Run
@@ -42,14 +41,11 @@ from covid3d.stats.coverage import coverage_table
 from covid3d.stats.estimate import Estimate, Tested, p_value
 from covid3d.stats.proportions import wilson
 
-GIVEN = "given"
 PAIRS = {
     "3D minus 2D": (THREE_D, TWO_D),
     "tuned minus untuned": (TUNED, THREE_D),
     "ensemble minus deployed": (ENSEMBLE, THREE_D),
 }
-SMALLEST_CELL = 5
-SIMULATED = "trained on simulated scans: this number says nothing about this patient"
 NAN = float("nan")
 
 
@@ -337,19 +333,17 @@ def row_names(run: Run) -> Mapping[str, tuple[str, str]]:
 def ensure_external(run: Run) -> Path:
     """Return the folder of predictions.csv, computing it when needed: first scans of B and C in the nominal window.
 
-    Models: covid3d (the deployed fold), covid3d_fold (each fold), covid3d_ensemble (mean logit, fold -1), resnet_2d; in a
-    site run `given`, on every accepted scan.
+    Models: covid3d (the deployed fold), covid3d_fold (each fold), covid3d_ensemble (mean logit, fold -1), resnet_2d.
     """
-    inputs: dict[str, object] = {"intake": run.intake}
-    if run.is_site:
-        inputs["weights"] = weights_path(run)
-    else:
-        inputs["selection"] = steps.content(results.selection_file(run).parent)
-        inputs["folds"] = [steps.content(run.model(TASK, THREE_D, fold)) for fold in results.folds(run)]
-        inputs["slices"] = steps.content(run.model(TASK, TWO_D, results.deployed_fold(run)))
+    inputs: dict[str, object] = {
+        "intake": run.intake,
+        "selection": steps.content(results.selection_file(run).parent),
+        "folds": [steps.content(run.model(TASK, THREE_D, fold)) for fold in results.folds(run)],
+        "slices": steps.content(run.model(TASK, TWO_D, results.deployed_fold(run))),
+    }
 
     def compute(folder: Path) -> None:
-        write_csv(folder / "predictions.csv", _site_predictions(run) if run.is_site else _external_predictions(run))
+        write_csv(folder / "predictions.csv", _external_predictions(run))
 
     return steps.ensure(run, "external", run.path("external"), inputs, compute)
 
@@ -381,64 +375,3 @@ def _logits(run: Run, model: nn.Module, grids: np.ndarray) -> np.ndarray:
         torch.set_num_threads(run.profile.training.threads_per_fold)
     window = nominal_window(run.profile.windows)
     return scoring.score(model, grids, [window], device=device)[:, 0] if len(grids) else np.empty(0, np.float32)
-
-
-# --- a site with given weights ---------------------------------------------------------------------------------------
-
-
-def weights_path(run: Run) -> Path:
-    """Return the weights file that a site run was given."""
-    path = Path(str(run.config.weights))
-    return path if path.is_absolute() else run.root / path
-
-
-def _site_predictions(run: Run) -> pd.DataFrame:
-    """Score every accepted scan of a site with the given weights; no probability from weights made on simulated scans."""
-    model = registry.build(THREE_D, run.profile)
-    expect = {"model": THREE_D, "grid": grid_text(run.profile.model.grid)}
-    metadata = load_weights(weights_path(run), model, expect=expect)
-    table = accepted(run)
-    logits = _logits(run, model.eval(), Store.of(run).stack(table["scan_id"]))
-    rows = scoring.prediction_rows("site", GIVEN, 0, 0, table, table["role"].tolist(), "nominal", logits)
-    if metadata["trained_on"] == "phantom":
-        rows["probability"] = NAN
-    return rows
-
-
-def site_notice(run: Run) -> str:
-    """Return the sentence that must stand before any number of a site run, '' when none is needed."""
-    simulated = run.is_site and not run.is_phantom and describe_weights(weights_path(run))["trained_on"] == "phantom"
-    return SIMULATED if simulated else ""
-
-
-def site_table(run: Run) -> pd.DataFrame:
-    """Return one row a hospital of a site run: n, AUC with its interval, and why it is not available.
-
-    First scans only. Cells below 5 are suppressed; weights made on simulated scans claim no AUC.
-    """
-    scores = results.external_scores(run)
-    first = accepted(run).query("scan_index == 0")["scan_id"]
-    scores = scores[scores["scan_id"].isin(first)]
-    notice = site_notice(run)
-    rows = []
-    for hospital, part in scores.groupby("hospital"):
-        labels = pd.to_numeric(part["label"])
-        counts = [int((labels == value).sum()) for value in (1, 0)]
-        shown = ["0" if not n else f"< {SMALLEST_CELL}" if n < SMALLEST_CELL else str(n) for n in counts]
-        if notice:
-            interval = Estimate.missing(notice)
-        elif min(counts) < SMALLEST_CELL:
-            interval = Estimate.missing(f"a class has fewer than {SMALLEST_CELL} scans")
-        else:
-            interval = auc(labels, part["logit"])
-        rows.append({"hospital": hospital, "n_positive": shown[0], "n_negative": shown[1], **_columns(interval)})
-        rows[-1] |= {"method": notice} if notice else {}
-    return pd.DataFrame(rows, columns=["hospital", "n_positive", "n_negative", "auc", "low", "high", "method"])
-
-
-def _columns(found: Estimate) -> dict[str, object]:
-    return {"auc": found.value, "low": found.low, "high": found.high, "method": _method(found)}
-
-
-def _method(found: Estimate) -> str:
-    return found.method if found.known else f"not available: {found.method}"
