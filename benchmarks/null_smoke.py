@@ -80,10 +80,10 @@ def values_of(run: Run) -> pd.DataFrame:
 
 def _of_s(run: Run) -> dict[str, float]:
     """Return the correlations of s with day, remaining stay and true burden, and the change to days 7 to 10."""
-    table, truth = trajectories.course(run), read_truth(run)
+    chapter, truth = trajectories.load(run), read_truth(run)
     assert truth is not None, "the null world is simulated"
-    table = table.merge(truth[["scan_id", "burden_ml"]], on="scan_id")
-    found = {"change of s to days 7 to 10": trajectories.change(run).value}
+    table = chapter.course.merge(truth[["scan_id", "burden_ml"]], on="scan_id")
+    found = {"change of s to days 7 to 10": chapter.change().value}
     for name in ("day", "days_to_discharge", "burden_ml"):
         known = table.dropna(subset=[name])
         found[f"s against {name}"] = spearman(known["logit"], known[name]).estimate.value

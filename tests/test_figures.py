@@ -9,6 +9,7 @@ from covid3d.figures import cross_validation, data, model, privacy, prognosis, s
 from covid3d.figures import external_tests as external
 from covid3d.figures import reader_comparison as readers
 from covid3d.show import render
+from covid3d.stats.estimate import Estimate
 
 rng = np.random.default_rng(0)
 GRID = rng.integers(-1000, 400, (8, 12, 12)).astype(np.int16)
@@ -80,22 +81,28 @@ FIGURES = {
     ),
     "examples": lambda: external.examples([("TP", GRID, HEAT)], SPACING, -600, 1500),
     "no_examples": lambda: external.examples([], SPACING, -600, 1500),
-    "operating_points": lambda: readers.operating_points(
+    "reader_shares": lambda: readers.shares(
         pd.DataFrame(
             {
-                "reader": ["R1"],
-                "hospital": ["B"],
-                "measure": ["sensitivity"],
-                "value": [0.5],
-                "low": [0.3],
-                "high": [0.7],
+                "rater": ["R1", "R2"],
+                "hospital": "B",
+                "measure": "sensitivity",
+                "share": [Estimate(50, 30, 70), Estimate.missing("no case")],
             }
         )
     ),
-    "equivalence": lambda: readers.equivalence(
-        pd.DataFrame({"comparison": ["x"], "difference": [3.0], "low": [-9.0], "high": [12.0]}), 10
+    "reader_roc": lambda: readers.roc_with_readers(
+        {"B": (np.array([1, 0.5, 0]), np.array([0, 1, 1]))},
+        pd.DataFrame({"rater": ["R1"], "hospital": ["B"], "sensitivity": [80.0], "specificity": [70.0]}),
     ),
-    "figure_2": lambda: trajectories.figure_2(COURSE, CURVE, 0.3),
+    "equivalence": lambda: readers.equivalence(
+        pd.DataFrame(
+            {"difference": [Estimate(3.0)], "90 % from": [-9.0], "90 % to": [12.0]},
+            index=pd.MultiIndex.from_tuples([("R1", "B", "sensitivity")]),
+        ),
+        10,
+    ),
+    "course": lambda: trajectories.course(COURSE, CURVE, 0.3),
     "peaks": lambda: trajectories.peaks(pd.DataFrame({"days": ["0 to 2"], "patients": [3]})),
     "figure_4": lambda: trajectories.figure_4([GRID, GRID], [HEAT, HEAT], [1.0, -1.0], [1, 7], SPACING, -600, 1500),
     "kaplan_meier": lambda: prognosis.kaplan_meier({"two scans": KM}, {"two scans": "p = 0.1"}),

@@ -306,8 +306,8 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     require_certificate(run)
     scores, manifest = results.trajectory_scores(run), accepted(run)
     external = results.external_scores(run)
-    chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
     course = course_of(scores, manifest)
+    chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
     case = course[course["scan_id"].isin(chosen["scan_id"])].merge(read_intake(run)[["scan_id", *SIZE]], on="scan_id")
     return Trajectories(
         run=run,

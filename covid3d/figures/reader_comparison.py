@@ -18,7 +18,9 @@ def shares(table: pd.DataFrame) -> Figure:
     for column, hospital in enumerate(hospitals):
         for shift, measure, colour in ((-0.12, "sensitivity", BLUE), (0.12, "specificity", ORANGE)):
             part = table[(table["hospital"] == hospital) & (table["measure"] == measure)]
-            value, low, high = np.array([(share.value, share.low, share.high) for share in part["share"]]).T
+            value, low, high = (
+                np.array([(share.value, share.low, share.high) for share in part["share"]]).reshape(-1, 3).T
+            )
             axes[0, column].errorbar(
                 value,
                 [raters.index(rater) + shift for rater in part["rater"]],
@@ -62,8 +64,8 @@ def equivalence(table: pd.DataFrame, margin_points: float) -> Figure:
         return empty("no paired calls")
     figure, axes = canvas(width=7.5, height=0.6 + 0.32 * len(table) + 0.6)
     plot, rows = axes[0, 0], range(len(table))
-    value = table["difference"].astype(float)
-    error = [(value - table["90 % from"]).clip(lower=0), (table["90 % to"] - value).clip(lower=0)]
+    value, low, high = table[["difference", "90 % from", "90 % to"]].to_numpy(float).T
+    error = np.clip([value - low, high - value], 0, None)
     plot.axvspan(-margin_points, margin_points, color=GREEN, alpha=0.15, linewidth=0)
     plot.errorbar(value, rows, xerr=error, fmt="o", color=BLUE)
     plot.axvline(0, color=GREY, linewidth=1)
