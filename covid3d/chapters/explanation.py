@@ -204,9 +204,7 @@ def _explain(run: Run, folder: Path) -> None:
     store, settings, window = Store.of(run), run.profile.explain, nominal_window(run.profile.windows)
     device = pick_device(run.device)
     scans = choose_scans(accepted(run), run.seed)
-    scans = scans.assign(
-        fold=scans["patient_id"].map(results.held_out_by(run)).fillna(results.deployed_fold(run)).astype(int)
-    )
+    scans = scans.assign(fold=results.fold_that_scores(run, scans["patient_id"]))
     (folder / "maps").mkdir(parents=True)
     rows = []
     for fold, group in scans.groupby("fold"):

@@ -335,7 +335,7 @@ def ensure_external(run: Run) -> Path:
 
     Models: covid3d (the deployed fold), covid3d_fold (each fold), covid3d_ensemble (mean logit, fold -1), resnet_2d.
     """
-    inputs = {
+    inputs: dict[str, object] = {
         "intake": run.intake,
         "selection": steps.content(results.selection_file(run).parent),
         "folds": [steps.content(run.model(TASK, THREE_D, fold)) for fold in results.folds(run)],

@@ -31,10 +31,9 @@ def selection_file(run: Run) -> Path:
 
 def selection(run: Run) -> pd.DataFrame:
     """Return one row a fold: fold, auc_last, loss_last, auc_best, epoch_best, deployed (1 for exactly one fold)."""
-    path = selection_file(run)
-    if not path.is_file():
+    if not selection_file(run).is_file():
         raise MissingResult("no fold has been chosen", where=f"run '{run.name}'", cure=f"Run `make run RUN={run.name}`")
-    return pd.read_csv(path)
+    return pd.read_csv(selection_file(run))
 
 
 def deployed_fold(run: Run) -> int:
@@ -58,6 +57,11 @@ def held_out_by(run: Run) -> dict[str, int]:
     rows = read_splits(run)
     rows = rows[(rows["task"] == TASK) & (rows["split"] == "validation")]
     return {str(patient): int(fold) for patient, fold in zip(rows["patient_id"], rows["fold"], strict=True)}
+
+
+def fold_that_scores(run: Run, patients: pd.Series) -> pd.Series:
+    """Return, for each patient_id, the fold whose network scores it: the one that never saw it, else the deployed one."""
+    return patients.map(held_out_by(run)).fillna(deployed_fold(run)).astype(int)
 
 
 def fold_scores(run: Run) -> pd.DataFrame:
@@ -90,3 +94,18 @@ def window_scores(run: Run) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame({name: pd.Series(dtype=object) for name in PREDICTIONS})
     return read_predictions(path)
+
+
+def trajectory_scores(run: Run) -> pd.DataFrame:
+    """Return s of every accepted scan, follow-ups, rescans and controls too: one row a scan, in the nominal window.
+
+    Columns scan_id, patient_id, hospital, label, kind (first | followup | rescan | control), scan_index, day, fold, logit,
+    probability, window_sd (SD of the logit over sampled windows; scans of the rescan pairs only).
+    """
+    return read_predictions(run.path("trajectories", "scores.csv"))
+
+
+def input_words(run: Run) -> str:
+    """Return what the network is shown, for captions: "HU, resampled to 24x64x64, window -600/1500"."""
+    window, size = run.profile.windows, "x".join(map(str, run.profile.model.grid))
+    return f"HU, resampled to {size}, window {window.level:.0f}/{window.width:.0f}"

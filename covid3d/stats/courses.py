@@ -41,6 +41,18 @@ def rescan_pairs(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def noise_band(scores: pd.DataFrame) -> NoiseBand:
+    """Return the noise band of a change of s between two scans of one patient.
+
+    scores: scan_id, patient_id, kind, day, logit, and window_sd (SD of s over windows) of the rescan pairs.
+    """
+    pairs = rescan_pairs(scores).merge(scores[["scan_id", "logit", "window_sd"]], on="scan_id")
+    wide = pairs.pivot(index="pair", columns="side", values="logit").reindex(columns=["own", "rescan"])
+    spread = pairs["window_sd"].dropna()
+    window_sd = float(np.sqrt((spread**2).mean())) if len(spread) else 0.0
+    return noise_band_of((wide["rescan"] - wide["own"]).to_numpy(float), window_sd)
+
+
 def noise_band_of(differences: np.ndarray, window_sd: float = 0.0) -> NoiseBand:
     """Return the band for paired differences (N,) of scans without change, and the SD of s over windows.
 
