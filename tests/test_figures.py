@@ -74,13 +74,12 @@ FIGURES = {
     "roc": lambda: external.roc(
         pd.DataFrame({"model": "covid3d", "hospital": "B", "false_positive": [0, 1.0], "true_positive": [0, 1.0]}),
         ["B"],
-        pd.DataFrame({"reader": ["R1"], "hospital": ["B"], "sensitivity": [0.8], "specificity": [0.7]}),
     ),
     "window_curve": lambda: external.window_curve(
         pd.DataFrame({"hospital": ["B"], "multiple": [1.0], "mean": [0.7], "sd": [np.nan], "lowest": [0.6]})
     ),
-    "examples": lambda: external.examples([("TP", GRID, HEAT)], SPACING, -600, 1500),
-    "no_examples": lambda: external.examples([], SPACING, -600, 1500),
+    "examples": lambda: external.examples([("TP", GRID, HEAT, SPACING)], -600, 1500),
+    "no_examples": lambda: external.examples([], -600, 1500),
     "reader_shares": lambda: readers.shares(
         pd.DataFrame(
             {
@@ -191,5 +190,5 @@ def _words(figure):
 def test_without_lungs_to_show_the_pictures_of_maps_say_so():
     none = np.zeros((0, 0, 0))
     assert "no lung was found" in _words(external.figure_1(none, none, (1, 1, 1), -600, 1500))
-    assert "no case was drawn" in _words(external.examples([("TP", none, none)], (1, 1, 1), -600, 1500))
+    assert "no case was drawn" in _words(external.examples([("TP", none, none, SPACING)], -600, 1500))
     assert "no lung was found" in _words(trajectories.figure_4([none], [none], [1.0], [0.0], (1, 1, 1), -600, 1500))
