@@ -26,7 +26,7 @@ PIPELINE = $(COVID3D) pipeline --cores $(CORES)
 help:
 	@echo "COVID3D companion: the paper's tables and figures regenerated from DICOM files."
 	@echo
-	@echo "  make report      profile 'standard': 397 simulated scans, 10 folds, 8 notebooks, the book; 25 min, 2 GB on 2 cores"
+	@echo "  make report      profile 'standard': 397 simulated scans, 10 folds, 9 notebooks, the book; 25 min, 2 GB on 2 cores"
 	@echo "  make smoke       profile 'smoke': the same path with about 50 scans; 3 min, 0.5 GB"
 	@echo "  make run         RUN=name PROFILE=smoke|standard|paper [MANIFEST=file] [WORLD=effect|null] [SEED=1] [WEIGHTS=file]"
 	@echo "  make batch       SWEEP=sweep.yaml: one run for each set of parameters, compared claim by claim"

@@ -216,9 +216,11 @@ TAKE_IN = """
 import json, os, resource, sys, time
 os.sched_setaffinity(0, list(os.sched_getaffinity(0))[: int(sys.argv[2])])
 from covid3d.run.profile import open_run
-from covid3d.cohort.intake import ensure_intake
+from covid3d.cohort.intake import read_intake
+from covid3d.run import steps
 run, start = open_run("cohort", profile=sys.argv[1], manifest="manifest.csv"), time.perf_counter()
-table, seconds = ensure_intake(run), time.perf_counter() - start
+steps.ensure_needs(run, "splits")
+table, seconds = read_intake(run), time.perf_counter() - start
 (own,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))  # ru_maxrss is inherited
 worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 print(json.dumps([int(table["ok"].sum()), seconds, own / 1024, worker / 1024]))

@@ -13,15 +13,16 @@ import pandas as pd
 import torch
 
 from benchmarks import campaigns
-from covid3d.chapters.cross_validation import TASK, THREE_D, flatness, split_of
+from covid3d.chapters.cross_validation import flatness, split_of
 from covid3d.chapters.explanation import cell_map, lesion_share_ratio, mass, spread
+from covid3d.chapters.results import TASK, THREE_D
 from covid3d.chapters.truth import lesion_mask, lung_mask, read_truth
-from covid3d.cohort.intake import ensure_intake
 from covid3d.comparators.interface import Cases
 from covid3d.comparators.volumes import lungs_alone
 from covid3d.ct.windows import nominal_window
 from covid3d.network.registry import build
 from covid3d.network.training import Examples, Plan, fit
+from covid3d.run import steps
 from covid3d.run.files import cpu_count, parallel_map, random_seed, write_csv
 from covid3d.run.profile import Run, open_run, repository_root
 from covid3d.stats.auc import auc_value
@@ -131,7 +132,7 @@ def measure(run: Run, setting: Setting, times: int = TIMES) -> pd.DataFrame:
 def campaign() -> pd.DataFrame:
     """Measure the settings that are missing and return scaling.csv."""
     run = run_of()
-    ensure_intake(run)
+    steps.ensure_needs(run, "fold")
     return campaigns.extend(NAME, "setting", SETTINGS, lambda name: measure(run, SETTINGS[name]), MADE_BY)
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from covid3d.chapter import render
 from matplotlib.figure import Figure
 
-from covid3d.chapter import render
 from covid3d.figures import cross_validation, data, model, privacy, prognosis, style, trajectories
 from covid3d.figures import external_tests as external
 from covid3d.figures import reader_comparison as readers

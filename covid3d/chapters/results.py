@@ -31,10 +31,9 @@ def selection_file(run: Run) -> Path:
 
 def selection(run: Run) -> pd.DataFrame:
     """Return one row a fold: fold, auc_last, loss_last, auc_best, epoch_best, deployed (1 for exactly one fold)."""
-    path = selection_file(run)
-    if not path.is_file():
+    if not selection_file(run).is_file():
         raise MissingResult("no fold has been chosen", where=f"run '{run.name}'", cure=f"Run `make run RUN={run.name}`")
-    return pd.read_csv(path)
+    return pd.read_csv(selection_file(run))
 
 
 def deployed_fold(run: Run) -> int:

@@ -96,19 +96,18 @@ def predict(
 
 def deployed_weights() -> Path:
     """Return the weights of the fold that the run 'standard' deploys."""
-    import csv
+    from covid3d.chapters.results import TASK, THREE_D, deployed_fold
+    from covid3d.run.errors import MissingResult
+    from covid3d.run.profile import open_run, repository_root
 
-    from covid3d.run.profile import repository_root
-
-    models = repository_root() / "runs" / "standard" / "models" / "task1"
-    selection = models / "selection" / "selection.csv"
-    if not selection.is_file():
-        raise ConfigError(
-            "there are no weights", cure="Give --weights FILE, or train some with `make report` and repeat the command"
-        )
-    with selection.open(encoding="utf-8") as stream:
-        fold = next(int(row["fold"]) for row in csv.DictReader(stream) if row["deployed"] == "1")
-    return models / "covid3d" / f"fold_{fold:02d}" / "weights.safetensors"
+    cure = "Give --weights FILE, or train some with `make report` and repeat the command"
+    if not (repository_root() / "runs" / "standard" / "config.yaml").is_file():
+        raise ConfigError("there are no weights", cure=cure)
+    run = open_run("standard")
+    try:
+        return run.model(TASK, THREE_D, deployed_fold(run)) / "weights.safetensors"
+    except MissingResult:
+        raise ConfigError("there are no weights: the run 'standard' is not finished", cure=cure) from None
 
 
 @app.command()

@@ -27,6 +27,7 @@ class SeriesInfo:
     patient_position: str = ""  # supine, prone or decubitus
     contrast: bool = False
     paediatric: bool = False
+    sides_unknown: bool = False  # the file does not say how its axes lie in the patient
     uid_sha256: str = ""  # tells that two scans come from one series; blank where de-identification blanked the UID
 
 

@@ -1,7 +1,7 @@
 """DICOM files of a folder and what their headers say, one entry a slice; pixel data stay on disk."""
 
 import functools
-import warnings
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from covid3d.dicom.quiet import quiet
 from covid3d.run.errors import SeriesError
 
 TAGS = [
@@ -25,12 +26,14 @@ TAGS = [
     "PlanarConfiguration", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths", "PixelData",
+    "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
 ]  # fmt: skip
 PIXEL_DATA = 0x7FE00010
 CONTEXT = ("SQ", "UN", "OW", "OB", "US or SS", "LO", "PN", "SH")  # they depend on more than their own bytes
 DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+CT_CLASSES = ("", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+BARE_BIG_ENDIAN = re.compile(rb"\0[\x02\x08]\0.[A-Z]{2}", re.DOTALL)
 DEFER_BYTES = 4096
 MOST_COMPRESSED = 1024
 TRUNCATED = "Copy or export this scan again; the file's size tells"
@@ -116,8 +119,7 @@ def read_slices(path: Path) -> list[Slice]:
     Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early, missing_file for
     one that a DICOMDIR lists and that is not there.
     """
-    with warnings.catch_warnings():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
-        warnings.simplefilter("ignore")
+    with quiet():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
         files = _listed(path) if path.is_file() else list(_files(path))
         datasets = [(file, dataset) for file in files if (dataset := _header(file)) is not None]
         if not datasets:
@@ -168,8 +170,14 @@ def _header(file: Path) -> Dataset | None:
     marked = start[128:] == b"DICM"
     named = file.suffix.lower() in (".dcm", ".ima")
     if not marked and start[:2] not in (b"\x02\x00", b"\x08\x00"):
-        if named or (start and not start.strip(b"\0")):
+        empty = not start.strip(b"\0")
+        if (named and (empty or len(start) < 132)) or (start and empty):
             raise _truncated(file)
+        if BARE_BIG_ENDIAN.match(start):
+            raise _unsupported(file, "a file has no file meta information, and its values are big endian")
+        if named:
+            cure = "Copy or export this file again, or move it away"
+            raise SeriesError("a file named as DICOM is none", where=file.name, cure=cure, code="unreadable")
         return None
     try:
         dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=WANTED, force=not marked)
@@ -184,8 +192,15 @@ def _header(file: Path) -> Dataset | None:
     if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
         return None
     if marked and "TransferSyntaxUID" not in dataset.file_meta:
-        raise _truncated(file)
+        raise (
+            _unsupported(file, "a file does not say its transfer syntax") if PIXEL_DATA in dataset else _truncated(file)
+        )
     if "Modality" not in dataset and "SOPClassUID" not in dataset:
+        if (marked or named) and PIXEL_DATA in dataset:
+            cure = "Export the series again, with its modality"
+            raise SeriesError(
+                "a header does not say what image it is of", where=file.name, cure=cure, code="unreadable"
+            )
         if marked or named:
             raise _truncated(file)
         return None
@@ -199,6 +214,11 @@ def _syntax(dataset: Dataset) -> UID:
 
 def _truncated(file: Path) -> SeriesError:
     return SeriesError("a file is truncated", where=file.name, cure=TRUNCATED, code="truncated")
+
+
+def _unsupported(file: Path, what: str) -> SeriesError:
+    cure = "Export the series again as Explicit VR Little Endian"
+    return SeriesError(what, where=file.name, cure=cure, code="unsupported_syntax")
 
 
 def _readable(file: Path, dataset: Dataset) -> list[Slice]:
@@ -218,7 +238,11 @@ def _readable(file: Path, dataset: Dataset) -> list[Slice]:
 def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
     """Yield the slices of one file: itself, or each frame of an enhanced multi-frame file."""
     if PIXEL_DATA not in dataset:
-        if header_value(dataset, "Modality") == "CT":
+        image = str(header_value(dataset, "SOPClassUID") or "").strip() in CT_CLASSES
+        if image and ("FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset):
+            cure = "Export the CT images themselves, with whole numbers as pixels"
+            raise SeriesError("the pixels are floating-point numbers", where=file.name, cure=cure, code="not_hu")
+        if image and header_value(dataset, "Modality") == "CT":
             raise _truncated(file)
         return
     start = _pixels_at(file, dataset)

@@ -6,7 +6,6 @@ ordered by their position along the normal of the slices, never by name or numbe
 
 import hashlib
 import re
-import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
+from covid3d.dicom.axes import OBLIQUE_DEGREES
 from covid3d.dicom.headers import Slice, read_slices
-from covid3d.dicom.images import OBLIQUE_DEGREES, is_image, read_image
+from covid3d.dicom.images import is_image, read_image
 from covid3d.dicom.pixels import SYNTAXES, hounsfield, syntax_name
+from covid3d.dicom.quiet import quiet
 from covid3d.run.errors import SeriesError
 from covid3d.run.files import cpu_count
 from covid3d.run.profile import PHANTOM_MANUFACTURER
@@ -40,16 +41,18 @@ CURES = {
     "mixed_orientation": "Choose one reconstruction: all slices must have one direction",
     "mixed_matrix": "Choose one reconstruction: all slices must have one matrix and pixel size",
     "missing_geometry": "Export the series with image position, orientation and pixel spacing",
+    "contradicting_geometry": "Convert the scan again, or give its DICOM series: its header gives two geometries",
     "oblique": "Choose an axial reconstruction",
     "too_few_slices": f"Give the whole series: at least {FEWEST_SLICES} slices",
     "not_ct": "Give a CT series",
     "not_hu": "Give the CT images themselves, not a map computed from them",
     "not_chest": "Give a CT of the chest",
     "no_ct_volume": "Give the folder of a CT series; localizers, screen shots, reports and short series are no volume",
-    "missing_file": "Copy the whole medium, or give the folder instead of its DICOMDIR",
+    "missing_file": "Copy the whole medium, with every file that a DICOMDIR or the header of an image names",
     "missing_rescale": "Export the series with RescaleSlope and RescaleIntercept",
     "hu_out_of_range": "Check how the file was made: its values are no Hounsfield units",
     "unsupported_syntax": "Export the series again as Explicit VR Little Endian, or convert it with `gdcmconv --raw`",
+    "unsupported_encoding": "Save the file again in one piece, raw or compressed with gzip",
     "several_series": "Choose one series by its number",
     "no_such_series": "Choose one of the series that are there",
     "no_such_path": "Check the path",
@@ -70,11 +73,10 @@ def read_ct(path: str | Path, series: int | None = None, *, threads: int | None 
     path = Path(path)
     if not path.exists():
         raise _refusal("no_such_path", "there is no such file or folder", path)
-    if is_image(path):
-        return checked_range(read_image(path), path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on odd headers, which may repeat what identifies a patient
+        with quiet():
+            if is_image(path):
+                return checked_range(read_image(path), path)
             chosen, left = _choose(group_by_number(read_slices(path)), series, path)
             _check_headers(chosen, path)
             ordered, affine, spacing = _geometry(chosen, path)

@@ -71,7 +71,7 @@ def fingerprint(run: Run, chapter: str) -> str:
 
 
 def own_fingerprint(run: Run, chapter: str) -> str:
-    """Return the part of it that is known before its needs exist: cells, code, options, stored tables."""
+    """Return the part of it that is known before its needs exist: cells, code, options, order form, stored tables."""
     notebook = nbformat.read(source_of(run, chapter), as_version=4)
     prose = [cell.source for cell in notebook.cells if cell.cell_type != "code"]
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -83,6 +83,7 @@ def own_fingerprint(run: Run, chapter: str) -> str:
     step = STEPS[chapter]
     assert isinstance(step, Chapter)
     stored = [_content(RESULTS / f"{name}.csv") for name in step.stored]
+    stored += [_content(path) for path in (run.order_form, *(run.root / name for name in step.files))]
     optional = [_content(run.path(path)) for name in step.optional for path in STEPS[name].makes]
     options = [run.config.model_dump(), run.profile.model_dump(mode="json")]
     parts = [code_hash(code), [code_fingerprint(name) for name in modules], stored, optional, options]

@@ -24,7 +24,7 @@ PACKAGES = (
     "torch",
     "timm",
     "pydicom",
-    "SimpleITK",
+    "nibabel",
     "lifelines",
     "papermill",
 )

@@ -51,14 +51,16 @@ class Step:
 class Chapter(Step):
     """A notebook: it presents what its needs have made.
 
-    stored: campaign tables that it shows (benchmarks/results/<name>.csv). optional: steps whose result it shows where it
-    is there. `needs`, `stored` and `optional` are all that its fingerprint takes from outside its own cells and code.
+    stored: campaign tables that it shows (benchmarks/results/<name>.csv). files: other files of the checkout that it
+    shows. optional: steps whose result it shows where it is there. `needs`, `stored`, `files` and `optional` are all that
+    its fingerprint takes from outside its own cells and code.
     """
 
     does: str = "execute the notebook"
     entry: str = "covid3d.report.chapter:ensure_chapter"
     budget: str = "notebooks"
     stored: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
 
 
@@ -121,10 +123,18 @@ STEPS: dict[str, Step] = {
     "external": Step(
         "score hospitals B and C",
         "covid3d.chapters.external_tests:ensure_external",
-        needs=("splits", "slices"),
+        needs=("slices",),
         keys=("model", "slices", "statistics", *WINDOW),
         makes=("external",),
         budget="folds of Task 1",
+        trains=True,
+    ),
+    "given": Step(
+        "score a hospital's scans with the given weights",
+        "covid3d.chapters.your_hospital:ensure_scores",
+        needs=("splits",),
+        keys=("model", *WINDOW),
+        makes=("external",),
     ),
     "windows": Step(
         "score every window",
@@ -193,8 +203,23 @@ STEPS: dict[str, Step] = {
     "06_trajectories": Chapter(needs=("trajectories", "external", "explain")),
     "07_prognosis": Chapter(needs=("trajectories", "prognosis")),
     "08_claims": Chapter(),
-    "09_simulator": Chapter(needs=("selection", "explain")),
-    "10_your_hospital": Chapter(needs=("external",)),
+    "09_simulator": Chapter(
+        needs=("splits",),
+        stored=(
+            "phantom_realism",
+            "phantom_fairness",
+            "phantom_difficulty",
+            "learnability",
+            "scaling",
+            "null_world",
+            "null_smoke",
+            "phantom_course",
+            "phantom_prognosis",
+            "phantom_speed",
+        ),
+        files=("book/images/phantom_contact_sheet.jpg",),
+    ),
+    "10_your_hospital": Chapter(needs=("given",)),
     "collect": Step("merge the chapters", "covid3d.report.collect:collect"),
     "book": Step("build the book", "covid3d.report.book:build", needs=("collect",), budget="book"),
 }

@@ -10,12 +10,13 @@ import pytest
 import SimpleITK as sitk
 from conftest import CHECKOUT, NO_REAL_CT
 
-from covid3d.cohort.intake import ensure_intake
+from covid3d.cohort.intake import read_intake
 from covid3d.cohort.manifest import COLUMNS
 from covid3d.ct.lungs import lung_mask
 from covid3d.dicom.headers import read_slices
 from covid3d.dicom.pixels import SYNTAXES, hounsfield, stored_values
 from covid3d.dicom.series import group_by_number, patient_position, read_ct, why_aside
+from covid3d.run import steps
 from covid3d.run.errors import SeriesError
 
 REAL = Path(os.environ.get("COVID3D_REAL_CT", CHECKOUT / "data" / "real_ct"))
@@ -143,7 +144,9 @@ def test_a_sites_manifest_of_two_real_scans_is_taken_in(root, make_run):
         for label, name in zip((1, 0), names, strict=True)
     ]
     pd.DataFrame(rows).to_csv(root / "manifest.csv", index=False)
-    table = ensure_intake(make_run("site", manifest=str(root / "manifest.csv")))
+    run = make_run("site", manifest=str(root / "manifest.csv"))
+    steps.ensure_needs(run, "splits")
+    table = read_intake(run)
     assert table["ok"].tolist() == [1, 1]
     assert table["hu_mean"].tolist() == pytest.approx(
         EXPECTED.loc[list(names), "hu_mean"].astype(float).tolist(), abs=1e-3

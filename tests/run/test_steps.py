@@ -129,7 +129,7 @@ def test_needs_come_before_what_needs_them(run):
 def test_a_run_with_given_weights_trains_nothing(make_run):
     site = make_run("site", weights="given.safetensors")
     assert steps.chapters_of(site) == ("10_your_hospital",)
-    assert steps.all_needs(site, "book") == ["cohort", "intake", "splits", "external", "10_your_hospital", "collect"]
+    assert steps.all_needs(site, "book") == ["cohort", "intake", "splits", "given", "10_your_hospital", "collect"]
 
 
 def test_a_step_is_called_once_for_each_fold_and_variant(run):
