@@ -16,8 +16,8 @@ from scipy import stats
 from benchmarks import campaigns
 from covid3d.chapters import prognosis, trajectories
 from covid3d.chapters.explanation import read_map, read_summary
-from covid3d.chapters.external_tests import first_scores, validation_scores
 from covid3d.chapters.fine_tuning import VARIANTS
+from covid3d.chapters.results import external_scores, out_of_fold
 from covid3d.chapters.truth import lesion_mask, read_truth
 from covid3d.commands import pipeline
 from covid3d.run.files import cpu_count, write_text
@@ -60,13 +60,13 @@ def values_of(run: Run) -> pd.DataFrame:
         head = {"quantity": quantity, "stratum": stratum, "value": value}
         rows.append({**head, "positives": positives, "negatives": negatives})
 
-    inside = validation_scores(run)
+    inside = out_of_fold(run)
     for fold, value in enumerate(fold_aucs(inside)):
         add("mean fold AUC at A", f"fold {fold}", value - 0.5)
-    for hospital, part in first_scores(run).groupby("hospital"):
+    for hospital, part in external_scores(run).query("model == 'covid3d'").groupby("hospital"):
         labels = part["label"].to_numpy(int)
         counts = int(labels.sum()), int((1 - labels).sum())
-        add("AUC at B and C", str(hospital), auc_value(labels, part["covid3d"].to_numpy(float)), *counts)
+        add("AUC at B and C", str(hospital), auc_value(labels, part["logit"].to_numpy(float)), *counts)
     predictors = prognosis.load(run).predictors
     for variant in VARIANTS:
         table = predictors[variant]
@@ -80,10 +80,10 @@ def values_of(run: Run) -> pd.DataFrame:
 
 def _of_s(run: Run) -> dict[str, float]:
     """Return the correlations of s with day, remaining stay and true burden, and the change to days 7 to 10."""
-    table, truth = trajectories.course(run), read_truth(run)
+    chapter, truth = trajectories.load(run), read_truth(run)
     assert truth is not None, "the null world is simulated"
-    table = table.merge(truth[["scan_id", "burden_ml"]], on="scan_id")
-    found = {"change of s to days 7 to 10": trajectories.change(run).value}
+    table = chapter.course.merge(truth[["scan_id", "burden_ml"]], on="scan_id")
+    found = {"change of s to days 7 to 10": chapter.change().value}
     for name in ("day", "days_to_discharge", "burden_ml"):
         known = table.dropna(subset=[name])
         found[f"s against {name}"] = spearman(known["logit"], known[name]).estimate.value
@@ -92,7 +92,7 @@ def _of_s(run: Run) -> dict[str, float]:
 
 def _of_maps(run: Run) -> dict[str, float]:
     """Return the mean signed effect of lesions in the maps of first scans."""
-    summary = read_summary(run.path("explain"))
+    summary = read_summary(run)
     scans = summary.loc[summary["role"] != "followup", "scan_id"]
     pairs = ((read_map(run, scan), lesion_mask(run, scan)) for scan in scans)
     found = [signed_effect(values, lesion) for values, lesion in pairs if lesion is not None and lesion.sum() > 0]

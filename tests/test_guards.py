@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.chapters import cross_validation, fine_tuning
+from covid3d.chapters import cross_validation, fine_tuning, results
 from covid3d.chapters import reader_comparison as readers
 from covid3d.cohort import certificate
 from covid3d.cohort import folds as splits
@@ -48,13 +48,10 @@ def test_every_fold_starts_from_its_own_seed(make_run, monkeypatch, tmp_path):
 
 def test_the_operating_threshold_is_fixed_on_hospital_a(make_run, monkeypatch):
     """Scores of B and C lie elsewhere than those of A; a threshold chosen on them would, too."""
-    inside = pd.DataFrame({"epoch": 1, "window": "nominal", "label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
-    tables = {
-        "selection": pd.DataFrame({"fold": [0], "deployed": [1]}),
-        "external": inside.assign(split="external", logit=inside["logit"] + 100),
-    }
-    trained = inside.assign(split="validation")
-    monkeypatch.setattr(readers, "_read", lambda run, path: tables.get(path.parent.name, trained))
+    inside = pd.DataFrame({"label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
+    monkeypatch.setattr(results, "out_of_fold", lambda run: inside.assign(fold=0))
+    monkeypatch.setattr(results, "external_scores", lambda run: inside.assign(fold=0, logit=inside["logit"] + 100))
+    monkeypatch.setattr(results, "deployed_fold", lambda run: 0)
     assert readers.thresholds(make_run())[readers.YOUDEN] == pytest.approx(0.0)
 
 

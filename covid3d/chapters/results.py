@@ -47,11 +47,21 @@ def folds(run: Run) -> range:
     return range(run.profile.training.folds)
 
 
+def hospitals(scores: pd.DataFrame) -> list[str]:
+    """Return the paper's external hospitals B and C, which have a row in every table, and what else a table of scores has."""
+    return sorted({"B", "C", *scores["hospital"]})
+
+
 def held_out_by(run: Run) -> dict[str, int]:
     """Return, for each patient of A, the fold whose network never saw the patient."""
     rows = read_splits(run)
     rows = rows[(rows["task"] == TASK) & (rows["split"] == "validation")]
     return {str(patient): int(fold) for patient, fold in zip(rows["patient_id"], rows["fold"], strict=True)}
+
+
+def fold_that_scores(run: Run, patients: pd.Series) -> pd.Series:
+    """Return, for each patient_id, the fold whose network scores it: the one that never saw it, else the deployed one."""
+    return patients.map(held_out_by(run)).fillna(deployed_fold(run)).astype(int)
 
 
 def fold_scores(run: Run) -> pd.DataFrame:
@@ -78,18 +88,24 @@ def external_scores(run: Run) -> pd.DataFrame:
     return read_predictions(run.path("external", "predictions.csv"))
 
 
-def trajectory_scores(run: Run) -> pd.DataFrame:
-    """Return s of every scan, by the fold that never saw the patient (B and C: the deployed one), nominal window.
-
-    Columns scan_id, patient_id, hospital, label, kind (first | followup | rescan | control), scan_index, day, fold, logit,
-    probability, window_sd (rescan pairs only).
-    """
-    return read_predictions(run.path("trajectories", "scores.csv"))
-
-
 def window_scores(run: Run) -> pd.DataFrame:
     """Return every scan in every window, one row a scan, model and window; empty while it has not been computed."""
     path = run.path("windows", "predictions.csv")
     if not path.is_file():
         return pd.DataFrame({name: pd.Series(dtype=object) for name in PREDICTIONS})
     return read_predictions(path)
+
+
+def trajectory_scores(run: Run) -> pd.DataFrame:
+    """Return s of every accepted scan, follow-ups, rescans and controls too: one row a scan, in the nominal window.
+
+    Columns scan_id, patient_id, hospital, label, kind (first | followup | rescan | control), scan_index, day, fold, logit,
+    probability, window_sd (SD of the logit over sampled windows; scans of the rescan pairs only).
+    """
+    return read_predictions(run.path("trajectories", "scores.csv"))
+
+
+def input_words(run: Run) -> str:
+    """Return what the network is shown, for captions: "HU, resampled to 24x64x64, window -600/1500"."""
+    window, size = run.profile.windows, "x".join(map(str, run.profile.model.grid))
+    return f"HU, resampled to {size}, window {window.level:.0f}/{window.width:.0f}"

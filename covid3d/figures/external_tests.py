@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from covid3d.figures.privacy import WHOLE, Box
 from covid3d.figures.style import GREY, HOSPITALS, MODELS, canvas, empty, overlay, peak_position, plane, tidy, windowed
 
-NAMES = {"covid3d": "COVID3D", "resnet_2d": "2D baseline", "covid3d_ensemble": "ensemble", "tuned": "COVID3D*"}
+NAMES = {"covid3d": "COVID3D", "resnet_2d": "2D baseline", "covid3d_ensemble": "ensemble", "tuned": "COVID3D* (tuned)"}
 
 
 def figure_1(
@@ -104,15 +104,15 @@ def window_curve(curve: pd.DataFrame) -> Figure:
 
 
 def examples(
-    cases: Sequence[tuple[str, np.ndarray, np.ndarray]], spacing: Sequence[float], level: float, width: float
+    cases: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[float]]], level: float, width: float
 ) -> Figure:
-    """Draw cases (name, HU grid, map) as one axial plane each through the map's peak, one colour scale for all."""
+    """Draw cases (name, HU grid, map, voxels in mm) as one axial plane each through the map's peak, one colour scale for all."""
     cases = [case for case in cases if case[1].size]
     if not cases:
         return empty("no case was drawn")
-    limit = max(float(np.abs(heat).max()) for _, _, heat in cases)
+    limit = max(float(np.abs(heat).max()) for _, _, heat, _ in cases)
     figure, axes = canvas(1, len(cases), width=2.4 * len(cases) + 0.6, height=2.9)
-    for column, (name, grid, heat) in enumerate(cases):
+    for column, (name, grid, heat, spacing) in enumerate(cases):
         z = peak_position(np.abs(heat))[0]
         image = overlay(axes[0, column], windowed(grid, level, width), heat, z, "axial", spacing, limit)
         axes[0, column].set_title(name, fontsize=9, loc="left")
