@@ -3,7 +3,7 @@
 import datetime
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from covid3d.dicom.refusals import refusal
 
 LARGEST_MATRIX = 4096
 PAUSE_SECONDS = 1.0
-BLOCKS = 3
+OTHER_THICKNESS = 1.2
 ONE_OF_EACH = {
     "patients": ("PatientID", "PatientName", "PatientBirthDate"),
     "studies": ("StudyInstanceUID",),
+    "series numbers": ("SeriesNumber",),
     "frames of reference": ("FrameOfReferenceUID",),
     "kernels": ("ConvolutionKernel",),
     "tube voltages": ("KVP",),
@@ -31,6 +32,8 @@ ONE_OF_EACH = {
     ),
 }
 """What one scan has one of, and where slices tell of it. Not AcquisitionNumber: it differs within good volumes."""
+MADE_UP = ("studies", "frames of reference")
+"""Where every slice has a UID of its own, a program that missed one made them up (GDCM does)."""
 MOMENT = ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime")
 
 
@@ -90,12 +93,13 @@ def check_one_scan(slices: Sequence[Slice], path: Path) -> None:
     several = []
     for name, keywords in ONE_OF_EACH.items():
         count = max(len(stated(slices, keyword)) for keyword in keywords)
-        if count > 1:
+        if count > 1 and not (name in MADE_UP and count == len(slices)):
             several.append(f"{count} {name}")
     if len({contrast(entry) for entry in slices}) > 1:
         several.append("slices with and without contrast medium")
-    if _woven(slices):
-        several.append("acquisitions at different times, slice by slice in turn")
+    for name, labels in IN_TURN.items():
+        if _take_turns(labels(slices)):
+            several.append(f"{name} that take turns")
     if several:
         raise refusal("mixed_series", f"one series holds several scans: {', '.join(several)}", path)
 
@@ -120,17 +124,41 @@ def contrast(entry: Slice) -> bool:
     return bool(agent or entry.find("ContrastBolusAgentSequence"))
 
 
-def _woven(slices: Sequence[Slice]) -> bool:
-    """True where slices before and after the longest pause take turns along the body, more often than a rescan would."""
-    moments = [_moment(entry) for entry in slices]
-    if None in moments:
-        return False
-    times = np.array(moments, dtype=float)
-    ordered = np.unique(times)
-    if len(ordered) < 2 or np.diff(ordered).max() <= PAUSE_SECONDS:
-        return False
-    after = times > ordered[int(np.diff(ordered).argmax())]
-    return len(list(itertools.groupby(after))) > BLOCKS
+def _take_turns(labels: Sequence[Any]) -> bool:
+    """True where labels alternate along the body; blocks do not, nor one block within another (a part scanned again)."""
+    return len(list(itertools.groupby(labels))) > len(set(labels)) + 1
+
+
+def _halves(values: Sequence[float | None], *, least: float) -> list[bool]:
+    """Return for each value whether it lies above the widest gap between values, if that is wider than `least`; else []."""
+    if None in values:
+        return []
+    known = np.array(values, dtype=float)
+    ordered = np.unique(known)
+    gaps = np.diff(ordered)
+    if not len(gaps) or gaps.max() <= least:
+        return []
+    return (known > ordered[int(gaps.argmax())]).tolist()
+
+
+def _times(slices: Sequence[Slice]) -> list[bool]:
+    """Return whether each slice was acquired after the longest pause, if there is one."""
+    return _halves([_moment(entry) for entry in slices], least=PAUSE_SECONDS)
+
+
+def _thicknesses(slices: Sequence[Slice]) -> list[bool]:
+    """Return whether each slice is one of the thick ones, if some are."""
+    values = [entry.number("SliceThickness") for entry in slices]
+    thinnest = min((value for value in values if value), default=0.0)
+    return _halves(values, least=(OTHER_THICKNESS - 1) * thinnest)
+
+
+def _descriptions(slices: Sequence[Slice]) -> list[str]:
+    return [entry.description for entry in slices]
+
+
+def _types(slices: Sequence[Slice]) -> list[tuple[str, ...]]:
+    return [entry.image_type for entry in slices]
 
 
 def _moment(entry: Slice) -> float | None:
@@ -147,3 +175,12 @@ def _moment(entry: Slice) -> float | None:
     except ValueError:
         return None
     return ((days * 24 + int(hours)) * 60 + int(minutes)) * 60 + float(seconds)
+
+
+IN_TURN: dict[str, Callable[[Sequence[Slice]], Sequence[Any]]] = {
+    "acquisitions at different times": _times,
+    "slice thicknesses": _thicknesses,
+    "descriptions": _descriptions,
+    "types of image": _types,
+}
+"""What may differ between blocks of one scan, but not from slice to slice and back."""

@@ -13,8 +13,8 @@ CAUSES = {
     "variable_spacing": "Slices lie further from the best even grid than a tenth of their spacing, or 0.1 mm",
     "gantry_tilt": "The gantry was tilted: slices are not at right angles to the line through their positions",
     "shifted_slices": "Slices lie aside of the line through the first and the last by more than a pixel",
-    "mixed_series": "One series holds several scans: patients, studies, frames of reference, kernels, tube voltages, "
-    "phases, or slices with and without contrast medium",
+    "mixed_series": "One series UID holds several scans: patients, studies, series numbers, frames of reference, kernels, "
+    "tube voltages, phases, or slices with and without contrast medium; or times, thicknesses or descriptions take turns",
     "mixed_image_type": "A series mixes original with derived images, localizers, screen shots or other modalities",
     "mixed_orientation": "Slices of one series have different directions",
     "mixed_matrix": "Slices of one series differ in rows, columns or pixel size",

@@ -31,6 +31,7 @@ SEVERAL = {
     "PatientName": (["CANARY^ONE", "CANARY^TWO"], "2 patients"),
     "PatientBirthDate": (["19500101", "19600101"], "2 patients"),
     "StudyInstanceUID": (["1.2.3.1", "1.2.3.2"], "2 studies"),
+    "SeriesNumber": ([3, 4], "2 series numbers"),
     "FrameOfReferenceUID": (["1.2.3.1", "1.2.3.2"], "2 frames of reference"),
     "ConvolutionKernel": (["STANDARD", "LUNG"], "2 kernels"),
     "KVP": (["100", "120"], "2 tube voltages"),
@@ -80,6 +81,12 @@ def test_what_is_written_otherwise_or_not_at_all_is_no_second_scan(tmp_path):
     assert (volume.series.kvp, volume.series.kernel.upper()) == (120.0, "B40F")
 
 
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "FrameOfReferenceUID"])
+def test_uids_that_a_converter_made_up_for_every_slice_tell_nothing(tmp_path, keyword):
+    write_series(tmp_path, change=lambda d, i: setattr(d, keyword, generate_uid()))
+    np.testing.assert_array_equal(read_ct(tmp_path).hu, body())
+
+
 @pytest.mark.parametrize("place", [in_turn, in_blocks, lambda index: index])
 def test_acquisition_numbers_alone_are_no_reason(tmp_path, place):
     volume = read_ct(write_series(tmp_path, change=lambda d, i: setattr(d, "AcquisitionNumber", place(i))))
@@ -111,6 +118,32 @@ def test_phases_are_told_by_times_that_take_turns_along_the_body(tmp_path, secon
         np.testing.assert_array_equal(read_ct(path).hu, body())
     else:
         assert "at different times" in refusal(path).what
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "named"),
+    [
+        ("SliceThickness", [8, 1.25], "slice thicknesses"),
+        ("SeriesDescription", ["CANARY arterial", "CANARY venous"], "descriptions"),
+        ("ImageType", [["ORIGINAL", "PRIMARY", "AXIAL", f"MONO_{kev}"] for kev in (40, 70)], "types of image"),
+    ],
+)
+def test_what_may_differ_between_blocks_may_not_from_slice_to_slice(tmp_path, keyword, values, named):
+    def write(name, place):
+        return write_series(tmp_path / name, change=lambda d, i: setattr(d, keyword, values[place(i)]))
+
+    np.testing.assert_array_equal(read_ct(write("blocks", in_blocks)).hu, body())
+    error = refusal(write("turns", in_turn))
+    assert error.code == "mixed_series"
+    assert f"{named} that take turns" in error.what
+
+
+def test_a_setting_of_each_slices_own_is_no_second_scan(tmp_path):
+    def change(dataset, index):
+        dataset.SeriesDescription = f"slice {index}"
+        dataset.SliceThickness = 8 + 0.01 * (index % 2)
+
+    assert read_ct(write_series(tmp_path, change=change)).shape == SHAPE
 
 
 def test_days_that_take_turns_are_two_scans(tmp_path):
