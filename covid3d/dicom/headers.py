@@ -269,7 +269,8 @@ def _report(file: Path, dataset: Dataset) -> Report:
         raise _damaged(file) from error
     if kind in CT_IMAGES or (not kind and modality == "CT"):
         raise _truncated(file)
-    return Report(modality, description, "private" if kind.is_private else kind.name.removesuffix(" Storage"))
+    known = not kind.is_private and kind.name != kind  # an unknown UID would repeat text from the header
+    return Report(modality, description, kind.name.removesuffix(" Storage") if known else "unknown kind")
 
 
 def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:

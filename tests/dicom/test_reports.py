@@ -17,7 +17,8 @@ KINDS = {
     "1.2.840.10008.5.1.4.1.1.11.1": "Grayscale Softcopy Presentation State",
     "1.2.840.10008.5.1.4.1.1.104.1": "Encapsulated PDF",
     "1.2.840.10008.5.1.4.1.1.30": "Parametric Map",
-    "1.2.840.113619.4.30": "private",
+    "1.2.840.113619.4.30": "unknown kind",
+    "1.2.840.10008.9.9.9": "unknown kind",
 }
 
 
