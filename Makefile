@@ -26,7 +26,7 @@ PIPELINE = $(COVID3D) pipeline --cores $(CORES)
 help:
 	@echo "COVID3D companion: the paper's tables and figures regenerated from DICOM files."
 	@echo
-	@echo "  make report      profile 'standard': 397 simulated scans, 10 folds, 8 notebooks, the book; 25 min, 2 GB on 2 cores"
+	@echo "  make report      profile 'standard': 397 simulated scans, 10 folds, 9 notebooks, the book; 25 min, 2 GB on 2 cores"
 	@echo "  make smoke       profile 'smoke': the same path with about 50 scans; 3 min, 0.5 GB"
 	@echo "  make run         RUN=name PROFILE=smoke|standard|paper [MANIFEST=file] [WORLD=effect|null] [SEED=1] [WEIGHTS=file]"
 	@echo "  make batch       SWEEP=sweep.yaml: one run for each set of parameters, compared claim by claim"
@@ -94,8 +94,10 @@ lint: $(STAMP)
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
-	@echo "lines: covid3d without phantom $$(find covid3d -name '*.py' -not -path '*/phantom/*' | xargs cat | wc -l) (aim 4500)," \
-	"phantom $$(cat covid3d/phantom/*.py | wc -l) (aim 1800), Snakefile $$(cat Snakefile | wc -l) (at most 150)"
+	@lines() { (cd covid3d && find "$$@" -name '*.py' -exec cat {} + | wc -l); }; \
+	echo "lines: paper $$(lines chapters figures stats network ct $(notdir $(wildcard $(addprefix covid3d/,show.py notebook.py chapter.py))))," \
+	"plant $$(lines cohort dicom comparators report run commands kinetics), simulator $$(lines phantom)," \
+	"Snakefile $$(cat Snakefile | wc -l) (at most 150)"
 	@find covid3d -name '*.py' | xargs wc -l | awk '$$2 != "total" && $$1 > 450 { print "too long (450 lines at most): " $$2 " " $$1; bad = 1 } END { exit bad }'
 
 format: $(STAMP)

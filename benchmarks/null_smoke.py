@@ -13,16 +13,15 @@ import pandas as pd
 import yaml
 from scipy import stats
 
+from benchmarks import campaigns
 from covid3d.chapters import prognosis, trajectories
 from covid3d.chapters.explanation import read_map, read_summary
 from covid3d.chapters.external_tests import first_scores, validation_scores
 from covid3d.chapters.truth import lesion_mask, read_truth
 from covid3d.commands import pipeline
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count, write_text
 from covid3d.run.profile import Run, RunConfig, load_profile
-from covid3d.stats import metrics
-from covid3d.stats.contrasts import fold_aucs
+from covid3d.stats.auc import auc_value, fold_aucs, spearman
 from covid3d.stats.risk import MEASURES
 
 NAME = "null_smoke"
@@ -68,7 +67,7 @@ def values_of(run: Run) -> pd.DataFrame:
     for hospital, part in first_scores(run).groupby("hospital"):
         labels = part["label"].to_numpy(int)
         counts = int(labels.sum()), int((1 - labels).sum())
-        add("AUC at B and C", str(hospital), metrics.auc(labels, part["covid3d"].to_numpy(float)), *counts)
+        add("AUC at B and C", str(hospital), auc_value(labels, part["covid3d"].to_numpy(float)), *counts)
     for variant in prognosis.VARIANTS:
         table = prognosis.out_of_fold(run, variant)
         for name, pairs in MEASURES.items():
@@ -87,7 +86,7 @@ def _of_s(run: Run) -> dict[str, float]:
     found = {"change of s to days 7 to 10": trajectories.change(run).value}
     for name in ("day", "days_to_discharge", "burden_ml"):
         known = table.dropna(subset=[name])
-        found[f"s against {name}"] = metrics.spearman(known["logit"], known[name]).estimate.value
+        found[f"s against {name}"] = spearman(known["logit"], known[name]).estimate.value
     return found
 
 

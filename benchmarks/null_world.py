@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from benchmarks import campaigns
 from covid3d.chapters import prognosis
 from covid3d.chapters.cross_validation import select
 from covid3d.cohort.folds import make_folds
@@ -29,12 +30,12 @@ from covid3d.network.scoring import prediction_rows
 from covid3d.phantom.build import pattern_labels
 from covid3d.phantom.course import appearance
 from covid3d.phantom.order_form import course_of, make_order_form
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count, parallel_map, random_seed
 from covid3d.run.profile import Run, RunConfig, load_profile
-from covid3d.stats import metrics
-from covid3d.stats.contrasts import auc_or_nan, fold_aucs
+from covid3d.stats.auc import auc, auc_value, fold_aucs, log_loss, mean_interval, spearman
 from covid3d.stats.courses import change_of
+from covid3d.stats.estimate import Estimate
+from covid3d.stats.proportions import clopper_pearson
 from covid3d.stats.survival import linear_head
 
 NAME = "null_world"
@@ -116,13 +117,13 @@ def replicate(seed: int, world: str, permutations: int = 99, bootstrap: int = 39
     row: dict[str, Any] = {"seed": seed, "auc_a": inside}
     for hospital in ("B", "C"):
         first = ((table["hospital"] == hospital) & (table["scan_index"] == 0)).to_numpy()
-        area = auc_or_nan(table.loc[first, "label"], pd.Series(logits[deployed][first], table.index[first]))
+        area = auc(table.loc[first, "label"], logits[deployed][first])
         row |= {f"auc_{hospital.lower()}": area.value, f"{hospital.lower()}_rejects": _without(area, 0.5)}
     row |= _trajectories(table, seen, splits, logits, deployed)
     return row | _prognosis(table, splits, found, seed, permutations, bootstrap)
 
 
-def _without(interval: metrics.Interval, value: float) -> int:
+def _without(interval: Estimate, value: float) -> int:
     return int(not interval.low <= value <= interval.high)
 
 
@@ -136,8 +137,8 @@ def _task_1(table: pd.DataFrame, splits: pd.DataFrame, found: np.ndarray) -> tup
         weight, bias = linear_head(found[fold][train], table.loc[train, "label"].to_numpy(float), prognosis.COMPONENTS)
         logits.append(found[fold] @ weight + bias)
         scores = table.loc[held, ["label"]].assign(fold=fold, logit=logits[-1][held])
-        loss = metrics.log_loss(scores["label"], scores["logit"])
-        curves.append((fold, 1, loss, metrics.auc(scores["label"], scores["logit"])))
+        loss = log_loss(scores["label"], scores["logit"])
+        curves.append((fold, 1, loss, auc_value(scores["label"], scores["logit"])))
         held_out.append(scores)
     choice = select(pd.DataFrame(curves, columns=["fold", "epoch", "validation_loss", "validation_auc"]))
     deployed = int(choice.loc[choice["deployed"] == 1, "fold"].iloc[0])
@@ -152,7 +153,7 @@ def _trajectories(
     fold = table["patient_id"].map(held).fillna(deployed).astype(int)
     scored = table.assign(logit=logits[fold, np.arange(len(table))], burden=seen["burden"].to_numpy())
     followed = scored[scored["patient_id"].isin(table.loc[table["role"] == "followup", "patient_id"])]
-    rank = metrics.spearman(followed["logit"], followed["burden"]).estimate.value
+    rank = spearman(followed["logit"], followed["burden"]).estimate.value
     return {"s_change": change_of(followed).value, "s_burden": rank}
 
 
@@ -223,18 +224,18 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for quantity, column in TESTS.items():
         count = int(table[column].sum())
-        share = metrics.clopper_pearson(count, len(table))
+        share = clopper_pearson(count, len(table))
         head = {"quantity": quantity, "replicates": len(table), "rejections": count, "allowed": allowed(len(table))}
         rows.append({**head, "value": share.value, "low": share.low, "high": share.high})
     for quantity, column in SIGNED.items():
         values = table[column].dropna()
-        mean = metrics.mean_interval(values)
+        mean = mean_interval(values)
         p = float(stats.ttest_1samp(values, 0).pvalue)
         rows.append({"quantity": quantity, "replicates": len(values), **_limits(mean), "p": p})
     return pd.DataFrame(rows)
 
 
-def _limits(interval: metrics.Interval) -> dict[str, float]:
+def _limits(interval: Estimate) -> dict[str, float]:
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import null_world
+from benchmarks import campaigns, null_world
 from benchmarks.null_world import FOLDS, order_form, shown
 from covid3d.chapters import prognosis
 from covid3d.cohort.folds import make_folds
@@ -18,11 +18,10 @@ from covid3d.cohort.manifest import read_manifest
 from covid3d.phantom.course import CLEARED
 from covid3d.phantom.order_form import FIGURE_4_AGE, FIGURE_4_DAYS, LATE_DAYS, SEED, course_of
 from covid3d.report.claims import load_claims
-from covid3d.run import campaigns
 from covid3d.run.files import random_seed
 from covid3d.run.profile import DATA, load_profile
 from covid3d.stats import risk
-from covid3d.stats.metrics import wilson
+from covid3d.stats.proportions import wilson
 from covid3d.stats.survival import linear_head
 
 PROGNOSIS, COURSE = "phantom_prognosis", "phantom_course"

@@ -1,21 +1,19 @@
 """Mistakes that make good numbers out of nothing: each has one small test that a planted fault turns red."""
 
-import json
-from types import SimpleNamespace
+import importlib
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CHECKOUT
 
 from covid3d.chapters import cross_validation, prognosis
-from covid3d.chapters import external_tests as external
+from covid3d.chapters import reader_comparison as readers
+from covid3d.cohort import certificate
 from covid3d.cohort import folds as splits
-from covid3d.cohort import intake
 from covid3d.network.training import Examples
+from covid3d.run import steps
 from covid3d.run.errors import ManifestError
 from covid3d.run.files import write_json
-from covid3d.run.profile import CHAPTERS
 
 
 def test_labels_reach_training_as_the_manifest_gives_them():
@@ -50,12 +48,14 @@ def test_every_fold_starts_from_its_own_seed(make_run, monkeypatch, tmp_path):
 
 def test_the_operating_threshold_is_fixed_on_hospital_a(make_run, monkeypatch):
     """Scores of B and C lie elsewhere than those of A; a threshold chosen on them would, too."""
-    inside = pd.DataFrame({"fold": 0, "hospital": "A", "label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
-    outside = inside.assign(hospital="B", logit=inside["logit"] + 100)
-    monkeypatch.setattr(external, "validation_scores", lambda run: inside)
-    monkeypatch.setattr(external, "first_scores", lambda run: outside)
-    monkeypatch.setattr(external, "deployed_fold", lambda run: 0)
-    assert external.thresholds(make_run())["deployed validation"] == pytest.approx(0.0)
+    inside = pd.DataFrame({"epoch": 1, "window": "nominal", "label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
+    tables = {
+        "selection": pd.DataFrame({"fold": [0], "deployed": [1]}),
+        "external": inside.assign(split="external", logit=inside["logit"] + 100),
+    }
+    trained = inside.assign(split="validation")
+    monkeypatch.setattr(readers, "_read", lambda run, path: tables.get(path.parent.name, trained))
+    assert readers.thresholds(make_run())[readers.YOUDEN] == pytest.approx(0.0)
 
 
 def test_task_1_takes_first_scans_of_hospital_a_only():
@@ -66,21 +66,20 @@ def test_task_1_takes_first_scans_of_hospital_a_only():
             "scan_index": [0, 1, 0],
         }
     )
-    assert splits.first_scans(table)["scan_id"].tolist() == ["A1-0"]
+    assert certificate.first_scans(table)["scan_id"].tolist() == ["A1-0"]
 
 
-@pytest.mark.parametrize("chapter", [name for name in CHAPTERS if name[:2] in ("03", "04", "05", "06", "07", "08")])
-def test_a_chapter_with_results_stops_at_a_failed_certificate(make_run, monkeypatch, chapter):
-    """The first cell after the banner looks at the certificate before anything but intake and splits is computed."""
+RESULTS = ("cross_validation", "external_tests", "reader_comparison", "trajectories", "prognosis")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_chapter_with_results_stops_at_a_failed_certificate(make_run, monkeypatch, name):
     run = make_run()
     found = [{"check": "patient", "found": ["fold 0: patient P1"], "passed": False}]
     write_json(run.path("leakage.json"), {"checks": found, "files": splits._hashes(run)})
-    monkeypatch.setattr(intake, "ensure_intake", lambda run: None)
-    monkeypatch.setattr(splits, "ensure_splits", lambda run: None)
-    cells = json.loads((CHECKOUT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
-    guard = "".join([cell for cell in cells if cell["cell_type"] == "code"][3]["source"])
+    monkeypatch.setattr(steps, "ensure_needs", lambda run, chapter: None)
     with pytest.raises(ManifestError, match="'patient' has not passed: fold 0: patient P1"):
-        exec(guard, {"run": run, "paper": False, "chapter": SimpleNamespace()})
+        importlib.import_module(f"covid3d.chapters.{name}").load(run)
 
 
 def test_a_pair_is_the_prior_scan_then_the_index_scan(make_run, monkeypatch):

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from covid3d.chapters import external_tests
-from covid3d.chapters.cross_validation import ensure_selection, split_of
+from covid3d.chapters import external_tests, results
+from covid3d.chapters.cross_validation import split_of
 from covid3d.cohort.intake import accepted
 from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
 from covid3d.comparators.interface import TASK, Cases, Comparator, fold_seed, train_fold
@@ -23,8 +23,8 @@ from covid3d.run import steps
 from covid3d.run.errors import ConfigError, MissingResult, nearest
 from covid3d.run.files import write_csv
 from covid3d.run.profile import Profile, Run
-from covid3d.stats.contrasts import auc_or_nan, fold_auc_interval, paired_or_nan
-from covid3d.stats.metrics import Interval
+from covid3d.stats.auc import auc, mean_fold_auc, paired_delong
+from covid3d.stats.estimate import Estimate
 
 IDS = {"scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
 
@@ -76,9 +76,7 @@ def ensure_comparators(run: Run) -> pd.DataFrame:
 
     Beside it lies predictions.csv: first scans of B and C by the deployed fold of every model.
     """
-    selection = ensure_selection(run)
-    deployed = int(selection.loc[selection["deployed"] == 1, "fold"].iloc[0])
-    reference = external_tests.ensure_external(run)
+    deployed, reference = results.deployed_fold(run), results.external_scores(run)
     inputs: dict[str, Any] = {"external": steps.content(run.path("external")), "deployed": deployed}
     for fold in range(run.profile.training.folds):
         split = split_of(run, fold)
@@ -138,11 +136,11 @@ def compare(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name in COMPARATORS:
         model = create(name, run.profile) if name == REFERENCE else load(run, name, 0)
-        row = {"model": model.row, **_limits("A", fold_auc_interval(fold_scores(run, name)))}
+        row = {"model": model.row, **_limits("A", mean_fold_auc(fold_scores(run, name)))}
         for site, table in sites.items():
-            row |= _limits(site, auc_or_nan(table["label"], table[name]))
+            row |= _limits(site, auc(table["label"], table[name]))
             if name != REFERENCE:
-                difference = paired_or_nan(table["label"], table[name], table[REFERENCE]).estimate
+                difference = paired_delong(table["label"], table[name], table[REFERENCE]).estimate
                 row |= _limits(f"{site} - COVID3D", difference)
         rows.append({**row, "parameters": model.parameters})
     table = pd.DataFrame(rows)
@@ -156,7 +154,7 @@ def _wide(part: pd.DataFrame) -> pd.DataFrame:
     return logits.join(part.drop_duplicates("scan_id").set_index("scan_id")["label"])
 
 
-def _limits(name: str, found: Interval) -> dict[str, float]:
+def _limits(name: str, found: Estimate) -> dict[str, float]:
     return {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from covid3d.chapters import results
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
@@ -24,10 +25,9 @@ from covid3d.run import steps
 from covid3d.run.errors import ConfigError, nearest
 from covid3d.run.files import progress, random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.metrics import Interval
+from covid3d.stats.estimate import Estimate
 
 Method = Literal["gradcam", "hirescam"]
-IDS = {"scan_id": str, "patient_id": str, "hospital": str, "split": str}
 KNOWN = ("scan_id", "patient_id", "hospital", "role", "label", "why")
 SAMPLE_OF_A = 12
 CASE_AGE, CASE_SCANS = 24, 5
@@ -173,34 +173,34 @@ def case_patient(table: pd.DataFrame) -> str | None:
     return str(patients["scans"].idxmax()) if len(patients) and patients["scans"].max() > 1 else None
 
 
-def ensure_explain(run: Run) -> pd.DataFrame:
-    """Return explain/summary.csv, computing it and explain/maps/<scan_id>.npz (key "map", on the grid) when needed.
+def ensure_explain(run: Run) -> Path:
+    """Return the folder of summary.csv and maps/<scan_id>.npz (key "map", on the grid), computing them when needed.
 
-    Columns: scan_id, patient_id, hospital, role, label, why, fold, logit, map_sum (of the cells), those of `mass`, and
-    lesion_map_ratio, the ratio of `lesion_map`.
-    B and C by the deployed fold, patients of A by the fold that never saw them.
+    Columns of summary.csv: scan_id, patient_id, hospital, role, label, why, fold, logit, map_sum (of the cells), those of
+    `mass`, and lesion_map_ratio, the ratio of `lesion_map`. B and C by the deployed fold, patients of A by the fold that never
+    saw them.
     """
-    folds = range(run.profile.training.folds)
     inputs = {
         "intake": run.intake,
         "splits": run.splits,
-        "selection": steps.content(run.path("models", "task1", "selection")),
-        "folds": [steps.content(run.model("task1", "covid3d", fold)) for fold in folds],
+        "selection": steps.content(results.selection_file(run).parent),
+        "folds": [steps.content(run.model("task1", "covid3d", fold)) for fold in results.folds(run)],
     }
-    folder = steps.ensure(run, "explain", run.path("explain"), inputs, lambda out: _explain(run, out))
-    return read_summary(folder)
+    return steps.ensure(run, "explain", run.path("explain"), inputs, lambda out: _explain(run, out))
 
 
-def read_summary(folder: Path) -> pd.DataFrame:
-    """Return summary.csv of an explain folder."""
-    return pd.read_csv(folder / "summary.csv", dtype=IDS)
+def read_summary(run: Run) -> pd.DataFrame:
+    """Return explain/summary.csv, one row a scan that was explained; see `ensure_explain`."""
+    return results.read_predictions(run.path("explain", "summary.csv"))
 
 
 def _explain(run: Run, folder: Path) -> None:
     store, settings, window = Store.of(run), run.profile.explain, nominal_window(run.profile.windows)
     device = pick_device(run.device)
     scans = choose_scans(accepted(run), run.seed)
-    scans = scans.assign(fold=scans["patient_id"].map(_folds_of_patients(run)).fillna(_deployed(run)).astype(int))
+    scans = scans.assign(
+        fold=scans["patient_id"].map(results.held_out_by(run)).fillna(results.deployed_fold(run)).astype(int)
+    )
     (folder / "maps").mkdir(parents=True)
     rows = []
     for fold, group in scans.groupby("fold"):
@@ -219,18 +219,6 @@ def _explain(run: Run, folder: Path) -> None:
             known = {name: scan[name] for name in KNOWN}
             rows.append({**known, "fold": fold, "logit": logit, "map_sum": float(cells.sum()), **truth})
     write_csv(folder / "summary.csv", pd.DataFrame(rows).sort_values("scan_id"))
-
-
-def _folds_of_patients(run: Run) -> dict[str, int]:
-    """Return the fold that never saw each patient of A."""
-    splits = pd.read_csv(run.splits, dtype=IDS)
-    held_out = splits[(splits["task"] == "task1") & (splits["split"] == "validation")]
-    return dict(zip(held_out["patient_id"], held_out["fold"], strict=True))
-
-
-def _deployed(run: Run) -> int:
-    table = pd.read_csv(run.path("models", "task1", "selection", "selection.csv"))
-    return int(table.loc[table["deployed"] == 1, "fold"].iloc[0])
 
 
 def read_map(run: Run, scan_id: str) -> np.ndarray:
@@ -263,17 +251,17 @@ def lesion_share_table(summary: pd.DataFrame, replicates: int, seed: int) -> pd.
     for (hospital, label), group in known.groupby(["hospital", "label"]):
         found = _ratio(group, replicates, rng)
         one, two = group[["lesion_share", "lesion_of_lung"]].mean()
-        rows.append((hospital, label, len(group), one, two, *found[:3]))
+        rows.append((hospital, label, len(group), one, two, found.value, found.low, found.high))
     columns = ["hospital", "label", "scans", "lesion_share", "lesion_of_lung", "ratio", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed: int) -> Interval:
+def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed: int) -> Estimate:
     """Return the ratio of `lesion_share_table` for one label over the first scans of all hospitals, NaN without truth."""
     known = _with_lesions(summary)
     known = known[known["label"] == label]
     if known.empty:
-        return Interval(float("nan"), float("nan"), float("nan"), "not available: no lesion masks")
+        return Estimate.missing("no lesion masks")
     return _ratio(known, replicates, np.random.default_rng(random_seed(seed, "lesion_share", label)))
 
 
@@ -282,10 +270,10 @@ def _with_lesions(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[(summary["lesion_of_lung"] > 0) & summary["lesion_share"].notna() & (summary["role"] != "followup")]
 
 
-def _ratio(known: pd.DataFrame, replicates: int, rng: np.random.Generator) -> Interval:
+def _ratio(known: pd.DataFrame, replicates: int, rng: np.random.Generator) -> Estimate:
     """Return mean lesion_share / mean lesion_of_lung with percentile limits over resampled patients (Efron 1979)."""
     shares = known[["lesion_share", "lesion_of_lung"]].to_numpy(float)
     drawn = shares[rng.integers(0, len(shares), (replicates, len(shares)))].mean(1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]).tolist()
     one, two = shares.mean(0).tolist()
-    return Interval(one / two, low, high, "patient bootstrap, percentile")
+    return Estimate(one / two, low, high, "patient bootstrap, percentile")

@@ -24,17 +24,17 @@ from covid3d.network.weights import describe_weights, grid_text, load_weights
 from covid3d.run import steps
 from covid3d.run.files import write_csv
 from covid3d.run.profile import Run
-from covid3d.stats import metrics
-from covid3d.stats.contrasts import (
-    auc_or_nan,
+from covid3d.stats.auc import (
+    auc,
+    auc_value,
     external_internal_difference,
-    fold_auc_interval,
-    paired_or_nan,
-    pooled_or_nan,
-    wilson_or_nan,
-    youden_or_nan,
+    mean_fold_auc,
+    paired_delong,
+    pooled_delong,
+    youden_threshold,
 )
-from covid3d.stats.metrics import Interval, Tested
+from covid3d.stats.estimate import Estimate, Tested
+from covid3d.stats.proportions import wilson
 
 IDS = {"scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
 THREE_D, TWO_D, EVERY_FOLD, ENSEMBLE, GIVEN = "covid3d", "resnet_2d", "covid3d_fold", "covid3d_ensemble", "given"
@@ -143,12 +143,13 @@ def site_table(run: Run) -> pd.DataFrame:
         counts = [int((labels == value).sum()) for value in (1, 0)]
         shown = ["0" if not n else f"< {SMALLEST_CELL}" if n < SMALLEST_CELL else str(n) for n in counts]
         if notice:
-            interval = Interval(NAN, NAN, NAN, notice)
+            interval = Estimate.missing(notice)
         elif min(counts) < SMALLEST_CELL:
-            interval = Interval(NAN, NAN, NAN, f"not available: a class has fewer than {SMALLEST_CELL} scans")
+            interval = Estimate.missing(f"a class has fewer than {SMALLEST_CELL} scans")
         else:
-            interval = auc_or_nan(labels, part["logit"])
+            interval = auc(labels, part["logit"])
         rows.append({"hospital": hospital, "n_positive": shown[0], "n_negative": shown[1], **_columns(interval)})
+        rows[-1] |= {"method": notice} if notice else {}
     return pd.DataFrame(rows, columns=["hospital", "n_positive", "n_negative", "auc", "low", "high", "method"])
 
 
@@ -199,7 +200,7 @@ def table_1_long(run: Run) -> pd.DataFrame:
                     "hospital": hospital,
                     "n_positive": int((labels == 1).sum()),
                     "n_negative": int((labels == 0).sum()),
-                    **_columns(auc_or_nan(labels, part[model])),
+                    **_columns(auc(labels, part[model])),
                     "window_sd": float(known["sd"].iloc[0]) if len(known) else NAN,
                     "n_windows": int(known["n_windows"].iloc[0]) if len(known) else 0,
                 }
@@ -230,7 +231,7 @@ def window_sd_of(scores: pd.DataFrame) -> pd.DataFrame:
             if rename and model != THREE_D:
                 continue
             values = [
-                metrics.auc(window["label"].to_numpy(int), window["logit"].to_numpy(float))
+                auc_value(window["label"], window["logit"])
                 for _, window in group.groupby("window")
                 if window["label"].nunique() == 2
             ]
@@ -245,7 +246,7 @@ def fold_models(run: Run) -> pd.DataFrame:
     every = predictions[predictions["model"] == EVERY_FOLD]
     rows = []
     for hospital, part in every.groupby("hospital"):
-        values = {fold: auc_or_nan(group["label"], group["logit"]).value for fold, group in part.groupby("fold")}
+        values = {fold: auc(group["label"], group["logit"]).value for fold, group in part.groupby("fold")}
         found = pd.Series(values)
         summary = {"mean": found.mean(), "lowest": found.min(), "highest": found.max(), "n_folds": len(found)}
         rows.append({"hospital": hospital, **summary, "deployed": values[deployed_fold(run)]})
@@ -279,9 +280,9 @@ def comparisons(run: Run) -> pd.DataFrame:
         sites = list(scores.groupby("hospital"))
         for site, part in sites:
             rows.append(
-                {"comparison": name, "site": site, **_difference(paired_or_nan(part["label"], part[a], part[b]))}
+                {"comparison": name, "site": site, **_difference(paired_delong(part["label"], part[a], part[b]))}
             )
-        pooled = pooled_or_nan([(part["label"], part[a], part[b]) for _, part in sites])
+        pooled = pooled_delong([(part["label"], part[a], part[b]) for _, part in sites])
         rows.append({"comparison": name, "site": "pooled", **_difference(pooled)})
     inside = validation_scores(run)
     for site, part in scores.groupby("hospital"):
@@ -309,7 +310,7 @@ def thresholds(run: Run) -> dict[str, float]:
     deployed = scores[scores["fold"] == deployed_fold(run)]
     found = {"zero": 0.0}
     for name, part in (("deployed validation", deployed), ("all out-of-fold", scores)):
-        found[name] = youden_or_nan(part["label"], part["logit"])
+        found[name] = youden_threshold(part["label"], part["logit"])
     return found
 
 
@@ -329,7 +330,7 @@ def operating_points(run: Run) -> pd.DataFrame:
                     "k": k,
                     "n": len(logits),
                 }
-                known = wilson_or_nan(k, len(logits) if np.isfinite(threshold) else 0)
+                known = wilson(k, len(logits) if np.isfinite(threshold) else 0)
                 rows.append({**head, "value": known.value, "low": known.low, "high": known.high})
     return pd.DataFrame(rows)
 
@@ -353,7 +354,7 @@ def controls(run: Run) -> pd.DataFrame:
         for hospital, known in scores.groupby("hospital"):
             spaced = [(scan, grid_spacing(facts.loc[scan], store.shape)) for scan in known["scan_id"]]
             grids = np.stack([blanked(store.get(scan), spacing, part) for scan, spacing in spaced])
-            found = auc_or_nan(known["label"], pd.Series(_logits(run, model, grids), index=known.index))
+            found = auc(known["label"], pd.Series(_logits(run, model, grids), index=known.index))
             rows.append({"hospital": hospital, "left": left, "n": len(known), **_columns(found)})
     return pd.DataFrame(rows, columns=["hospital", "left", "n", "auc", "low", "high", "method"])
 
@@ -366,15 +367,13 @@ def skill(run: Run) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     oracle = truth[["scan_id", "oracle_grid_logit"]]
     inside = validation_scores(run)
-    parts = [("A", inside, fold_auc_interval(inside).value)]
+    parts = [("A", inside, mean_fold_auc(inside).value)]
     scores = first_scores(run).rename(columns={THREE_D: "logit"})
-    parts += [
-        (str(site), part, auc_or_nan(part["label"], part["logit"]).value) for site, part in scores.groupby("hospital")
-    ]
+    parts += [(str(site), part, auc(part["label"], part["logit"]).value) for site, part in scores.groupby("hospital")]
     rows = []
     for hospital, part, value in parts:
         known = part.merge(oracle, on="scan_id")
-        best = auc_or_nan(known["label"], known["oracle_grid_logit"]).value
+        best = auc(known["label"], known["oracle_grid_logit"]).value
         rows.append((hospital, value, best, (value - 0.5) / (best - 0.5) if best > 0.5 else NAN))
     return pd.DataFrame(rows, columns=columns)
 
@@ -385,7 +384,7 @@ def learnable(run: Run) -> pd.DataFrame:
     Columns model, mean_fold_auc, low, high, method. Burden is the simulator's truth: not available for real scans.
     """
     scores = validation_scores(run)
-    rows = [("COVID3D", fold_auc_interval(scores))]
+    rows = [("COVID3D", mean_fold_auc(scores))]
     table = scores[["scan_id", "fold", "label"]].merge(accepted(run).drop(columns="label"), on="scan_id")
     facts = pd.read_csv(run.intake, dtype={"scan_id": str})
     wanted = [name for group in METADATA for name in group if name in facts and name not in table]
@@ -393,7 +392,7 @@ def learnable(run: Run) -> pd.DataFrame:
     rows.append(("metadata only", _tabular(table, *METADATA)))
     truth = read_truth(run)
     if truth is None:
-        rows.append(("burden only", Interval(NAN, NAN, NAN, "not available: no truth for real scans")))
+        rows.append(("burden only", Estimate.missing("no truth for real scans")))
     else:
         burden = table.merge(truth[["scan_id", "burden_ml"]], on="scan_id", how="left")
         rows.append(("burden only", _tabular(burden, ("burden_ml",), ())))
@@ -401,12 +400,12 @@ def learnable(run: Run) -> pd.DataFrame:
     return pd.DataFrame(frame)[["model", "mean_fold_auc", "low", "high", "method"]]
 
 
-def _tabular(table: pd.DataFrame, numbers: tuple[str, ...], categories: tuple[str, ...]) -> Interval:
+def _tabular(table: pd.DataFrame, numbers: tuple[str, ...], categories: tuple[str, ...]) -> Estimate:
     """Return the mean fold AUC of a logistic regression in the same folds, on the columns that vary."""
     numbers = tuple(name for name in numbers if name in table and table[name].nunique() > 1)
     categories = tuple(name for name in categories if name in table and table[name].nunique() > 1)
     if not numbers and not categories:
-        return Interval(NAN, NAN, NAN, "not available: no column varies")
+        return Estimate.missing("no column varies")
     columns, parts = [*numbers, *categories], []
     table = table.astype(dict.fromkeys(categories, object))
     for fold, test in table.groupby("fold"):
@@ -414,11 +413,15 @@ def _tabular(table: pd.DataFrame, numbers: tuple[str, ...], categories: tuple[st
         if train["label"].nunique() == 2:
             logit = fit_predict(logistic(numbers, categories), train[columns], train["label"], test[columns])
             parts.append(test.assign(logit=logit))
-    return fold_auc_interval(pd.concat(parts)) if parts else Interval(NAN, NAN, NAN, "not available: one class only")
+    return mean_fold_auc(pd.concat(parts)) if parts else Estimate.missing("one class only")
 
 
-def _columns(interval: Interval) -> dict[str, object]:
-    return {"auc": interval.value, "low": interval.low, "high": interval.high, "method": interval.method}
+def _columns(found: Estimate) -> dict[str, object]:
+    return {"auc": found.value, "low": found.low, "high": found.high, "method": _method(found)}
+
+
+def _method(found: Estimate) -> str:
+    return found.method if found.known else f"not available: {found.method}"
 
 
 def _difference(found: Tested) -> dict[str, object]:
@@ -428,5 +431,5 @@ def _difference(found: Tested) -> dict[str, object]:
         "low": interval.low,
         "high": interval.high,
         "p": found.p,
-        "method": interval.method,
+        "method": _method(interval),
     }

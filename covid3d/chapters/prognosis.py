@@ -364,10 +364,11 @@ def all_pairs_sensitivity(run: Run) -> pd.DataFrame:
         scores = scores[scores["split"].isin(["validation", "followup"])]
         joined = _with_groups(table, scores).dropna(subset=["high", "remaining_days"])
         days, event, high = joined["remaining_days"], joined["event"], joined["high"]
-        ratio = survival.hazard_ratio(days, event, high, cluster=joined["patient_id"])
+        ratio = survival.hazard_ratio(days, event, high, cluster=joined["patient_id"]).estimate
         rng = np.random.default_rng(random_seed(run.seed, "prognosis", variant, "all pairs"))
         area = risk.bootstrap_interval(joined, "auc", run.profile.statistics.bootstrap, rng)
-        rows.append((variant, len(joined), joined["patient_id"].nunique(), *ratio[:3], *area[:3]))
+        limits = (ratio.value, ratio.low, ratio.high, area.value, area.low, area.high)
+        rows.append((variant, len(joined), joined["patient_id"].nunique(), *limits))
     columns = ["predictor", "pairs", "patients", "hazard_ratio", "low", "high", "auc", "auc_low", "auc_high"]
     return pd.DataFrame(rows, columns=columns)
 

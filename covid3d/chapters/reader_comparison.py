@@ -23,14 +23,13 @@ from covid3d.run.tables import (
     whole,
     within,
 )
-from covid3d.stats.contrasts import youden_or_nan
-from covid3d.stats.metrics import (
-    Interval,
+from covid3d.stats.auc import roc, youden_threshold
+from covid3d.stats.estimate import Estimate
+from covid3d.stats.proportions import (
     attainable,
     kappa,
     mcnemar_exact,
     paired_difference,
-    roc,
     tost_paired_proportions,
     wilson,
 )
@@ -107,7 +106,7 @@ def model_thresholds(validation: pd.DataFrame) -> dict[str, float]:
 
     Youden's threshold is NaN when they are of one class; no call is made with it.
     """
-    return {YOUDEN: youden_or_nan(validation["label"], validation["logit"]), HALF: 0.0}
+    return {YOUDEN: youden_threshold(validation["label"], validation["logit"]), HALF: 0.0}
 
 
 def reader_calls(readers: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
@@ -144,7 +143,9 @@ def operating_table(calls: pd.DataFrame) -> pd.DataFrame:
             cases = part[part["label"] == label]
             k = int((cases["call"] == label).sum())
             found = wilson(k, len(cases))
-            rows.append((reader, part["kind"].iloc[0], hospital, measure, k, len(cases), *found[:3]))
+            rows.append(
+                (reader, part["kind"].iloc[0], hospital, measure, k, len(cases), found.value, found.low, found.high)
+            )
     columns = ["reader", "kind", "hospital", "measure", "k", "n", "value", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -274,7 +275,7 @@ def equivalence_table(calls: pd.DataFrame, margin_points: float, model: str = YO
     return pd.DataFrame(rows, columns=[*columns, "p", "equivalent", "best_p"])
 
 
-def _points(interval: Interval) -> tuple[float, float, float]:
+def _points(interval: Estimate) -> tuple[float, float, float]:
     return 100 * interval.value, 100 * interval.low, 100 * interval.high
 
 
@@ -330,7 +331,8 @@ def stay_table(calls: pd.DataFrame, long_stay_days: float = LONG_STAY_DAYS) -> p
         )
         for stays, inside in groups:
             errors = int((inside["call"] != inside["long"]).sum())
-            rows.append((reader, task, hospital, stays, len(inside), errors, *wilson(errors, len(inside))[:3]))
+            found = wilson(errors, len(inside))
+            rows.append((reader, task, hospital, stays, len(inside), errors, found.value, found.low, found.high))
     columns = ["reader", "task", "hospital", "stays", "n", "errors", "error_rate", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 

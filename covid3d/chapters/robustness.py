@@ -12,6 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from covid3d.chapters import results
+from covid3d.chapters.results import THREE_D, TWO_D
+from covid3d.cohort.folds import read_splits
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, apply_window, nominal_window, sample_windows
@@ -19,10 +22,9 @@ from covid3d.network import scoring, training
 from covid3d.run import steps
 from covid3d.run.files import cpu_count, parallel_map, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats import metrics
+from covid3d.stats.auc import auc_value
+from covid3d.stats.estimate import Estimate
 
-IDS = {"scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
-THREE_D, TWO_D = "covid3d", "resnet_2d"
 LUNG_RANGE = (-1000, -200)
 SCANS_PER_JOB = 16
 NAN = float("nan")
@@ -39,8 +41,8 @@ class Job(NamedTuple):
     windows: pd.DataFrame
 
 
-def ensure_windows(run: Run) -> pd.DataFrame:
-    """Return windows/predictions.csv, computing windows.csv, predictions.csv and curve.csv when needed.
+def ensure_windows(run: Run) -> Path:
+    """Return the folder of windows.csv, predictions.csv and curve.csv, computing them when needed.
 
     B and C: all windows by the deployed fold and the 2D baseline, and by the deployed fold the uniform sample, the wider
     and narrower samples of the curve and the tuned windows. A: the first windows, each scan by the fold that never saw it.
@@ -48,9 +50,9 @@ def ensure_windows(run: Run) -> pd.DataFrame:
     inputs = {
         "intake": run.intake,
         "splits": run.splits,
-        "selection": steps.content(run.path("models", "task1", "selection")),
-        "folds": [steps.content(run.model("task1", THREE_D, fold)) for fold in range(run.profile.training.folds)],
-        "slices": steps.content(run.model("task1", TWO_D, deployed_fold(run))),
+        "selection": steps.content(results.selection_file(run).parent),
+        "folds": [steps.content(run.model("task1", THREE_D, fold)) for fold in results.folds(run)],
+        "slices": steps.content(run.model("task1", TWO_D, results.deployed_fold(run))),
     }
 
     def compute(folder: Path) -> None:
@@ -62,14 +64,7 @@ def ensure_windows(run: Run) -> pd.DataFrame:
         write_csv(folder / "predictions.csv", scores)
         write_csv(folder / "curve.csv", curve_of(scores, windows))
 
-    folder = steps.ensure(run, "windows", run.path("windows"), inputs, compute)
-    return pd.read_csv(folder / "predictions.csv", dtype=IDS)
-
-
-def deployed_fold(run: Run) -> int:
-    """Return the number of the fold that is deployed: the highest validation AUC on A."""
-    table = pd.read_csv(run.path("models", "task1", "selection", "selection.csv"))
-    return int(table.loc[table["deployed"] == 1, "fold"].iloc[0])
+    return steps.ensure(run, "windows", run.path("windows"), inputs, compute)
 
 
 def plan_windows(run: Run, tuned: pd.DataFrame) -> pd.DataFrame:
@@ -111,13 +106,13 @@ def jobs(run: Run, table: pd.DataFrame, windows: pd.DataFrame) -> list[Job]:
         for start in range(0, len(scans), SCANS_PER_JOB):
             found.append(Job(run, model, fold, split, scans.iloc[start : start + SCANS_PER_JOB], chosen))
 
-    deployed, every = deployed_fold(run), windows[windows["hospital"] == ""]
+    deployed, every = results.deployed_fold(run), windows[windows["hospital"] == ""]
     external = table[table["role"] == "external"]
     basic = every[every["sample"].isin(["nominal", "normal"])]
     add(TWO_D, deployed, "external", external, basic)
     for hospital, scans in external.groupby("hospital"):
         add(THREE_D, deployed, "external", scans, pd.concat([every, windows[windows["hospital"] == hospital]]))
-    splits = pd.read_csv(run.splits, dtype=IDS)
+    splits = read_splits(run)
     internal = basic.head(1 + run.profile.windows.internal_count)
     for fold, rows in splits[splits["split"] == "validation"].groupby("fold"):
         add(THREE_D, int(str(fold)), "validation", table[table["scan_id"].isin(rows["scan_id"])], internal)
@@ -207,7 +202,7 @@ def auc_by_window(scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for keys, part in scores.groupby(["model", "split", "hospital", "window"], sort=False):
         both = part["label"].nunique() == 2
-        value = metrics.auc(part["label"].to_numpy(int), part["logit"].to_numpy(float)) if both else NAN
+        value = auc_value(part["label"], part["logit"]) if both else NAN
         rows.append((*keys, value))
     return pd.DataFrame(rows, columns=["model", "split", "hospital", "window", "auc"])
 
@@ -227,7 +222,7 @@ def window_sd(run: Run) -> pd.DataFrame:
     Columns model, hospital, nominal, mean, sd, lowest, highest, n_windows (normal sample), uniform_sd, n_uniform; for A
     the mean of the fold AUCs over the first windows.
     """
-    scores = ensure_windows(run)
+    scores = results.window_scores(run)
     external = auc_by_window(scores[scores["split"] == "external"])
     inside = fold_mean_by_window(scores).assign(model=THREE_D, hospital="A")
     rows = []
@@ -251,6 +246,15 @@ def window_sd(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def internal_spread(run: Run) -> Estimate:
+    """Return the standard deviation over windows of the mean fold AUC at A: the paper's "±"."""
+    table = window_sd(run)
+    inside = table[(table["hospital"] == "A") & (table["model"] == THREE_D)].to_dict("records")
+    if not inside:
+        return Estimate.missing("no window was scored at A")
+    return Estimate(inside[0]["sd"], remark=f"over {inside[0]['n_windows']} windows")
+
+
 def curve_of(scores: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     """Return the degradation curve: model, hospital, multiple (of the SD), mean, sd, lowest AUC, n_windows.
 
@@ -269,28 +273,10 @@ def curve_of(scores: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
 
 def degradation_curve(run: Run) -> pd.DataFrame:
     """Return windows/curve.csv: AUC over multiples of the window's SD, for B and C."""
-    ensure_windows(run)
     return pd.read_csv(run.path("windows", "curve.csv"), dtype={"hospital": str})
 
 
-def score_shift(run: Run) -> pd.DataFrame:
-    """Return how far the logit of one scan moves between windows, to set beside the spread between scans.
-
-    Columns model, hospital, within_scan_sd (mean over scans of the SD over windows), between_scan_sd (nominal window).
-    """
-    scores = ensure_windows(run)
-    normal = scores[scores["window"].str.fullmatch(r"w\d+")]
-    rows = []
-    for (model, hospital), part in normal.groupby(["model", "hospital"]):
-        within = part.groupby("scan_id")["logit"].std(ddof=1).mean()
-        same = (scores["model"] == model) & (scores["hospital"] == hospital) & (scores["window"] == "nominal")
-        between = scores.loc[same].drop_duplicates("scan_id")["logit"].std(ddof=1)
-        rows.append({"model": model, "hospital": hospital, "within_scan_sd": within, "between_scan_sd": between})
-    return pd.DataFrame(rows)
-
-
 def _windows(run: Run) -> pd.DataFrame:
-    ensure_windows(run)
     return pd.read_csv(run.path("windows", "windows.csv"), dtype={"window": str, "hospital": str}).fillna(
         {"hospital": ""}
     )

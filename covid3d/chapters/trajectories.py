@@ -17,7 +17,6 @@ from covid3d.network import scoring, training
 from covid3d.run import steps
 from covid3d.run.files import random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.contrasts import wilson_or_nan
 from covid3d.stats.courses import (
     NoiseBand,
     change_of,
@@ -28,7 +27,8 @@ from covid3d.stats.courses import (
     percentile_in,
     rescan_pairs,
 )
-from covid3d.stats.metrics import Interval
+from covid3d.stats.estimate import Estimate
+from covid3d.stats.proportions import wilson
 
 IDS = {"scan_id": str, "patient_id": str, "hospital": str}
 CASE_AGE, CASE_SCANS = 24, 5
@@ -237,11 +237,11 @@ def shares(run: Run, late_days: float = 3, hospital: str | None = None) -> pd.Da
 
 def _share(values: pd.Series) -> dict[str, float]:
     k, n = int(values.sum()), len(values)
-    found = wilson_or_nan(k, n)
+    found = wilson(k, n)
     return {"k": k, "n": n, "value": found.value, "low": found.low, "high": found.high}
 
 
-def change(run: Run, first_day: float = 7, last_day: float = 10) -> Interval:
+def change(run: Run, first_day: float = 7, last_day: float = 10) -> Estimate:
     """Return the mean change of s from the first scan to days 7 to 10 (paired t interval; patients with such a scan)."""
     return change_of(course(run), first_day, last_day)
 
@@ -249,7 +249,7 @@ def change(run: Run, first_day: float = 7, last_day: float = 10) -> Interval:
 # --- pooled curve ----------------------------------------------------------------------------------------------------
 
 
-def curve(run: Run, time: str = "day", *, controls: bool = False) -> tuple[pd.DataFrame, Interval]:
+def curve(run: Run, time: str = "day", *, controls: bool = False) -> tuple[pd.DataFrame, Estimate]:
     """Return the pooled curve of s over `time` (day, days_since_onset or days_to_discharge) and the day of its peak."""
     rng = np.random.default_rng(random_seed(run.seed, "trajectories", time, controls))
     return curve_of(course(run, controls=controls), time, run.profile.statistics.bootstrap, rng)

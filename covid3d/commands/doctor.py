@@ -12,7 +12,6 @@ from covid3d.run.files import cpu_count
 from covid3d.run.profile import load_profile, profile_names, repository_root
 
 GIB = 2**30
-REFERENCE_CORES = 2
 
 
 def examine() -> dict[str, Any]:

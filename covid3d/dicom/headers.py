@@ -1,7 +1,7 @@
 """DICOM files of a folder and what their headers say, one entry a slice; pixel data stay on disk."""
 
 import functools
-import warnings
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from covid3d.dicom.quiet import quiet
 from covid3d.run.errors import SeriesError
 
 TAGS = [
@@ -28,7 +29,7 @@ TAGS = [
     "PlanarConfiguration", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths", "PixelData",
+    "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
 ]  # fmt: skip
 OF_FRAMES = [
     "FrameType", "FrameAcquisitionDateTime", "TemporalPositionIndex", "ContrastBolusAgentAdministered", "ExposureInmAs",
@@ -39,6 +40,7 @@ TEXT, ESCAPE = ("LO", "PN", "SH"), b"\x1b"  # plain ASCII reads alike in every c
 DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CT_IMAGES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+BARE_BIG_ENDIAN = re.compile(rb"\0[\x02\x08]\0.[A-Z]{2}", re.DOTALL)
 DEFER_BYTES = 4096
 MOST_COMPRESSED = 1024
 TRUNCATED = "Copy or export this scan again; the file's size tells"
@@ -134,28 +136,18 @@ class Slice:
         return f"{self.series_number}|{self.description}|{geometry}"
 
 
-@dataclass(frozen=True)
-class Report:
-    """A DICOM object without pixels: dose report, raw data, structured report, presentation state, PDF."""
-
-    modality: str
-    description: str
-    kind: str
-
-
 def read_slices(path: Path) -> list[Slice]:
     """Return every image slice of a file, a folder or a DICOMDIR (see `read_objects`)."""
     return read_objects(path)[0]
 
 
-def read_objects(path: Path) -> tuple[list[Slice], list[Report]]:
-    """Return the image slices and the objects without pixels of a DICOM file, of a folder or of what a DICOMDIR lists.
+def read_objects(path: Path) -> tuple[list[Slice], list[str]]:
+    """Return the image slices of a DICOM file, of a folder or of what a DICOMDIR lists, and the kinds of objects without pixels.
 
     Folders may be nested, their files have any names. Raises SeriesError: no_dicom when there is no DICOM file, truncated
     for a file that ends too early, missing_file for one that a DICOMDIR lists and that is not there.
     """
-    with warnings.catch_warnings():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
-        warnings.simplefilter("ignore")
+    with quiet():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
         files = _listed(path) if path.is_file() else list(_files(path))
         datasets = [(file, dataset) for file in files if (dataset := _header(file)) is not None]
         if not datasets:
@@ -165,9 +157,9 @@ def read_objects(path: Path) -> tuple[list[Slice], list[Report]]:
                 cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
                 code="no_dicom",
             )
-        reports = [_report(file, dataset) for file, dataset in datasets if PIXEL_DATA not in dataset]
+        kinds = [_kind(file, dataset) for file, dataset in datasets if PIXEL_DATA not in dataset]
         images = [(file, dataset) for file, dataset in datasets if PIXEL_DATA in dataset]
-        return [entry for file, dataset in images for entry in _readable(file, dataset)], reports
+        return [entry for file, dataset in images for entry in _readable(file, dataset)], kinds
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -208,8 +200,14 @@ def _header(file: Path) -> Dataset | None:
     marked = start[128:] == b"DICM"
     named = file.suffix.lower() in (".dcm", ".ima")
     if not marked and start[:2] not in (b"\x02\x00", b"\x08\x00"):
-        if named or (start and not start.strip(b"\0")):
+        empty = not start.strip(b"\0")
+        if (named and (empty or len(start) < 132)) or (start and empty):
             raise _truncated(file)
+        if BARE_BIG_ENDIAN.match(start):
+            raise _unsupported(file, "a file has no file meta information, and its values are big endian")
+        if named:
+            cure = "Copy or export this file again, or move it away"
+            raise SeriesError("a file named as DICOM is none", where=file.name, cure=cure, code="unreadable")
         return None
     try:
         dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=WANTED, force=not marked)
@@ -224,8 +222,15 @@ def _header(file: Path) -> Dataset | None:
     if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
         return None
     if marked and "TransferSyntaxUID" not in dataset.file_meta:
-        raise _truncated(file)
+        raise (
+            _unsupported(file, "a file does not say its transfer syntax") if PIXEL_DATA in dataset else _truncated(file)
+        )
     if "Modality" not in dataset and "SOPClassUID" not in dataset:
+        if (marked or named) and PIXEL_DATA in dataset:
+            cure = "Export the series again, with its modality"
+            raise SeriesError(
+                "a header does not say what image it is of", where=file.name, cure=cure, code="unreadable"
+            )
         if marked or named:
             raise _truncated(file)
         return None
@@ -239,6 +244,11 @@ def _syntax(dataset: Dataset) -> UID:
 
 def _truncated(file: Path) -> SeriesError:
     return SeriesError("a file is truncated", where=file.name, cure=TRUNCATED, code="truncated")
+
+
+def _unsupported(file: Path, what: str) -> SeriesError:
+    cure = "Export the series again as Explicit VR Little Endian"
+    return SeriesError(what, where=file.name, cure=cure, code="unsupported_syntax")
 
 
 def _readable(file: Path, dataset: Dataset) -> list[Slice]:
@@ -259,18 +269,20 @@ def _damaged(file: Path) -> SeriesError:
     return SeriesError("a header is damaged", where=file.name, cure=cure, code="unreadable")
 
 
-def _report(file: Path, dataset: Dataset) -> Report:
-    """Return what an object without pixels is; SeriesError (truncated) for a CT image that has lost them."""
+def _kind(file: Path, dataset: Dataset) -> str:
+    """Return what an object without pixels is, such as Raw Data; SeriesError for a CT image (truncated, not_hu)."""
     try:
         modality = str(header_value(dataset, "Modality") or "")
         kind = UID(str(header_value(dataset, "SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
-        description = str(header_value(dataset, "SeriesDescription") or "").strip()
     except Exception as error:  # as above
         raise _damaged(file) from error
     if kind in CT_IMAGES or (not kind and modality == "CT"):
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            cure = "Export the CT images themselves, with whole numbers as pixels"
+            raise SeriesError("the pixels are floating-point numbers", where=file.name, cure=cure, code="not_hu")
         raise _truncated(file)
     known = not kind.is_private and kind.name != kind  # an unknown UID would repeat text from the header
-    return Report(modality, description, kind.name.removesuffix(" Storage") if known else "unknown kind")
+    return kind.name.removesuffix(" Storage") if known else "unknown kind"
 
 
 def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:

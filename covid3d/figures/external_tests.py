@@ -103,22 +103,6 @@ def window_curve(curve: pd.DataFrame) -> Figure:
     return figure
 
 
-def window_spread(scores: pd.DataFrame) -> Figure:
-    """Draw the AUC in every sampled window; columns model, hospital, auc."""
-    groups = list(scores.groupby(["model", "hospital"], sort=False))
-    if not groups:
-        return empty("no window was scored")
-    figure, axes = canvas(height=3.0)
-    for position, ((_, hospital), part) in enumerate(groups):
-        jitter = np.linspace(-0.25, 0.25, len(part))
-        axes[0, 0].scatter(position + jitter, part["auc"], s=8, color=HOSPITALS.get(str(hospital), GREY))
-    axes[0, 0].set_xticks(
-        range(len(groups)), [f"{NAMES.get(str(model), model)}\n{hospital}" for (model, hospital), _ in groups]
-    )
-    tidy(axes[0, 0], "", "AUC in each window")
-    return figure
-
-
 def examples(
     cases: Sequence[tuple[str, np.ndarray, np.ndarray]], spacing: Sequence[float], level: float, width: float
 ) -> Figure:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid3d.chapter import figure_html, table_html
 from covid3d.dicom.refusals import CAUSES, CURES
 from covid3d.report import audit
 from covid3d.report.claims import ledger
 from covid3d.run.files import read_json
 from covid3d.run.profile import Run
+from covid3d.show import figure_html, table_html
 
 KEY_CLAIMS = (
     "C008",
@@ -108,5 +108,5 @@ def _picture(run: Run) -> str:
         figures = read_json(captions)["figures"]
         path = captions.parent / "figures" / "figure_1.png"
         if "figure_1" in figures and path.is_file():
-            return figure_html(path.read_bytes(), figures["figure_1"]["caption"])
+            return figure_html(path.read_bytes(), figures["figure_1"])
     return "<p>Figure 1 is not available in this run.</p>"

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -142,6 +143,20 @@ def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
     """Write a table atomically, without its index, floats with their shortest exact form."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def remembered(read: Callable[[Path], "pd.DataFrame"]) -> Callable[[Path], "pd.DataFrame"]:
+    """Let a table be read and checked again only when its file has other content; every caller gets a copy."""
+    kept: dict[str, pd.DataFrame] = {}
+
+    @functools.wraps(read)
+    def once(path: Path) -> "pd.DataFrame":
+        key = f"{path.name} {sha256_file(path)}"
+        if key not in kept:
+            kept[key] = read(path)
+        return kept[key].copy()
+
+    return once
 
 
 def sha256_file(path: str | Path) -> str:

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from covid3d.stats import metrics, survival
-from covid3d.stats.contrasts import auc_or_nan, wilson_or_nan
-from covid3d.stats.metrics import Interval
+from covid3d.stats import survival
+from covid3d.stats.auc import auc, spearman
+from covid3d.stats.estimate import NAN, Estimate
+from covid3d.stats.proportions import mcnemar_exact, paired_difference, wilson
 
-NAN = float("nan")
 Floats = NDArray[np.float64]
 
 
@@ -65,25 +65,25 @@ def resampled(table: pd.DataFrame, draws: int, rng: np.random.Generator) -> Floa
 
 def bootstrap_interval(
     table: pd.DataFrame, measure: str, draws: int, rng: np.random.Generator, *, against: str | None = None
-) -> Interval:
+) -> Estimate:
     """Return c_index or auc of `logit` (minus that of the column `against`) with its percentile interval over patients.
 
     No limits where every resample gives the same value (a perfect order of few patients): a point would look certain.
     """
     known = table.dropna(subset=["remaining_days", "logit", *([against] if against else [])])
     if known.empty:
-        return Interval(NAN, NAN, NAN, "not available: no patient")
+        return Estimate.missing("no patient")
     weights = np.vstack([np.ones(len(known)), resampled(known, draws, rng)])
     values = MEASURES[measure](known).value(weights)
     if against:
         values = values - MEASURES[measure](known, against).value(weights)
     drawn = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or len(drawn) < draws / 2:
-        return Interval(float(values[0]), NAN, NAN, "not available: a class is missing, here or in most resamples")
+        return Estimate(float(values[0]), method="a class is missing, here or in most resamples")
     if np.ptp(drawn) == 0:
-        return Interval(float(values[0]), NAN, NAN, "patient bootstrap, no interval: every resample gives this value")
+        return Estimate(float(values[0]), method="patient bootstrap, no interval: every resample gives this value")
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(float(values[0]), float(low), float(high), "patient bootstrap, percentile")
+    return Estimate(float(values[0]), float(low), float(high), "patient bootstrap, percentile")
 
 
 def separation(table: pd.DataFrame, bootstrap: int, rng: np.random.Generator) -> dict[str, object]:
@@ -94,7 +94,7 @@ def separation(table: pd.DataFrame, bootstrap: int, rng: np.random.Generator) ->
     """
     table = table.dropna(subset=["high", "remaining_days"])
     days, event, high = table["remaining_days"], table["event"], table["high"]
-    test, ratio = survival.log_rank(days, event, high), survival.hazard_ratio(days, event, high)
+    test, ratio = survival.log_rank(days, event, high), survival.hazard_ratio(days, event, high).estimate
     c, area = (bootstrap_interval(table, measure, bootstrap, rng) for measure in MEASURES)
     accuracy = ((high == table["label"])[table["label"].notna()]).mean()
     return {
@@ -115,7 +115,7 @@ def separation(table: pd.DataFrame, bootstrap: int, rng: np.random.Generator) ->
         "auc_low": area.low,
         "auc_high": area.high,
         "accuracy": float(accuracy) if len(table) else NAN,
-        "reason": test.reason or ratio.reason,
+        "reason": test.reason or ("" if ratio.known else ratio.method),
     }
 
 
@@ -191,7 +191,7 @@ def frozen_table(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for text, part, name in measures:
         part = part.dropna(subset=[name, "remaining_days"])
-        found, area = metrics.spearman(part[name], part["remaining_days"]), auc_or_nan(part["label"], part[name])
+        found, area = spearman(part[name], part["remaining_days"]), auc(part["label"], part[name])
         rank = {"spearman": found.estimate.value, "low": found.estimate.low, "high": found.estimate.high, "p": found.p}
         rows.append(
             {"measure": text, "n": len(part), **rank, "auc": area.value, "auc_low": area.low, "auc_high": area.high}
@@ -203,7 +203,7 @@ def long_stays(table: pd.DataFrame, days: float) -> dict[str, float]:
     """Return the wrong groups among stays longer than `days` (k, n, share, Wilson's interval) and among the others (k, n)."""
     known = table[table["label"].notna()]
     wrong, long = (known["high"] != known["label"]).astype(bool), known["remaining_days"] > days
-    share = wilson_or_nan(int(wrong[long].sum()), int(long.sum()))
+    share = wilson(int(wrong[long].sum()), int(long.sum()))
     found = {"long_errors": int(wrong[long].sum()), "long_n": int(long.sum()), "long_share": share.value}
     found |= {"long_low": share.low, "long_high": share.high}
     return found | {"other_errors": int(wrong[~long].sum()), "other_n": int((~long).sum())}
@@ -222,6 +222,6 @@ def reader_gain(groups: pd.DataFrame) -> pd.DataFrame:
         pair, single = wide["stay_pair"], wide["stay_single"]
         two, one = int((pair & ~single).sum()), int((single & ~pair).sum())
         if len(wide):
-            gain = metrics.paired_difference(two, one, len(wide))
-            rows.append((reader, len(wide), two, one, *gain[:3], metrics.mcnemar_exact(two, one)))
+            gain = paired_difference(two, one, len(wide))
+            rows.append((reader, len(wide), two, one, gain.value, gain.low, gain.high, mcnemar_exact(two, one)))
     return pd.DataFrame(rows, columns=["reader_id", "n", "only_two", "only_one", "difference", "low", "high", "p"])

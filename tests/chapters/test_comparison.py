@@ -13,7 +13,7 @@ from covid3d.commands.pipeline import ENTRIES, chapter_code, model_code, run_ste
 from covid3d.comparators import catalogue
 from covid3d.run.errors import ConfigError, MissingResult
 from covid3d.run.steps import STEPS, imported_modules
-from covid3d.stats.metrics import paired_delong
+from covid3d.stats.auc import paired_delong
 
 FEW = ("metadata", "histogram", "s3d")
 

@@ -170,5 +170,5 @@ def test_lesion_share_table_leaves_out_scans_without_truth():
     assert table.loc[1, "low"] == pytest.approx(1.0) and table.loc[1, "high"] == pytest.approx(4.0)
     assert table.loc[0, "ratio"] == table.loc[0, "low"] == pytest.approx(1.0)
     pooled = explain.lesion_share_ratio(rows, 1, 200, seed=1)
-    assert pooled[:3] == pytest.approx((2.0, 1.0, 4.0))
+    assert (pooled.value, pooled.low, pooled.high) == pytest.approx((2.0, 1.0, 4.0))
     assert np.isnan(explain.lesion_share_ratio(rows.assign(lesion_of_lung=np.nan), 1, 200, seed=1).value)

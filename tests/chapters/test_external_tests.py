@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 from sklearn.metrics import roc_auc_score
 from synthetic_run import small_profile, synthetic_run, write_truth
 
@@ -18,8 +17,6 @@ from covid3d.network import training
 from covid3d.run import steps
 from covid3d.run.errors import MissingResult, WeightsError
 from covid3d.run.profile import open_run
-from covid3d.stats import contrasts
-from covid3d.stats.metrics import paired_delong
 
 
 @pytest.fixture(scope="module")
@@ -102,30 +99,6 @@ def test_comparisons_give_each_site_and_the_pooled_difference(run):
     assert {site for name, site in table.index if name == "external - internal"} == {"B", "C"}
 
 
-def test_the_pooled_difference_is_an_inverse_variance_mean_of_sites_never_one_roc():
-    rng = np.random.default_rng(1)
-    sites = []
-    for shift, count in ((0.0, 40), (10.0, 20)):  # a site's own offset must not matter
-        labels = pd.Series(np.arange(count) % 2)
-        sites.append((labels, labels + rng.normal(shift, 1, count), labels + rng.normal(shift, 2, count)))
-    found = contrasts.pooled_or_nan(sites)
-    each = [paired_delong(y.to_numpy(), a.to_numpy(), b.to_numpy()).estimate for y, a, b in sites]
-    weights = [1 / ((one.high - one.low) / 2 / stats.norm.ppf(0.975)) ** 2 for one in each]
-    assert found.estimate.value == pytest.approx(np.average([one.value for one in each], weights=weights))
-    assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.estimate.value) * np.sqrt(sum(weights))))
-
-
-def test_the_external_internal_difference_adds_both_variances():
-    inside = pd.DataFrame({"fold": np.repeat(range(6), 6), "label": [0, 0, 0, 1, 1, 1] * 6})
-    inside["logit"] = [1, 2, 3, 4, 5, 6, 1, 2, 4, 3, 5, 6] * 3  # fold AUCs 1 and 8/9, three times each
-    labels, scores = pd.Series([0, 0, 1, 1]), pd.Series([1.0, 3.0, 2.0, 4.0])  # AUC 3/4
-    found = contrasts.external_internal_difference(inside, labels, scores)
-    placements = np.var([0.5, 1.0], ddof=1) / 2  # DeLong by hand, the same for both classes
-    error = np.sqrt((1 / 18) ** 2 / 5 + 2 * placements)
-    assert found.estimate.value == pytest.approx(3 / 4 - (1 + 8 / 9) / 2)
-    assert found.estimate.high - found.estimate.value == pytest.approx(1.959964 * error)
-
-
 def test_fold_models_and_thresholds_come_from_their_own_cohorts(run):
     folds = external.fold_models(run).set_index("hospital")
     assert (folds["lowest"] <= folds["mean"]).all() and (folds["mean"] <= folds["highest"]).all()
@@ -138,18 +111,6 @@ def test_fold_models_and_thresholds_come_from_their_own_cohorts(run):
     points = external.operating_points(run)
     assert (points["k"] <= points["n"]).all()
     assert points.query("rule == 'zero' and hospital == 'B'")["n"].tolist() == [4, 4]
-
-
-@pytest.mark.parametrize(("positives", "negatives"), [(20, 20), (12, 9)])
-def test_null_world_an_external_auc_rarely_claims_more_or_less_than_chance(positives, negatives):
-    """400 permutations of the labels over fixed scores: at most 32 intervals without 0.5."""
-    rng, claimed = np.random.default_rng(22), 0
-    scores = pd.Series(rng.normal(size=positives + negatives))
-    for _ in range(400):
-        labels = pd.Series(rng.permutation(np.repeat([1, 0], [positives, negatives])))
-        found = contrasts.auc_or_nan(labels, scores)
-        claimed += int(not found.low <= 0.5 <= found.high)
-    assert claimed <= 32
 
 
 def test_a_specificity_is_read_off_the_curve():
@@ -195,13 +156,6 @@ def test_missing_folds_are_named(root):
     empty = open_run("noise", profile=small_profile(root))
     with pytest.raises(MissingResult):
         external.ensure_external(empty)
-
-
-def test_one_class_only_is_not_available():
-    found = contrasts.auc_or_nan(pd.Series([1, 1]), pd.Series([0.1, 0.2]))
-    assert np.isnan(found.value) and "one class" in found.method
-    pair = contrasts.paired_or_nan(pd.Series([1, 1]), pd.Series([0.1, 0.2]), pd.Series([0.1, 0.2]))
-    assert np.isnan(pair.p) and np.isnan(contrasts.pooled_or_nan([]).p)
 
 
 @pytest.fixture

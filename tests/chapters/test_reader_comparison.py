@@ -234,27 +234,12 @@ def test_a_run_without_a_reader_study_still_has_the_models_rows(run: config.Run)
     run.path("reader_study.csv").unlink()
     assert readers.table_2(run)["kind"].unique().tolist() == ["model"]
     assert readers.equivalence(run).empty
-    assert readers.stay_table(readers.stays(run)).empty
-    assert readers.stay_change_table(readers.stays(run)).empty
 
 
 def test_a_missing_prediction_file_is_named(run: config.Run) -> None:
     run.path("external", "predictions.csv").unlink()
     with pytest.raises(MissingResult, match=r"external/predictions\.csv"):
         readers.table_2(run)
-
-
-def test_stays_leave_out_censored_and_count_errors_by_length(run: config.Run) -> None:
-    stays = readers.stays(run)
-    assert set(stays["scan_id"]) == {"P1-1", "P2-1", "P3-1"}
-    assert dict(zip(stays["scan_id"], stays["long"], strict=True)) == {"P1-1": 1, "P2-1": 1, "P3-1": 0}
-    table = readers.stay_table(stays).set_index(["task", "stays"])
-    assert table.loc[("stay_single", "all"), ["n", "errors"]].tolist() == [3, 2]
-    assert table.loc[("stay_single", "> 9 days"), ["n", "errors"]].tolist() == [1, 1]
-    assert table.loc[("stay_pair", "> 9 days"), ["n", "errors"]].tolist() == [1, 0]
-    change = readers.stay_change_table(stays).iloc[0]
-    assert change[["n", "single_right", "pair_right", "p"]].tolist() == [3, 1, 2, 1.0]
-    assert change["change_points"] == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize(

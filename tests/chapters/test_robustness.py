@@ -138,9 +138,3 @@ def test_uniform_windows_lie_within_one_sd(run):
 def test_one_class_gives_nan_not_a_crash(scores):
     part = scores[scores["label"] == 1]
     assert robustness.auc_by_window(part)["auc"].isna().all()
-    assert robustness.score_shift.__doc__
-
-
-def test_score_shift_compares_windows_with_patients(run):
-    table = robustness.score_shift(run)
-    assert (table["within_scan_sd"] >= 0).all() and (table["between_scan_sd"] > 0).all()
