@@ -6,20 +6,22 @@
 # that fingerprint which is known in advance (code without comments, profile keys, seed).
 #
 #   make run RUN=name      or      snakemake --cores 2 --config run=name
+import shlex
 import sys
 
 from covid3d.commands import pipeline
-from covid3d.run import steps
+from covid3d.run import files, steps
 from covid3d.comparators.catalogue import OTHERS
 from covid3d.run.profile import CHAPTERS, SITE_CHAPTERS, open_run
 
+files.end_with_caller()
 run = open_run(str(config.get("run", "smoke")))
 
 
 workdir: str(run.folder)
 
 
-STEP = f"{sys.executable} -m covid3d step"
+STEP = f"{shlex.quote(sys.executable)} -m covid3d step"
 RUN = f"--run {run.name}"
 TEE = "2>&1 | tee {log}"
 FOLDS = [f"{k:02d}" for k in range(run.profile.training.folds)]
@@ -61,6 +63,10 @@ def needs(job):
     return [done(name) for name in NEEDS[job]]
 
 
+def up_to(job):
+    return {job}.union(*map(up_to, NEEDS.get(job, [])))
+
+
 wildcard_constraints:
     k=r"\d\d",
     job="|".join(OPTION),
@@ -70,8 +76,8 @@ wildcard_constraints:
 
 
 rule all:
-    input:
-        done("book"),
+    input:  # every marker, not only the last: what was deleted together with its marker is made again
+        [done(job) for job in sorted(up_to("book"))],
 
 
 rule step:

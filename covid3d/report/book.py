@@ -24,6 +24,7 @@ import yaml
 from covid3d.chapter import banner, initialisation, read_values
 from covid3d.report.claims import ledger
 from covid3d.report.pages import write_fragments
+from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError, MissingResult, nearest
 from covid3d.run.files import (
     atomic_folder,
@@ -184,6 +185,9 @@ def _kernel_environment(run: Run, folder: Path) -> Iterator[None]:
     write_json(kernel / "kernel.json", {"argv": argv, "display_name": "Python 3", "language": "python"})
     package = str(Path(__file__).resolve().parents[2])
     wanted = {
+        **own_settings(run.path(".snakemake", "settings")),
+        "IPYTHONDIR": str(folder),
+        "JUPYTER_RUNTIME_DIR": str(folder),
         "JUPYTER_PATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")])),
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "COVID3D_ROOT": str(run.root),
@@ -220,7 +224,7 @@ def _keep(run: Run, source: Path, target: Path) -> None:
 
 def _scrub(run: Run, text: str) -> str:
     """Return text without this machine's paths and terminal colours."""
-    for path in (run.root, Path(sys.prefix), Path(__file__).resolve().parents[2], Path.home()):
+    for path in (run.root, Path(sys.prefix), Path(__file__).resolve().parents[2], Path(os.path.expanduser("~"))):
         if len(path.parts) > 1:
             text = text.replace(f"{path}/", "").replace(str(path), ".")
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
@@ -372,7 +376,8 @@ def build(run: Run) -> Path:
 def _render(run: Run, book: Path) -> None:
     """Call jupyter-book on staged sources; the error gives its warnings."""
     command = [sys.executable, "-c", RENDERER, "build", "-W", "-q", "--keep-going", "--all", str(book)]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "JUPYTER_PLATFORM_DIRS": "1", "NO_COLOR": "1"}
+    own = own_settings(run.path(".snakemake", "settings"))
+    environment = {**os.environ, **own, "PYTHONWARNINGS": "ignore", "JUPYTER_PLATFORM_DIRS": "1", "NO_COLOR": "1"}
     found = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=book)
     write_text(run.path("logs", "book.log"), _scrub(run, found.stdout + found.stderr))
     if found.returncode != 0:

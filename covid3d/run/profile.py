@@ -385,11 +385,15 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     """Check a notebook's parameters and open its run.
 
     Call it as `run = covid3d.run.profile.start("03_cross_validation", globals())` right after the cell of parameters.
-    A misspelt or ill-typed parameter is a ConfigError that gives the nearest name.
+    A misspelt or ill-typed parameter is a ConfigError that gives the nearest name. What the reader's IPython start-up files
+    defined before the first cell is no parameter.
     """
+    from IPython import get_ipython
+
     if chapter not in CHAPTERS:
         raise ConfigError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
-    ignored = {"In", "Out"}
+    shell = get_ipython()
+    ignored = {"In", "Out", *(shell.user_ns_hidden if shell else ())} - CHAPTERS[chapter].model_fields.keys()
     found = {
         name: value
         for name, value in namespace.items()
