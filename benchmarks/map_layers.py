@@ -66,7 +66,7 @@ def maps_of(model: nn.Module, grid: np.ndarray, window: Window, means: Mapping[s
 
 def shares_of(run: Run) -> pd.DataFrame:
     """Return, by layer, method and part of the map, its mean shares over scans and the ratios of `explain.mass`."""
-    summary = read_summary(run.path("explain"))
+    summary = read_summary(run)
     scans = summary[(summary["label"] == 1) & (summary["role"] != "followup")]
     store, window, rows = Store.of(run), nominal_window(run.profile.windows), []
     for fold, group in scans.groupby("fold"):

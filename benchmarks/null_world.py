@@ -12,11 +12,9 @@ scans tells the remaining stay. They show that the same tests do find what is th
 
 import contextlib
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -25,6 +23,7 @@ from scipy import stats
 from benchmarks import campaigns
 from covid3d.chapters import prognosis
 from covid3d.chapters.cross_validation import select
+from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, pairs_of
 from covid3d.cohort.folds import make_folds
 from covid3d.network.scoring import prediction_rows
 from covid3d.phantom.build import pattern_labels
@@ -134,7 +133,7 @@ def _task_1(table: pd.DataFrame, splits: pd.DataFrame, found: np.ndarray) -> tup
         train, held = (
             table["scan_id"].isin(part.loc[part["split"] == side, "scan_id"]) for side in ("train", "validation")
         )
-        weight, bias = linear_head(found[fold][train], table.loc[train, "label"].to_numpy(float), prognosis.COMPONENTS)
+        weight, bias = linear_head(found[fold][train], table.loc[train, "label"].to_numpy(float), COMPONENTS)
         logits.append(found[fold] @ weight + bias)
         scores = table.loc[held, ["label"]].assign(fold=fold, logit=logits[-1][held])
         loss = log_loss(scores["label"], scores["logit"])
@@ -165,52 +164,49 @@ def _prognosis(
     permutations: int,
     bootstrap: int,
 ) -> dict[str, Any]:
-    """Return the paired gain of two scans over one and both permutation tests, by the functions that chapter 7 calls."""
+    """Return the paired gain of two scans over one and both permutation tests, by the object that chapter 7 asks."""
     profile = load_profile("standard")
     sizes = {
         "prognosis": profile.prognosis.model_copy(update={"permutations": permutations}),
         "statistics": profile.statistics.model_copy(update={"bootstrap": bootstrap}),
     }
-    pairs = prognosis.pairs_of(table, splits, profile.prognosis.high_risk_days)
+    pairs = pairs_of(table, splits, profile.prognosis.high_risk_days)
     pairs = pairs[pairs["scan_index"] == 1].reset_index(drop=True)
-    with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig(profile="standard", seed=seed)
-        run = Run("null", Path(folder), config, profile.model_copy(update=sizes))
-        _write_heads(run, pairs, table["scan_id"], found)
-        stored = {"pairs": lambda _: pairs, "ensure_prognosis": lambda run, *which: run.model("prognosis", *which)}
-        stored["CONTROLS"] = ()  # the order form's schedule is real in every world
-        with mock.patch.multiple(prognosis, **stored):
-            gain = prognosis.two_scans_against_one(run).query("comparison == 'pair - single'").set_index("measure")
-            chance = {variant: prognosis.permutation(run, variant).p for variant in prognosis.VARIANTS}
+    run = Run("null", Path("null"), RunConfig(profile="standard", seed=seed), profile.model_copy(update=sizes))
+    features, scores = _heads(pairs, table["scan_id"], found)
+    controls = ()  # the order form's schedule is real in every world
+    stay = prognosis.Prognosis(run, pairs, prognosis.predictors_of(pairs, scores, controls), features, scores)
+    chance = {variant: stay.permutation(variant).p for variant in VARIANTS}
     row: dict[str, Any] = {f"p_{variant}": p for variant, p in chance.items()}
     row |= {f"log_rank_{variant}_rejects": int(p <= 0.05) for variant, p in chance.items()}
-    for measure, found_gain in gain.iterrows():
-        rejects = int(found_gain["p_permutation"] <= 0.05)
-        row |= {f"gain_{measure}": found_gain["difference"], f"gain_{measure}_rejects": rejects}
+    for measure, gain in stay.gain_over("single").iterrows():
+        rejects = int(gain["permutation p"].value <= 0.05)
+        row |= {f"gain_{measure}": gain["difference"].value, f"gain_{measure}_rejects": rejects}
     return row
 
 
-def _write_heads(run: Run, pairs: pd.DataFrame, scans: pd.Series, found: np.ndarray) -> None:
-    """Write what fine-tuning leaves of each fold: features.npz, and predictions.csv of a head fitted without the fold."""
+def _heads(
+    pairs: pd.DataFrame, scans: pd.Series, found: np.ndarray
+) -> tuple[dict[str, list[pd.DataFrame]], pd.DataFrame]:
+    """Return what fine-tuning leaves: each fold's features by variant, and the scores of heads fitted without the fold."""
     place = pd.Series(np.arange(len(scans)), index=scans)
     one, two = place[pairs["scan_id"]].to_numpy(), place[pairs["prior_scan_id"]].to_numpy()
+    features: dict[str, list[pd.DataFrame]] = {"single": [], "pair": []}
+    rows = []
     for fold in range(FOLDS):
+        train = ((pairs["fold"] != fold) & (pairs["test"] == 1) & pairs["label"].notna()).to_numpy()
+        held = ((pairs["fold"] == fold) & (pairs["test"] == 1)).to_numpy()
+        labels = pairs.loc[train, "label"].to_numpy(float)
         for variant, values in (
             ("single", found[fold][one]),
             ("pair", np.hstack([found[fold][two], found[fold][one]])),
         ):
-            train = ((pairs["fold"] != fold) & (pairs["test"] == 1) & pairs["label"].notna()).to_numpy()
-            held = ((pairs["fold"] == fold) & (pairs["test"] == 1)).to_numpy()
-            labels = pairs.loc[train, "label"].to_numpy(float)
-            weight, bias = linear_head(values[train], labels, prognosis.COMPONENTS)
-            folder = run.model("prognosis", variant, fold)
-            folder.mkdir(parents=True)
-            np.savez(folder / "features.npz", scan_ids=pairs["scan_id"].to_numpy(str), features=values)
+            weight, bias = linear_head(values[train], labels, COMPONENTS)
+            features[variant].append(pd.DataFrame(values, index=pairs["scan_id"]))
+            logits = values[held] @ weight + bias
             scored = pairs[held]
-            rows = prediction_rows(
-                "prognosis", variant, fold, 1, scored, "validation", "nominal", values[held] @ weight + bias
-            )
-            rows.to_csv(folder / "predictions.csv", index=False)
+            rows.append(prediction_rows("prognosis", variant, fold, 1, scored, "validation", "nominal", logits))
+    return features, pd.concat(rows, ignore_index=True)
 
 
 def replicates(world: str, count: int, workers: int = 1) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from covid3d.figures import cross_validation, data, model, privacy, prognosis, style, trajectories
+from covid3d.figures import cross_validation, data, model, privacy, prognosis, simulator, style, trajectories
 from covid3d.figures import external_tests as external
 from covid3d.figures import reader_comparison as readers
 from covid3d.show import render
@@ -22,8 +22,10 @@ COURSE = pd.DataFrame(
         "day": [0, 7, 0],
         "logit": [1.0, 2.0, -1.0],
         "days_to_discharge": [9, 2, 4],
+        "censored": [0, 0, 1],
     }
 )
+EVIDENCE = pd.DataFrame({"label": [0, 1], "burden_fraction": [0.1, 0.2], "oracle_logit": [-1.0, 2.0]})
 CURVE = pd.DataFrame({"day": [0, 5], "s": [0.0, 1.0], "low": [-1.0, 0.0], "high": [1.0, 2.0]})
 KM = pd.DataFrame(
     {
@@ -43,7 +45,10 @@ FIGURES = {
     "cohort": lambda: data.cohort(pd.DataFrame({"hospital": ["A", "A"], "label": [0, 1], "patients": [3, 4]})),
     "scan_times": lambda: data.scan_times(COURSE),
     "no_scan_times": lambda: data.scan_times(COURSE.head(0)),
-    "planes": lambda: data.planes({"A": GRID, "B": GRID}, SPACING, -600, 1500),
+    "planes": lambda: data.planes({"A": (GRID, SPACING), "B": (GRID, (1.0, 1.0, 1.0))}, -600, 1500),
+    "no_planes": lambda: data.planes({}, -600, 1500),
+    "evidence": lambda: simulator.evidence(EVIDENCE),
+    "no_evidence": lambda: simulator.evidence(EVIDENCE.head(0)),
     "windows": lambda: model.windows(GRID, GRID < -500, SPACING, {"one": (-600, 1500), "two": (-500, 1200)}),
     "no_windows": lambda: model.windows(GRID[:0], GRID[:0] < 0, SPACING, {"one": (-600, 1500)}),
     "architecture": lambda: model.architecture(STAGES, (8, 12, 12), "block", [[("pool", None), ("unit", 8)]]),
@@ -69,13 +74,12 @@ FIGURES = {
     "roc": lambda: external.roc(
         pd.DataFrame({"model": "covid3d", "hospital": "B", "false_positive": [0, 1.0], "true_positive": [0, 1.0]}),
         ["B"],
-        pd.DataFrame({"reader": ["R1"], "hospital": ["B"], "sensitivity": [0.8], "specificity": [0.7]}),
     ),
     "window_curve": lambda: external.window_curve(
         pd.DataFrame({"hospital": ["B"], "multiple": [1.0], "mean": [0.7], "sd": [np.nan], "lowest": [0.6]})
     ),
-    "examples": lambda: external.examples([("TP", GRID, HEAT)], SPACING, -600, 1500),
-    "no_examples": lambda: external.examples([], SPACING, -600, 1500),
+    "examples": lambda: external.examples([("TP", GRID, HEAT, SPACING)], -600, 1500),
+    "no_examples": lambda: external.examples([], -600, 1500),
     "reader_shares": lambda: readers.shares(
         pd.DataFrame(
             {
@@ -186,5 +190,5 @@ def _words(figure):
 def test_without_lungs_to_show_the_pictures_of_maps_say_so():
     none = np.zeros((0, 0, 0))
     assert "no lung was found" in _words(external.figure_1(none, none, (1, 1, 1), -600, 1500))
-    assert "no case was drawn" in _words(external.examples([("TP", none, none)], (1, 1, 1), -600, 1500))
+    assert "no case was drawn" in _words(external.examples([("TP", none, none, SPACING)], -600, 1500))
     assert "no lung was found" in _words(trajectories.figure_4([none], [none], [1.0], [0.0], (1, 1, 1), -600, 1500))

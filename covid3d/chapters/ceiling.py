@@ -1,5 +1,7 @@
 """How good could anyone be, and how good is it to see no image? The perfect reader of simulated scans, and two blind models."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from covid3d.chapters.results import out_of_fold
@@ -28,11 +30,27 @@ def oracle(run: Run, scores: pd.DataFrame, *, sees: str = "grid") -> Estimate:
 
 def skill(found: Estimate, best: Estimate) -> Estimate:
     """Return the share of the way from chance to the perfect reader: (AUC - 0.5) / (best AUC - 0.5)."""
-    if not best.known:
-        return best
+    if not (best.known and found.known):
+        return best if found.known else found
     if not best.value > 0.5:
         return Estimate.missing("the perfect reader is at chance")
     return Estimate((found.value - 0.5) / (best.value - 0.5))
+
+
+def auc_at(scores: pd.DataFrame, column: str, hospital: str) -> Estimate:
+    """Return the AUC of a column of one hospital's scores (label, …); a hospital that the run lacks has none."""
+    return auc(scores["label"], scores[column]) if len(scores) else Estimate.missing(f"no scans of hospital {hospital}")
+
+
+def by_hospital(run: Run, inside: pd.DataFrame, outside: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the AUC, the perfect reader's AUC and skill, one row a hospital: A (mean of the fold AUCs), then `outside`.
+
+    inside: scan_id, fold, label, logit of A; outside: scan_id, label, logit of each other hospital.
+    """
+    found = {"A": mean_fold_auc(inside)} | {name: auc_at(part, "logit", name) for name, part in outside.items()}
+    best = {name: oracle(run, part) for name, part in {"A": inside, **outside}.items()}
+    rows = [(name, found[name], best[name], skill(found[name], best[name])) for name in found]
+    return pd.DataFrame(rows, columns=["hospital", "AUC", "perfect reader", "skill"]).set_index("hospital")
 
 
 def blind_models(run: Run) -> pd.Series:

@@ -211,7 +211,7 @@ def _slices(table: pd.DataFrame) -> Estimate:
     unknown = int(table["n_slices"].isna().sum())
     if unknown and unknown == len(table):
         return Estimate.missing("no number of slices is known")
-    total = Estimate(int(table["n_slices"].fillna(0).sum()))
+    total = Estimate(int(table["n_slices"].sum()))
     return total.noted(f"unknown for {unknown} scans") if unknown else total
 
 

@@ -195,7 +195,8 @@ def load(run: Run, scan_id: str = "") -> Model:
         raise Covid3DError(f"there is no accepted scan '{chosen}'", where="scan_id", cure=nearest(chosen, known))
     fold = results.deployed_fold(run)
     grid = np.asarray(Store.of(run).get(chosen))
-    spacing = grid_spacing(read_intake(run).set_index("scan_id").loc[chosen], run.profile.model.grid)
+    (facts,) = read_intake(run).query("scan_id == @chosen").to_dict("records")
+    spacing = grid_spacing(facts, run.profile.model.grid)
     scan = scans.set_index("scan_id").loc[chosen].to_dict() | {"scan_id": chosen}
     net = load_fold(run, TASK, THREE_D, fold)
     return Model(run, net, fold, scan, grid, spacing, lung_mask(grid, spacing))  # type: ignore[arg-type]

@@ -47,6 +47,11 @@ def folds(run: Run) -> range:
     return range(run.profile.training.folds)
 
 
+def hospitals(scores: pd.DataFrame) -> list[str]:
+    """Return the paper's external hospitals B and C, which have a row in every table, and what else a table of scores has."""
+    return sorted({"B", "C", *scores["hospital"]})
+
+
 def held_out_by(run: Run) -> dict[str, int]:
     """Return, for each patient of A, the fold whose network never saw the patient."""
     rows = read_splits(run)

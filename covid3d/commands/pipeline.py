@@ -214,7 +214,7 @@ def own_files(run: Run, step: str) -> str:
         return sha256_file(run.order_form)
     if step == "fold":
         return sha256_file(run.pretrained) if run.pretrained else ""
-    return sha256_file(run.root / run.config.weights) if step == "given" else ""
+    return sha256_file(run.root / str(run.config.weights)) if step == "given" else ""
 
 
 class Sweep(Strict):

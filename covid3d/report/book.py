@@ -83,7 +83,9 @@ def stage(run: Run, target: Path) -> None:
     write_fragments(run, target / "_generated")
     for page in sorted(target.glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        if GLUE.search(text) or "_generated" in text:
+        if GLUE.search(text) or re.search(
+            "_generated/(?!refusals)", text
+        ):  # reasons of refusals are those of every run
             first = [f"{part}\n\n" for part in (banner(run) and banner_source(run), initialisation(run)) if part]
             page.write_text("".join(first) + with_numbers(run, text, texts, page.name), encoding="utf-8")
     for chapter in CHAPTERS:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from covid3d.cohort.folds import require_certificate
 from covid3d.run.errors import ConfigError, Covid3DError
 from covid3d.run.files import read_json
 from covid3d.run.profile import DATA, Run
@@ -34,6 +35,7 @@ COLUMNS = (
     "cell",
     "how_checked",
 )
+KEY_CLAIMS = tuple("C008 C095 C064 C066 C060 C062 C097 C083 C084 C085 C086 C123 C124 C125".split())
 BY_CONSTRUCTION = "by construction"
 NOT_COMPARABLE = "simulated, not comparable"
 BY_DEFINITION = "differs by definition"
@@ -81,6 +83,8 @@ def published_texts() -> dict[str, str]:
 def published(claim: Row) -> str:
     """Return the printed value with its unit, or blank when the claim is in words only."""
     value = "" if claim["value"] == "-" else claim["value"]
+    if claim["unit"] == "p":
+        return f"p = {value}"
     unit = "" if claim["unit"] in ("-", "date") or not value else f" {claim['unit']}"
     return f"{value}{unit}"
 
@@ -131,6 +135,17 @@ def names_shown(source: str) -> list[str]:
         call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "show" and len(call.args) > 1
     ]
     return [str(call.args[1].value) for call in shows if isinstance(call.args[1], ast.Constant)]
+
+
+def load(run: Run) -> pd.DataFrame:
+    """Return the ledger of a run whose leakage certificate has passed; else a ManifestError or MissingResult."""
+    require_certificate(run)
+    return ledger(run)
+
+
+def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a ledger by which the paper is known, indexed by claim_id."""
+    return table.set_index("claim_id").loc[list(KEY_CLAIMS)]
 
 
 def ledger(run: Run) -> pd.DataFrame:
@@ -230,7 +245,8 @@ def _judged(claim: Row, values: Mapping[str, dict[str, Any]]) -> dict[str, Any] 
 def _rerun_text(claim: Row, main: dict[str, Any] | None) -> str:
     if main is None:
         return claim["reason"] or "not available (its chapter has not been run)"
-    return f"{main['text']} ({claim['reason']})" if claim["reason"] and claim["basis"] != "software" else main["text"]
+    silent = not claim["reason"] or claim["basis"] == "software" or claim["reason"] in main["text"]
+    return str(main["text"]) if silent else f"{main['text']} ({claim['reason']})"
 
 
 def _beside(claim: Row, values: Mapping[str, dict[str, Any]]) -> str:

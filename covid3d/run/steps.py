@@ -166,7 +166,7 @@ STEPS: dict[str, Step] = {
     ),
     "prognosis": Step(
         "fine-tune one fold for prognosis",
-        "covid3d.chapters.prognosis:ensure_prognosis",
+        "covid3d.chapters.fine_tuning:ensure_prognosis",
         needs=("fold",),
         over=("variant", "fold"),
         keys=("model", "prognosis", "training", *WINDOW),

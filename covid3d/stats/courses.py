@@ -42,7 +42,10 @@ def rescan_pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def noise_band(scores: pd.DataFrame) -> NoiseBand:
-    """Return the noise band of a table of scores: scan_id, patient_id, day, kind, logit, window_sd (of rescan pairs)."""
+    """Return the noise band of a change of s between two scans of one patient.
+
+    scores: scan_id, patient_id, kind, day, logit, and window_sd (SD of s over windows) of the rescan pairs.
+    """
     pairs = rescan_pairs(scores).merge(scores[["scan_id", "logit", "window_sd"]], on="scan_id")
     wide = pairs.pivot(index="pair", columns="side", values="logit").reindex(columns=["own", "rescan"])
     spread = pairs["window_sd"].dropna()

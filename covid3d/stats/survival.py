@@ -15,7 +15,7 @@ from lifelines.exceptions import ConvergenceError, ConvergenceWarning
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2
 
-from covid3d.stats.estimate import NAN, Estimate, Tested
+from covid3d.stats.estimate import NAN, Estimate, Tested, p_value
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +29,11 @@ class LogRank(NamedTuple):
     n: tuple[int, int]
     events: tuple[int, int]
     reason: str = ""
+
+    @property
+    def nominal(self) -> Estimate:
+        """The chi-square p, marked nominal: it takes the groups for independent ones; or why there is none."""
+        return Estimate.missing(self.reason) if self.reason else p_value(self.p, "nominal", method="log-rank")
 
 
 class Permutation(NamedTuple):
@@ -253,6 +258,11 @@ def permuted_logits(
         if test.any() and not test.all():
             logits[:, test] = logistic_heads(values, label[orders], ~test)[:, test]
     return logits
+
+
+def permuted(p: float, reason: str = "too few patients") -> Estimate:
+    """Return a permutation p, which says what was permuted; or why there is none."""
+    return p_value(p, "outcomes permuted") if np.isfinite(p) else Estimate.missing(reason)
 
 
 def permutation_p(statistic: float, null: Floats) -> float:
