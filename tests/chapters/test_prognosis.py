@@ -266,7 +266,10 @@ def test_who_is_followed(stay):
 
 
 def test_a_fold_that_was_not_trained_is_told(stay):
-    assert stay.fine_tuned() == {"input variants": 2, "folds": 2, "all were trained": True}
+    found = {"input variants": 2, "on the same patients": True, "folds": 2, "all were trained": True}
+    assert stay.fine_tuned() == found
+    fewer = stay.scores.drop(stay.scores.query("model == 'pair' and split == 'validation'").index[0])
+    assert not replace(stay, scores=fewer).fine_tuned()["on the same patients"]
     lost = stay.history[~((stay.history["model"] == "pair") & (stay.history["fold"] == 1))]
     assert not replace(stay, history=lost).fine_tuned()["all were trained"]
 
