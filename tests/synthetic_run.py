@@ -152,7 +152,7 @@ def write_reader_study(run: Run) -> None:
             row = {
                 "reader_id": reader,
                 "scan_id": f"A{number:03d}-1",
-                "prior_scan_id": f"A{number:03d}-0",
+                "prior_scan_id": f"A{number:03d}-0" if task == "stay_pair" else "",
                 "task": task,
             }
             rows.append(row | {"call": call, "confidence": 0.5, "order": number, "read_at": ""})

@@ -67,7 +67,7 @@ FIGURES = {
         )
     ),
     "fold_aucs": lambda: cross_validation.fold_aucs(
-        pd.DataFrame({"fold": [0, 1], "auc": [0.5, 0.6], "auc_best": [0.7, 0.8], "deployed": [0, 1]}), 0.55, None
+        pd.DataFrame({"fold": [0, 1], "auc_last": [0.5, 0.6], "auc_best": [0.7, 0.8], "deployed": [0, 1]}), 0.55, None
     ),
     "figure_1": lambda: external.figure_1(GRID, HEAT, SPACING, -600, 1500, (HEAT > 1).astype(np.float32)),
     "flat_map": lambda: external.figure_1(GRID, np.zeros_like(HEAT), SPACING, -600, 1500),

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from covid3d.chapters import results
 from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, all_pairs, read_features
 from covid3d.cohort.folds import require_certificate
+from covid3d.cohort.reader_study import read_reader_study
 from covid3d.figures import prognosis as draw
 from covid3d.network.tabular import baseline, fit_predict
 from covid3d.run import steps
@@ -365,7 +366,6 @@ def load(run: Run) -> Prognosis:
         pd.read_csv(folder / "history.csv").assign(model=model[0], fold=model[1])
         for folder, model in zip(folders, models, strict=True)
     ]
-    calls = run.path("reader_study.csv")
     return Prognosis(
         run,
         pairs,
@@ -374,7 +374,7 @@ def load(run: Run) -> Prognosis:
         scores,
         pd.concat(parts, ignore_index=True),
         results.trajectory_scores(run),
-        pd.read_csv(calls, dtype=results.IDS | {"reader_id": str}) if calls.is_file() else pd.DataFrame(),
+        read_reader_study(run),
     )
 
 
