@@ -10,8 +10,10 @@ import shlex
 import sys
 
 from covid3d.commands.pipeline import jobs
+from covid3d.run import files
 from covid3d.run.profile import open_run
 
+files.end_with_caller()
 run = open_run(str(config.get("run", "smoke")))
 JOBS = jobs(run)
 
@@ -23,13 +25,17 @@ def done(job):
     return f"done/jobs/{job}.done"
 
 
+def up_to(job):
+    return {job}.union(*map(up_to, JOBS[job].needs))
+
+
 wildcard_constraints:
     job="|".join(JOBS),
 
 
 rule all:
-    input:
-        done("book"),
+    input:  # every marker, not only the last: what was deleted together with its marker is made again
+        [done(job) for job in sorted(up_to("book"))],
 
 
 rule job:

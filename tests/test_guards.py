@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.chapters import cross_validation, prognosis, results
+from covid3d.chapters import cross_validation, fine_tuning, results
 from covid3d.chapters import reader_comparison as readers
 from covid3d.cohort import certificate
 from covid3d.cohort import folds as splits
@@ -90,7 +90,7 @@ def test_a_pair_is_the_prior_scan_then_the_index_scan(make_run, monkeypatch):
         def stack(self, scan_ids):
             return np.stack([np.full((1, 1, 1), days[scan], np.int16) for scan in scan_ids])
 
-    monkeypatch.setattr(prognosis, "Store", Store)
+    monkeypatch.setattr(fine_tuning, "Store", Store)
     table = pd.DataFrame({"scan_id": ["second"], "prior_scan_id": ["first"]})
-    assert prognosis._grids(make_run(), "pair", table).ravel().tolist() == [0, 7]
-    assert prognosis._grids(make_run(), "single", table).ravel().tolist() == [7]
+    assert fine_tuning._grids(make_run(), "pair", table).ravel().tolist() == [0, 7]
+    assert fine_tuning._grids(make_run(), "single", table).ravel().tolist() == [7]

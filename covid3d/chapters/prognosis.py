@@ -70,8 +70,10 @@ class Prognosis:
         """Return what was fine-tuned: the input variants, their folds, and whether every one of them was trained."""
         trained = self.history.groupby("model")["fold"].nunique() if len(self.history) else pd.Series(dtype=int)
         folds = len(results.folds(self.run))
+        held = self.scores[self.scores["split"] == "validation"].groupby("model")["scan_id"].agg(frozenset)
         return {
             "input variants": int(self.scores["model"].nunique()),
+            "on the same patients": bool(held.nunique() == 1),
             "folds": folds,
             "all were trained": bool((trained.reindex(VARIANTS, fill_value=0) == folds).all()),
         }

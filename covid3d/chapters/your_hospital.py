@@ -20,7 +20,7 @@ from covid3d.cohort.manifest import read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import lung_mask
 from covid3d.ct.windows import nominal_window
-from covid3d.dicom.series import CURES
+from covid3d.dicom.refusals import CURES
 from covid3d.figures.privacy import shown_box
 from covid3d.figures.style import canvas, empty, grid_spacing, plane, windowed
 from covid3d.network import registry, scoring

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from covid3d.run.errors import ConfigError, Covid3DError, nearest
+from covid3d.run.files import end_with_caller
 
 if TYPE_CHECKING:
     from covid3d.run.profile import Run
@@ -318,6 +319,7 @@ def step(
 
 def main() -> None:
     """Run the command line: an expected error is one message and exit status 2; `--debug` shows where it arose."""
+    end_with_caller()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

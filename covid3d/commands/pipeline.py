@@ -17,6 +17,7 @@ from pydantic import Field
 
 from covid3d.comparators.catalogue import COMPARATORS
 from covid3d.report.chapter import own_fingerprint
+from covid3d.run.environment import own_settings
 from covid3d.run.errors import ConfigError, Covid3DError, nearest
 from covid3d.run.files import read_json, sha256_file, sha256_json, write_json
 from covid3d.run.fingerprint import code_fingerprint
@@ -32,7 +33,7 @@ def snakemake_command(run: Run, cores: int, targets: Sequence[str] = ()) -> list
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()), "--cores", str(cores)),
         *("--rerun-incomplete", "--rerun-triggers", "params", "input", "mtime"),
-        *("--quiet", "rules", "host", "--config", f'run="{run.name}"'),
+        *("--workflow-profile", "none", "--quiet", "rules", "host", "--config", f'run="{run.name}"'),
         *(("--", *targets) if targets else ()),
     ]
 
@@ -54,7 +55,7 @@ def compute(run: Run, cores: int, targets: Sequence[str] = ()) -> int:
     Snakemake's own words go to logs/snakemake.log; the steps' lines and the share that is done go to the terminal.
     """
     clear_dead_lock(run)
-    status = 1
+    status, said = 1, list[str]()
     log = run.path("logs", "snakemake.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -71,24 +72,41 @@ def compute(run: Run, cores: int, targets: Sequence[str] = ()) -> int:
         assert process.stderr is not None
         for line in process.stderr:
             stream.write(line)
+            said.append(line.rstrip())
             if PROGRESS.match(line):
                 print(f"  {line.strip()}", flush=True)
             elif "returned non-zero exit status 2" in line:
                 status = 2
     if process.returncode == 0:
         return 0
-    print(
-        f"stopped; finished work is kept, the same command goes on from there. Logs: runs/{run.name}/logs/",
-        file=sys.stderr,
-    )
+    last = f"stopped; finished work is kept, the same command goes on from there. Logs: runs/{run.name}/logs/"
+    print(*cause(said), last, sep="\n", file=sys.stderr)
     return status
+
+
+def cause(said: Sequence[str]) -> list[str]:
+    """Return the lines of Snakemake's and its shell's words that tell why a run stopped, where no step could tell it itself."""
+    if not any("returned non-zero exit status" in line for line in said):
+        return [line for line in said if line][-3:]
+    ends = [line for line in said if re.match(r"\S*bash: ", line)]
+    hint = (
+        "A job was killed: memory may be short (`make doctor` says what a profile needs); fewer jobs at once: CORES=1"
+    )
+    return [*ends, *([hint] if any("Killed" in line for line in ends) else ())]
 
 
 def environment(run: Run) -> dict[str, str]:
     """Return the environment of a run's jobs: number of threads from the profile, never from the machine."""
     threads = str(run.profile.training.threads_per_fold)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, threads), "COVID3D_ROOT": str(run.root), "PYTHONUNBUFFERED": "1"}
+    own = own_settings(run.path(".snakemake", "settings"))
+    return {
+        **os.environ,
+        **own,
+        **dict.fromkeys(names, threads),
+        "COVID3D_ROOT": str(run.root),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def clear_dead_lock(run: Run) -> None:

@@ -47,12 +47,12 @@ def _at_risk(part: pd.DataFrame, day: float) -> int:
 
 def incidence(table: pd.DataFrame, causes: Mapping[str, str]) -> Figure:
     """Draw cumulative incidences under competing events; columns day and those in `causes` (column -> name)."""
-    if table.empty:
-        return empty("no patient has two scans")
+    drawn = {column: name for column, name in causes.items() if column in table}
+    if not drawn:
+        return empty("no patient with two scans was discharged or died")
     figure, axes = canvas(height=2.8)
-    for (column, name), colour in zip(causes.items(), (BLUE, ORANGE, GREY), strict=False):
-        if column in table:
-            axes[0, 0].step(table["day"], table[column], where="post", color=colour, label=name)
+    for (column, name), colour in zip(drawn.items(), (BLUE, ORANGE, GREY), strict=False):
+        axes[0, 0].step(table["day"], table[column], where="post", color=colour, label=name)
     axes[0, 0].legend(frameon=False, fontsize=8)
     axes[0, 0].set_ylim(-0.02, 1.05)
     tidy(axes[0, 0], "days since the index scan", "cumulative incidence")

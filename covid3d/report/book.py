@@ -21,6 +21,7 @@ from covid3d.report.chapter import scrub
 from covid3d.report.claims import published_texts, read_values, shown_in
 from covid3d.report.collect import cost
 from covid3d.report.pages import write_fragments
+from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from covid3d.run.profile import Run, chapter_title
@@ -61,7 +62,8 @@ def build(run: Run) -> Path:
 def _render(run: Run, book: Path) -> None:
     """Call jupyter-book on staged sources; the error gives its warnings."""
     command = [sys.executable, "-c", RENDERER, "build", "-W", "-q", "--keep-going", "--all", str(book)]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "JUPYTER_PLATFORM_DIRS": "1", "NO_COLOR": "1"}
+    own = own_settings(run.path(".snakemake", "settings"))
+    environment = {**os.environ, **own, "PYTHONWARNINGS": "ignore", "JUPYTER_PLATFORM_DIRS": "1", "NO_COLOR": "1"}
     found = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=book)
     write_text(run.path("logs", "book.log"), scrub(run, found.stdout + found.stderr))
     if found.returncode != 0:
@@ -83,7 +85,9 @@ def stage(run: Run, target: Path) -> None:
     write_fragments(run, target / "_generated")
     for page in sorted(target.glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        if GLUE.search(text) or "_generated" in text:
+        if GLUE.search(text) or re.search(
+            "_generated/(?!refusals)", text
+        ):  # reasons of refusals are those of every run
             first = [f"{part}\n\n" for part in (banner(run) and banner_source(run), initialisation(run)) if part]
             page.write_text("".join(first) + with_numbers(run, text, texts, page.name), encoding="utf-8")
     for chapter in CHAPTERS:

@@ -15,6 +15,7 @@ import nbformat
 import papermill
 
 from covid3d.run.campaigns import RESULTS
+from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError, MissingResult, nearest
 from covid3d.run.files import atomic_path, read_json, sha256_file, sha256_json, write_json
 from covid3d.run.fingerprint import code_fingerprint, code_hash, imports_of
@@ -140,6 +141,9 @@ def _kernel_environment(run: Run, folder: Path) -> Iterator[None]:
     write_json(kernel / "kernel.json", {"argv": argv, "display_name": "Python 3", "language": "python"})
     package = str(Path(__file__).resolve().parents[2])
     wanted = {
+        **own_settings(run.path(".snakemake", "settings")),
+        "IPYTHONDIR": str(folder),
+        "JUPYTER_RUNTIME_DIR": str(folder),
         "JUPYTER_PATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")])),
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "COVID3D_ROOT": str(run.root),
@@ -176,7 +180,7 @@ def _keep(run: Run, source: Path, target: Path) -> None:
 
 def scrub(run: Run, text: str) -> str:
     """Return text without this machine's paths and terminal colours."""
-    for path in (run.root, Path(sys.prefix), Path(__file__).resolve().parents[2], Path.home()):
+    for path in (run.root, Path(sys.prefix), Path(__file__).resolve().parents[2], Path(os.path.expanduser("~"))):
         if len(path.parts) > 1:
             text = text.replace(f"{path}/", "").replace(str(path), ".")
     return re.sub(r"\x1b\[[0-9;]*m", "", text)

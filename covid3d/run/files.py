@@ -12,19 +12,22 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 from tqdm import tqdm
 
-from covid3d.run.errors import StorageError
+from covid3d.run.errors import Covid3DError, StorageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+CALLER = "COVID3D_CALLER"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -213,6 +216,9 @@ def parallel_map(
                     waiting[submitted] = pool.submit(function, items[submitted])
                     submitted += 1
                 yield waiting.pop(position).result()
+        except BrokenProcessPool:
+            cure = "Most often memory ran out: free some, then repeat the command; finished work is kept"
+            raise Covid3DError("a worker process was killed", where=description, cure=cure) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -228,6 +234,30 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_caller() -> None:
+    """Let this process and all that it starts end when its caller does, even by `kill -9`.
+
+    The caller is the process whose number COVID3D_CALLER holds; for what this process starts, it is this process. Without
+    the variable it goes on alone, so that `nohup` and a closed terminal mean what they always mean.
+    """
+    caller = os.environ.get(CALLER, "")
+    os.environ[CALLER] = str(os.getpid())
+    if caller.isdecimal() and int(caller) != os.getpid():
+        threading.Thread(target=_end_after, args=(int(caller),), daemon=True).start()
+
+
+def _end_after(caller: int) -> None:
+    """Wait for the end of a process, then kill what this one started, and end."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(caller)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:  # nobody may collect a dead caller
+            time.sleep(0.5)
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(1)
 
 
 def cpu_count() -> int:

@@ -176,16 +176,21 @@ def test_nothing_is_planned_when_nothing_changed(changed):
 
 
 @pytest.mark.parametrize(
-    "module", ["chapters/prognosis.py", "network/training.py", "run/profile.py", "run/steps.py", "phantom/build.py"]
+    "module", ["chapters/fine_tuning.py", "network/training.py", "run/profile.py", "run/steps.py", "phantom/build.py"]
 )
 def test_a_changed_comment_runs_nothing_again(changed, module):
     assert changed(module, "\nimport ", "\n# a remark\nimport ") == set()
 
 
-def test_a_changed_constant_in_prognosis_runs_only_what_depends_on_it(changed):
-    jobs = changed("chapters/prognosis.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
+def test_a_changed_constant_in_fine_tuning_runs_only_what_depends_on_it(changed):
+    jobs = changed("chapters/fine_tuning.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
     folds = {f"prognosis_{variant}_{fold}" for variant in ("single", "pair") for fold in ("00", "01")}
     assert jobs == folds | {"07_prognosis", "08_claims", "collect", "book"}
+
+
+def test_another_question_of_a_chapter_trains_nothing_again(changed):
+    jobs = changed("chapters/prognosis.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
+    assert jobs == {"07_prognosis", "08_claims", "collect", "book"}
 
 
 def test_changed_training_leaves_the_cohort_alone(changed):

@@ -151,6 +151,16 @@ def test_staging_leaves_the_sources_alone_and_fills_every_number(run, tmp_path):
     assert "not available in this run" in page and "{glue:text}" not in page
 
 
+def test_the_page_on_own_scans_gets_the_table_of_refusals_and_no_word_on_the_runs_scans(run, tmp_path):
+    for page in (run.root / "book").glob("*.md"):
+        if page.stem not in ("own_scans", "audit"):
+            page.unlink()
+    book.stage(run, tmp_path / "staged")
+    assert "mixed_series" in (tmp_path / "staged" / "_generated" / "refusals.html").read_text(encoding="utf-8")
+    assert (tmp_path / "staged" / "own_scans.md").read_text(encoding="utf-8").startswith("# Your own scans")
+    assert (tmp_path / "staged" / "audit.md").read_text(encoding="utf-8").startswith("**Simulated scans")
+
+
 # --- the built book ---------------------------------------------------------------------------------------------------
 
 

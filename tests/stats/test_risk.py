@@ -19,9 +19,11 @@ def synthetic(effect: float, count: int, rng: np.random.Generator) -> pd.DataFra
 
 def test_separation_has_the_signs_of_a_longer_stay():
     found = risk.separation(synthetic(0.5, 60, np.random.default_rng(3)), 199, np.random.default_rng(4))
-    assert found["hazard_ratio"] < 1, "high risk leaves later"
-    assert found["c_index"] > 0.5 and found["auc"] > 0.5 and found["p_nominal"] < 0.01
-    assert found["c_low"] < found["c_index"] < found["c_high"]
+    assert found["hazard ratio"].value < 1, "high risk leaves later"
+    c, p = found["C-index"], found["log-rank p"]
+    assert c.value > 0.5 and found["AUC"].value > 0.5 and p.value < 0.01
+    assert c.low < c.value < c.high
+    assert str(p).endswith("(nominal)"), "out-of-fold groups are not independent"
 
 
 def test_c_index_and_auc_equal_lifelines_and_scikit_learn():
@@ -61,12 +63,11 @@ def test_two_scans_against_one_is_paired_on_the_same_patients():
     rng = np.random.default_rng(8)
     table = synthetic(0.4, 50, rng)
     other = table.assign(logit=table["logit"] + rng.normal(0, 0.01, 50))
-    close = risk.compare(table, other, 199, np.random.default_rng(9)).set_index("measure")
-    assert close.loc["c_index", "high"] - close.loc["c_index", "low"] < 0.02, "two near-equal predictors hardly differ"
-    worse = risk.compare(table, table.assign(logit=rng.normal(size=50)), 199, np.random.default_rng(10)).set_index(
-        "measure"
-    )
-    assert worse.loc["c_index", "low"] > 0 and (worse["n"] == 50).all()
+    close = risk.compare(table, other, 199, np.random.default_rng(9))["difference"]["c_index"]
+    assert close.high - close.low < 0.02, "two near-equal predictors hardly differ"
+    assert close.remark == "nominal"
+    worse = risk.compare(table, table.assign(logit=rng.normal(size=50)), 199, np.random.default_rng(10))
+    assert worse["difference"]["c_index"].low > 0 and (worse["patients"] == 50).all()
 
 
 def test_the_gain_by_permutation_finds_a_telling_second_scan_and_is_paired():
@@ -76,9 +77,11 @@ def test_the_gain_by_permutation_finds_a_telling_second_scan_and_is_paired():
     noise = rng.normal(size=(len(table), 3))
     told = np.column_stack([noise, table["remaining_days"] / 2 + rng.normal(0, 0.3, len(table))])
     found = risk.permuted_gain(table, [told] * 5, [noise] * 5, 99, np.random.default_rng(13))
-    assert found["p_permutation"].tolist() == pytest.approx([0.02, 0.02]), "twice 1 / 100"
+    assert found["permutation p"].map(float).tolist() == pytest.approx([0.02, 0.02]), "twice 1 / 100"
     same = risk.permuted_gain(table, [noise] * 5, [noise] * 5, 99, np.random.default_rng(13))
-    assert (same["gain_heads"] == 0).all() and (same["p_permutation"] == 1).all()
+    assert (same["difference of heads"] == 0).all() and (same["permutation p"].map(float) == 1).all()
+    few = risk.permuted_gain(table.head(3), [told[:3]] * 5, [noise[:3]] * 5, 99, np.random.default_rng(13))
+    assert few["permutation p"].map(str).tolist() == ["not available (too few patients)"] * 2
 
 
 def test_outcomes_are_permuted_for_the_pairs_as_for_the_heads():
@@ -88,7 +91,7 @@ def test_outcomes_are_permuted_for_the_pairs_as_for_the_heads():
     table["fold"] = np.arange(len(table)) % 4
     one, two = rng.normal(size=(len(table), 2)), rng.normal(size=(len(table), 3))
     two[:, 0] += table["label"].to_numpy(float)
-    found = risk.permuted_gain(table, [two] * 4, [one] * 4, 59, np.random.default_rng(15)).set_index("measure")
+    found = risk.permuted_gain(table, [two] * 4, [one] * 4, 59, np.random.default_rng(15))
     held, label = table["fold"].to_numpy(), table["label"].to_numpy(float)
     orders = survival.permuted_orders(len(table), 59, np.random.default_rng(15))
     gains: dict[str, list[float]] = {name: [] for name in risk.MEASURES}
@@ -101,8 +104,8 @@ def test_outcomes_are_permuted_for_the_pairs_as_for_the_heads():
     for name, values in gains.items():
         null = np.array(values[1:])
         tails = [(1 + (sign * null >= sign * values[0] - 1e-9).sum()) / 60 for sign in (1, -1)]
-        assert found.loc[name, "gain_heads"] == pytest.approx(values[0])
-        assert found.loc[name, "p_permutation"] == pytest.approx(min(1, 2 * min(tails))), name
+        assert found.loc[name, "difference of heads"] == pytest.approx(values[0])
+        assert found.loc[name, "permutation p"].value == pytest.approx(min(1, 2 * min(tails))), name
 
 
 def test_without_effect_the_paired_interval_holds_zero_most_of_the_time():
@@ -111,8 +114,8 @@ def test_without_effect_the_paired_interval_holds_zero_most_of_the_time():
     for _ in range(100):
         table = synthetic(0.2, 40, rng)
         other = table.assign(logit=0.2 * (table["remaining_days"] - 7) + rng.normal(0, 1, 40))
-        row = risk.compare(table, other, 99, rng).set_index("measure").loc["c_index"]
-        held.append(row["low"] <= 0 <= row["high"])
+        found = risk.compare(table, other, 99, rng)["difference"]["c_index"]
+        held.append(found.low <= 0 <= found.high)
     assert np.mean(held) >= 0.87
 
 
@@ -132,11 +135,10 @@ def test_frozen_scores_follow_the_stay_when_they_should():
         common = {"patient_id": f"P{number}", "interval_days": 4.0, "label": int(days >= 7)}
         rows.append({**common, "scan_index": 1, "remaining_days": days, "prior": 0.0, "s": 0.1 * days})
         rows.append({**common, "scan_index": 2, "remaining_days": days, "prior": 0.1 * days, "s": 0.1 * days})
-    found = risk.frozen_table(pd.DataFrame(rows)).set_index("measure")
-    assert found.loc["s at the index scan", "spearman"] == pytest.approx(1)
-    assert found.loc["slope of s since the prior scan", "spearman"] == pytest.approx(1)
-    assert found.loc["curvature of s over three scans", "spearman"] == pytest.approx(-1)
-    assert (found["n"] == 20).all()
+    found = risk.frozen_table(pd.DataFrame(rows))
+    names = ["s at the index scan", "slope of s since the prior scan", "curvature of s over three scans"]
+    assert found["Spearman"][names].map(float).tolist() == pytest.approx([1, 1, -1])
+    assert (found["patients"] == 20).all()
 
 
 @pytest.mark.verify
@@ -146,7 +148,7 @@ def test_null_world_two_scan_gain_is_rarely_claimed():
     for _ in range(400):
         table = synthetic(0.0, 49, rng)
         other = table.assign(logit=0.5 * table["logit"] + rng.normal(0, 1, 49))
-        found = risk.compare(table, other, 499, rng).set_index("measure")
+        found = risk.compare(table, other, 499, rng)["difference"]
         for name in claimed:
-            claimed[name] += int(not found.loc[name, "low"] <= 0 <= found.loc[name, "high"])
+            claimed[name] += int(not found[name].low <= 0 <= found[name].high)
     assert max(claimed.values()) <= 32, claimed
