@@ -315,7 +315,11 @@ class Maps:
     def lesion_share(self) -> pd.DataFrame:
         """Return `lesion_share_table` of the run, indexed by hospital and class."""
         table = lesion_share_table(self.summary, self.run.profile.statistics.bootstrap, self.run.seed)
-        return table.assign(label=table["label"].map(CLASSES)).set_index(["hospital", "label"])
+        return (
+            table.assign(label=table["label"].map(CLASSES))
+            .rename(columns={"label": "class"})
+            .set_index(["hospital", "class"])
+        )
 
     def ratios(self) -> dict[str, Any]:
         """Return whether maps find the lesions of COVID+ scans: the ratio, its bar, and what it is to be compared with.

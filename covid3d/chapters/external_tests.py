@@ -230,10 +230,8 @@ class ExternalTests:
             f"{scan} of hospital {hospital} ({label}, s = {logit:.2f}), cells of {cell} mm"
             for scan, hospital, label, logit, cell in cases.itertuples(index=False)
         ]
-        settings, grid = self.run.profile.explain, "x".join(map(str, self.run.profile.model.grid))
-        window = self.run.profile.windows
-        how = f"HU, resampled to {grid}; window {window.level:.0f}/{window.width:.0f} HU; {settings.method} at {settings.layer}"
-        return f"{'; '.join(each)}. {how}."
+        settings = self.run.profile.explain
+        return f"{'; '.join(each)}. {results.input_words(self.run)}; {settings.method} at {settings.layer}."
 
     def figure_1_facts(self, cases: pd.DataFrame) -> dict[str, Any]:
         """Return how many external COVID+ scans Figure 1 shows with a map of the whole grid, and how the map is made."""
@@ -308,7 +306,7 @@ def first_scores(predictions: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFra
     predictions: of external/predictions.csv; windows: of windows/predictions.csv.
     """
     chosen = predictions[predictions["model"] != EVERY_FOLD]
-    table = chosen.drop_duplicates("scan_id")[["scan_id", "patient_id", "hospital", "label"]]
+    table = chosen.drop_duplicates("scan_id")[["scan_id", "hospital", "label"]]
     for model, part in chosen.groupby("model", sort=False):
         table = table.merge(part[["scan_id", "logit"]].rename(columns={"logit": str(model)}), on="scan_id")
     tuned = windows[(windows["model"] == THREE_D) & (windows["window"] == TUNED) & (windows["split"] == "external")]
