@@ -171,7 +171,8 @@ def load(run: Run) -> CrossValidation:
     """
     steps.ensure_needs(run, "03_cross_validation")
     require_certificate(run)
-    return CrossValidation(run, results.out_of_fold(run), results.learning_curves(run), results.selection(run))
+    scores = results.out_of_fold(run)[["scan_id", "patient_id", "fold", "label", "logit"]]
+    return CrossValidation(run, scores, results.learning_curves(run), results.selection(run))
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
