@@ -49,7 +49,7 @@ class Show:
         if isinstance(thing, Figure):
             self.figures[name] = thing, caption
             return display_html(figure_html(render(thing, "png"), caption))
-        table, labels = as_table(thing, name)
+        table, labels = as_table(thing)
         self.values = {address: entry for address, entry in self.values.items() if address.split(".")[0] != name}
         for address, value, unit in cells(table, name, labels, alone=not isinstance(thing, pd.DataFrame)):
             if address in self.values:
@@ -87,13 +87,13 @@ class Show:
         return f" [{', '.join(found)}]" if found else ""
 
 
-def as_table(thing: pd.DataFrame | pd.Series | Mapping[str, Any], name: str) -> tuple[pd.DataFrame, int]:
+def as_table(thing: pd.DataFrame | pd.Series | Mapping[str, Any]) -> tuple[pd.DataFrame, int]:
     """Return what is shown as a table, and how many of its first columns name the rows."""
     if isinstance(thing, pd.DataFrame):
         named = any(level is not None for level in thing.index.names)
         return (thing.reset_index(), thing.index.nlevels) if named else (thing, 1)
     numbers = dict(thing.items())
-    return pd.DataFrame({name: list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)}), 1
+    return pd.DataFrame({"what": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)}), 1
 
 
 def cells(table: pd.DataFrame, name: str, labels: int, *, alone: bool) -> list[tuple[str, Any, str]]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from covid3d.report import claims
@@ -173,6 +174,13 @@ def test_every_address_of_the_map_is_made_by_a_run(smoke_run):
     """Each address is a number of the run, or the name of a table or figure that a notebook shows."""
     made = claims.read_values(smoke_run).keys() | claims.shown_in(CHECKOUT / "notebooks").keys()
     assert sorted(claims.answers().keys() - made) == []
+
+
+def test_every_number_of_version_0_1_has_an_address_or_a_reason(smoke_run):
+    """`tests/data/addresses.csv`: the keys of version 0.1 beside the addresses that they have now."""
+    table = pd.read_csv(CHECKOUT / "tests" / "data" / "addresses.csv", dtype=str, keep_default_na=False)
+    assert table["key_of_0_1"].is_unique and table.loc[table["address"] == "", "remark"].ne("").all()
+    assert sorted(set(table["address"]) - {""} - claims.read_values(smoke_run).keys()) == []
 
 
 def test_every_claim_meets_an_address_a_statement_or_a_reason():
