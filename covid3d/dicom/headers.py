@@ -15,6 +15,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from covid3d.dicom.walk import DICOM_ENDINGS, DIRECTORY, candidates, doubts, passed_over
 from covid3d.run.errors import SeriesError
 
 TAGS = [
@@ -29,7 +30,6 @@ TAGS = [
 ]  # fmt: skip
 PIXEL_DATA = 0x7FE00010
 CONTEXT = ("SQ", "UN", "OW", "OB", "US or SS", "LO", "PN", "SH")  # they depend on more than their own bytes
-DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DEFER_BYTES = 4096
 MOST_COMPRESSED = 1024
@@ -113,48 +113,39 @@ class Slice:
 def read_slices(path: Path) -> list[Slice]:
     """Return every image slice of a DICOM file, of a folder (nested, any file names) or of the files a DICOMDIR lists.
 
-    Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early, missing_file for
-    one that a DICOMDIR lists and that is not there.
+    Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early or stands for a
+    slice and is none, packed for one that must be unpacked, broken_link or missing_file for one that is not there.
     """
+    return read_with_history(path)[0]
+
+
+def read_with_history(path: Path) -> tuple[list[Slice], tuple[str, ...]]:
+    """Return what `read_slices` does, and a line of history on files that were passed over."""
+    files, others = candidates(path)
+    found = {file: read_file(file) for file in files}
+    dicom = [file for file, slices in found.items() if slices is not None]
+    left = list(doubts([*(file for file in files if found[file] is None), *others], dicom))
+    if not dicom:
+        for doubt in left:
+            if doubt.code == "packed":
+                raise doubt.error
+    passed = passed_over(left)
+    if not dicom:
+        raise SeriesError(
+            "there is no DICOM file here",
+            where=path.name,
+            cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
+            code="no_dicom",
+        )
+    return [entry for slices in found.values() for entry in slices or []], passed
+
+
+def read_file(file: Path) -> list[Slice] | None:
+    """Return the image slices of one file, None when it is no DICOM file; raises SeriesError like `read_slices`."""
     with warnings.catch_warnings():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
         warnings.simplefilter("ignore")
-        files = _listed(path) if path.is_file() else list(_files(path))
-        datasets = [(file, dataset) for file in files if (dataset := _header(file)) is not None]
-        if not datasets:
-            raise SeriesError(
-                "there is no DICOM file here",
-                where=path.name,
-                cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
-                code="no_dicom",
-            )
-        return [entry for file, dataset in datasets for entry in _readable(file, dataset)]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder tree in a fixed order; hidden ones and DICOMDIR are left out."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.name.upper() != "DICOMDIR" and path.is_file():
-            yield path
-
-
-def _listed(file: Path) -> list[Path]:
-    """Return the file itself, or the image files that it lists when it is a DICOMDIR."""
-    try:
-        directory = dcmread(file, specific_tags=["DirectoryRecordSequence"])
-        if directory.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
-            return [file]
-        names = [record.get("ReferencedFileID") for record in directory.DirectoryRecordSequence]
-    except Exception:  # whatever is wrong with it is told when its header is read
-        return [file]
-    parts = [[name] if isinstance(name, str) else list(name) for name in names if name]
-    places = [file.parent.joinpath(*part) for part in parts if ".." not in part]
-    gone = sum(not place.is_file() for place in places)
-    if gone:
-        what = f"{gone} of the {len(places)} files that the DICOMDIR lists are not there"
-        cure = "Copy the whole medium, or give the folder instead of its DICOMDIR"
-        raise SeriesError(what, where=file.name, cure=cure, code="missing_file")
-    return sorted(places)
+        dataset = _header(file)
+        return None if dataset is None else _readable(file, dataset)
 
 
 def _header(file: Path) -> Dataset | None:
@@ -166,9 +157,9 @@ def _header(file: Path) -> Dataset | None:
         cure = "Make the file readable, or move it away"
         raise SeriesError("a file cannot be opened", where=file.name, cure=cure, code="unreadable") from error
     marked = start[128:] == b"DICM"
-    named = file.suffix.lower() in (".dcm", ".ima")
+    named = file.suffix.lower() in DICOM_ENDINGS
     if not marked and start[:2] not in (b"\x02\x00", b"\x08\x00"):
-        if named or (start and not start.strip(b"\0")):
+        if start and not start.strip(b"\0"):
             raise _truncated(file)
         return None
     try:

@@ -4,10 +4,12 @@ DICOM folders (any file names, nested, several series), one enhanced multi-frame
 ordered by their position along the normal of the slices, never by name or number.
 """
 
+import contextlib
 import hashlib
 import re
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
-from covid3d.dicom.headers import Slice, read_slices
+from covid3d.dicom import walk
+from covid3d.dicom.headers import Slice, read_slices, read_with_history
 from covid3d.dicom.images import OBLIQUE_DEGREES, is_image, read_image
 from covid3d.dicom.pixels import SYNTAXES, hounsfield, syntax_name
 from covid3d.run.errors import SeriesError
@@ -47,7 +50,9 @@ CURES = {
     "not_hu": "Give the CT images themselves, not a map computed from them",
     "not_chest": "Give a CT of the chest",
     "no_ct_volume": "Give the folder of a CT series; localizers, screen shots, reports and short series are no volume",
-    "missing_file": "Copy the whole medium, or give the folder instead of its DICOMDIR",
+    "missing_file": walk.CURES["missing_file"],
+    "broken_link": walk.CURES["broken_link"],
+    "packed": walk.CURES["packed"],
     "missing_rescale": "Export the series with RescaleSlope and RescaleIntercept",
     "hu_out_of_range": "Check how the file was made: its values are no Hounsfield units",
     "unsupported_syntax": "Export the series again as Explicit VR Little Endian, or convert it with `gdcmconv --raw`",
@@ -68,20 +73,41 @@ def read_ct(path: str | Path, series: int | None = None, *, threads: int | None 
     HU are clipped to -1024 … 3071; padding is -1024. `threads` decode slices (None: one a core).
     Raises SeriesError with a stable code and a cure (see CURES).
     """
-    path = Path(path)
-    if not path.exists():
-        raise _refusal("no_such_path", "there is no such file or folder", path)
+    path = _existing(path)
     if is_image(path):
         return checked_range(read_image(path), path)
+    with _damaged_headers(path):
+        slices, passed = read_with_history(path)
+        chosen, left = _choose(group_by_number(slices), series, path)
+        _check_headers(chosen, path)
+        ordered, affine, spacing = _geometry(chosen, path)
+        return _decode(ordered, affine, spacing, path, threads or cpu_count(), (*left, *passed))
+
+
+def check_series(slices: list[Slice], path: Path) -> None:
+    """Refuse, as `read_ct` does, what the headers of a series tell to be no CT volume; pixels are not decoded."""
+    with _damaged_headers(path):
+        _check_headers(slices, path)
+        _geometry(slices, path)
+
+
+@contextlib.contextmanager
+def _damaged_headers(path: Path) -> Iterator[None]:
+    """Turn the errors that odd values of a header may raise into a refusal."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on odd headers, which may repeat what identifies a patient
-            chosen, left = _choose(group_by_number(read_slices(path)), series, path)
-            _check_headers(chosen, path)
-            ordered, affine, spacing = _geometry(chosen, path)
-            return _decode(ordered, affine, spacing, path, threads or cpu_count(), left)
+            yield
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as error:
         raise _refusal("unreadable", f"a header is damaged ({type(error).__name__})", path) from error
+
+
+def _existing(path: str | Path) -> Path:
+    """Return a path that exists; the refusal shows a misspelt one whole."""
+    if path == "" or not Path(path).exists():
+        what = "no path was given" if path == "" else "there is no such file or folder"
+        raise SeriesError(what, where=str(path), cure=CURES["no_such_path"], code="no_such_path")
+    return Path(path)
 
 
 def list_series(path: str | Path) -> pd.DataFrame:
@@ -90,9 +116,7 @@ def list_series(path: str | Path) -> pd.DataFrame:
     The number is DICOM's SeriesNumber where every series has its own, else 1, 2, … in the order of the table. `aside`
     says why a series is not taken for the scan, "" for a CT volume.
     """
-    path = Path(path)
-    if not path.exists():
-        raise _refusal("no_such_path", "there is no such file or folder", path)
+    path = _existing(path)
     rows = [
         {
             "number": number,

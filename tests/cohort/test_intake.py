@@ -325,7 +325,7 @@ def test_a_draft_holds_pseudonyms_and_days_but_no_dates(root):
     write_series(tree / "x3", body(seed=2), StudyDate="20200101", PatientAge="045Y", PatientSex="M", PatientID="id-2")
     write_series(tree / "x3", body(seed=3)[:5], SeriesNumber=9, names="none")
     (tree / "x3" / "notes.txt").write_text("no DICOM")
-    draft = draft_manifest(tree, root / "draft.csv", root / "keys" / "draft.json")
+    draft = draft_manifest(tree, root / "draft.csv", root / "keys" / "draft.json").table
     assert list(draft.columns) == list(COLUMNS)
     assert draft["patient_id"].nunique() == 2
     assert sorted(draft["day"]) == [0, 0, 8]
