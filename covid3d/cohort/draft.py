@@ -81,7 +81,8 @@ def draft_manifest(folder: str | Path, out: str | Path, key_path: str | Path) ->
         originals["scans"][scan] = {"patient_id": row["patient"], "path": row["path"], "date": str(row["date"])[:10]}
         rows.append(
             dict.fromkeys(COLUMNS, "")
-            | {name: row[name] for name in ("scan_index", "day", "age", "sex", "n_slices", "source")}
+            | {name: row[name] for name in ("scan_index", "age", "sex", "n_slices", "source")}
+            | {"day": "" if pd.isna(row["day"]) else int(row["day"])}
             | {"scan_id": scan, "patient_id": patient, "hospital": "A"}
             | {"role": "external" if row["scan_index"] == 0 else "followup"}
         )
