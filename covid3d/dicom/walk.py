@@ -20,6 +20,7 @@ PACKED_STARTS = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf",
 ADDED = (*PACKED, ".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp", ".htm", ".html")
 NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 START_BYTES = 4096
+EMPTY = "a file is empty"
 CURES = {
     "broken_link": "Copy what the link leads to, or remove the link",
     "missing_file": "Copy the whole medium, or give the folder instead of its DICOMDIR",
@@ -53,14 +54,15 @@ def candidates(path: Path) -> tuple[list[Path], list[Path]]:
     if path.is_file():
         return _listed(path), []
     try:
-        files = list(_once(file for file in tree_files(path, hidden=False) if _plain(file.name) != "dicomdir"))
-        there = [file for file in files if file.is_file() and not file.name.startswith(".")]
+        files = [file for file in tree_files(path, hidden=False) if _plain(file.name) != "dicomdir"]
+        hidden = [file for file in files if file.name.startswith(".")]
+        shown = [file for file in files if not file.name.startswith(".")]
+        there = [file for file in shown if file.is_file()]
     except OSError as error:
         where = Path(os.fsdecode(error.filename or path)).name
         cure = CURES["unreadable"]
         raise SeriesError("a folder cannot be opened", where=where, cure=cure, code="unreadable") from error
-    known = set(there)
-    return there, [file for file in files if file not in known]
+    return list(_once(there)), sorted({*hidden, *shown} - {*there})
 
 
 def _once(files: Iterable[Path]) -> Iterator[Path]:
@@ -150,7 +152,7 @@ def doubts(others: Sequence[Path], slices: Sequence[Path]) -> Iterator[Doubt]:
             continue
         if code != "hidden" and beside.lack(path, text=code == "text"):
             yield Doubt(path, *(("truncated", "a file holds text, no slice") if code == "text" else (code, what)), True)
-        elif code in PASSED or not _ending(path.name):
+        elif code in PASSED or what == EMPTY or not _ending(path.name):
             yield Doubt(path, code, what, False)
 
 
@@ -171,7 +173,7 @@ class _Slices:
         self.folders = {file.parent for file in slices}
         self.names = {file.parent / stem for file in slices for stem in (file.name, _stem(file.name))}
         self.shapes = {_shape(stem) for file in slices for stem in (file.name, _stem(file.name))}
-        self.endings = {_ending(file.name) for file in slices} | {""}
+        self.endings = {_ending(file.name) for file in slices}
 
     def lack(self, path: Path, *, text: bool) -> bool:
         """True where a file's name says that it was meant as a slice, or where it lies among slices and is no text."""
@@ -202,7 +204,7 @@ def _fault(path: Path) -> tuple[str, str]:
     ):
         return "packed", "a file is packed"
     if not start:
-        return "truncated", "a file is empty"
+        return "truncated", EMPTY
     if start.lstrip(b"\xef\xbb\xbf\t\r\n ")[:1] in (b"<", b"{"):
         return "truncated", "a file holds a web page or a message, no slice"
     return ("truncated", "a file is no DICOM file") if NO_TEXT.search(start) else ("text", "a file holds text")

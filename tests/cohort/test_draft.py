@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from covid3d.cohort import gate
 from covid3d.cohort.draft import draft_manifest
-from covid3d.cohort.manifest import locate, read_manifest
-from covid3d.dicom.series import read_ct
+from covid3d.cohort.manifest import COLUMNS, locate, read_manifest
+from covid3d.dicom.series import CURES, read_ct
 from covid3d.run.errors import SeriesError
 
 SMALL, SPACING = (16, 32, 32), (10.0, 10.0, 10.0)
@@ -146,7 +146,7 @@ def test_what_may_hold_a_scan_is_left_out_aloud(tmp_path):
     (tree / "p3.zip").write_bytes(b"PK\3\4")
     (tree / "p4").symlink_to(tmp_path / "gone")
     (tree / "p5").mkdir()
-    (tree / "p5" / "scan.nii.gz").touch()
+    (tree / "p5" / "scan.nii.gz").write_bytes(b"\x1f\x8b")
     (tree / "p5" / "notes.txt").write_text("none")
     found = draft(tree)
     assert set(found.left) == {"p1", "p3.zip", "p4", "p5/scan.nii.gz"}
@@ -163,6 +163,19 @@ def test_all_faulty_files_of_a_folder_are_counted(tmp_path):
     for number in (3, 4, 5):
         (tree / "p1" / f"{number:03d}").write_bytes(b"")
     assert draft(tree).left["p1"].endswith("(2 more files with a fault)")
+
+
+def test_a_folder_of_nothing_but_lost_slices_is_left_out_and_a_few_strange_files_are_set_aside(tmp_path):
+    tree = tmp_path / "export"
+    small(tree / "p0")
+    (tree / "p1").mkdir()
+    for number in range(20):
+        (tree / "p1" / f"CT.{number}.lost").touch()
+        (tree / "p1" / f"index{number}.html").write_text("<html>")
+    (tree / "LOCKFILE").touch()
+    found = draft(tree)
+    assert found.left == {"p1": "20 files without DICOM, the first CT.0.lost: a file is empty"}
+    assert found.aside == {"export": "1 files without DICOM, the first LOCKFILE: a file is empty"}
 
 
 def test_linked_folders_are_drafted_where_the_link_lies(tmp_path):
@@ -194,6 +207,32 @@ def test_a_name_above_the_manifest_is_of_no_matter(tmp_path):
     small(tree / "p1", PatientID="")
     assert draft(tree).table["source"].tolist() == ["export/p1"]
     assert check(tree.parent / "draft.csv")["ok"].tolist() == [1]
+
+
+def test_check_says_of_each_folder_what_predict_says(tmp_path):
+    small(tmp_path / "store")
+    for name in ("empty", "page", "packed", "gone"):
+        small(tmp_path / name, names="none")
+    (tmp_path / "empty" / "016").touch()
+    (tmp_path / "page" / "016").write_text("<html>404</html>")
+    (tmp_path / "packed" / "016.gz").touch()
+    (tmp_path / "gone" / "016").symlink_to("nowhere")
+    (tmp_path / "scan.zip").write_bytes(b"PK\3\4")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "series").symlink_to(tmp_path / "store")
+    codes = {"empty": "truncated", "page": "truncated", "packed": "packed", "gone": "broken_link", "scan.zip": "packed"}
+    codes["linked"] = ""
+    blank = dict.fromkeys(COLUMNS, "") | {"hospital": "A", "role": "external", "label": "1", "scan_index": "0"}
+    rows = [blank | {"scan_id": f"s{n}", "patient_id": f"p{n}", "source": name} for n, name in enumerate(codes)]
+    pd.DataFrame(rows).to_csv(tmp_path / "manifest.csv", index=False)
+    found = gate.check_manifest(tmp_path / "manifest.csv").intake
+    assert found["code"].tolist() == list(codes.values())
+    for name, code, message in zip(codes, found["code"], found["message"], strict=True):
+        if code:
+            with pytest.raises(SeriesError) as caught:
+                read_ct(tmp_path / name)
+            assert caught.value.code == code
+            assert message == f"{caught.value.what}. {CURES[code]}"
 
 
 def test_one_patient_has_one_sex_and_ten_years(tmp_path):

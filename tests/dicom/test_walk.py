@@ -98,6 +98,14 @@ def test_what_may_be_no_slice_is_passed_over_and_counted(tmp_path):
     assert volume.history[-1] == said
 
 
+def test_a_file_named_unlike_the_slices_is_counted(tmp_path):
+    write_series(tmp_path)
+    (tmp_path / "LOCKFILE").touch()
+    assert read_ct(tmp_path).history[-1] == "files passed over: 1 without DICOM"
+    (tmp_path / "IM020").touch()
+    assert refusal(tmp_path).where == "IM020"
+
+
 @pytest.mark.parametrize("packed", ["scan.zip", "scan.dcm.gz", "scan.tar.gz", "scan"])
 def test_packed_scans_are_refused_with_their_cure(tmp_path, packed):
     path = tmp_path / packed
@@ -134,6 +142,11 @@ def test_a_link_into_a_hidden_store_is_followed(tmp_path):
     assert refusal(tmp_path).code == "no_dicom"
     (tmp_path / "series").symlink_to(tmp_path / ".store" / "series")
     np.testing.assert_array_equal(read_ct(tmp_path).hu, body())
+    write_series(tmp_path / "files")
+    for path in list((tmp_path / "files").iterdir()):
+        path.rename(path.with_name(f".{path.name}"))
+        path.symlink_to(f".{path.name}")
+    np.testing.assert_array_equal(read_ct(tmp_path / "files").hu, body())
 
 
 def test_a_folder_that_may_not_be_listed_is_refused(tmp_path, monkeypatch):
