@@ -17,7 +17,7 @@ from covid3d.cohort.delivery import POOLED_AGE, pseudonym
 from covid3d.cohort.manifest import COLUMNS, LONGEST_DAYS, RULES, Source, locate
 from covid3d.dicom.headers import Slice, read_file, read_slices
 from covid3d.dicom.series import CURES, FEWEST_SLICES, check_series, group_by_number, why_aside
-from covid3d.dicom.walk import Doubt, candidates, doubts
+from covid3d.dicom.walk import ARCHIVE, LINK, Doubt, candidates, doubts
 from covid3d.run.errors import SeriesError, printable
 from covid3d.run.files import atomic_path, progress, write_private
 
@@ -132,13 +132,13 @@ class _Tree:
         for doubt in doubts(others, dicom):
             if doubt.meant:
                 faults[doubt.path.parent].append(str(doubt.error))
-            elif doubt.code in ("packed", "broken_link"):
-                self.left[self._name(doubt.path)] = f"{doubt.what}. {doubt.error.cure}"
+            elif doubt.fault in (ARCHIVE, LINK):
+                self.left[self._name(doubt.path)] = f"{doubt.fault.what}. {doubt.error.cure}"
             else:
                 strays[doubt.path.parent].append(doubt)
         for folder, found in strays.items():
             few = len(found) < FEWEST_SLICES
-            why = f"{len(found)} files without DICOM, the first {found[0].path.name}: {found[0].what}"
+            why = f"{len(found)} files without DICOM, the first {found[0].path.name}: {found[0].fault.what}"
             (self.aside if few else self.left)[self._name(folder)] = why
         for file in others:
             if file.name.lower().endswith(VOLUMES) and not file.name.startswith("."):

@@ -15,7 +15,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from covid3d.dicom.walk import DICOM_ENDINGS, DIRECTORY, candidates, doubts, passed_over
+from covid3d.dicom.walk import ARCHIVE, DICOM_ENDINGS, DIRECTORY, candidates, doubts, passed_over
 from covid3d.run.errors import SeriesError
 
 TAGS = [
@@ -127,7 +127,7 @@ def read_with_history(path: Path) -> tuple[list[Slice], tuple[str, ...]]:
     left = list(doubts([*(file for file in files if found[file] is None), *others], dicom))
     if not dicom:
         for doubt in left:
-            if doubt.code == "packed":
+            if doubt.fault == ARCHIVE:
                 raise doubt.error
     passed = passed_over(left)
     if not dicom:

@@ -20,7 +20,6 @@ PACKED_STARTS = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf",
 ADDED = (*PACKED, ".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp", ".htm", ".html")
 NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 START_BYTES = 4096
-EMPTY = "a file is empty"
 CURES = {
     "broken_link": "Copy what the link leads to, or remove the link",
     "missing_file": "Copy the whole medium, or give the folder instead of its DICOMDIR",
@@ -28,21 +27,38 @@ CURES = {
     "truncated": "Copy or export this scan again, or move the file away if it is no slice",
     "unreadable": "Make it readable, or move it away",
 }
-PASSED = {"broken_link": "links to nowhere", "hidden": "hidden with DICOM", "packed": "packed"}
+
+
+class Fault(NamedTuple):
+    """What is wrong with a file that is no slice: a code, and one clause."""
+
+    code: str
+    what: str
+
+
+LINK = Fault("broken_link", "a link leads nowhere")
+ARCHIVE = Fault("packed", "a file is packed")
+EMPTY = Fault("truncated", "a file is empty")
+PAGE = Fault("truncated", "a file holds a web page or a message, no slice")
+TEXT = Fault("truncated", "a file holds text, no slice")
+OTHER = Fault("truncated", "a file is no DICOM file")
+CLOSED = Fault("unreadable", "a file cannot be opened")
+HIDDEN = Fault("unreadable", "a file of DICOM is hidden")
+PASSED = {LINK: "links to nowhere", ARCHIVE: "packed", HIDDEN: "hidden with DICOM"}
 
 
 class Doubt(NamedTuple):
-    """A file without DICOM: its fault as a code and in words, and whether a slice is meant to be there."""
+    """A file without DICOM, and whether a slice is meant to be there."""
 
     path: Path
-    code: str
-    what: str
+    fault: Fault
     meant: bool
 
     @property
     def error(self) -> SeriesError:
         """Return the refusal that names the file."""
-        return SeriesError(self.what, where=self.path.name, cure=CURES[self.code], code=self.code)
+        code, what = self.fault
+        return SeriesError(what, where=self.path.name, cure=CURES[code], code=code)
 
 
 def candidates(path: Path) -> tuple[list[Path], list[Path]]:
@@ -147,13 +163,12 @@ def doubts(others: Sequence[Path], slices: Sequence[Path]) -> Iterator[Doubt]:
     """Yield what is to be said of the files without DICOM, `slices` being those with DICOM."""
     beside = _Slices(slices)
     for path in others:
-        code, what = _fault(path)
-        if not code or (path.name.startswith(".") and code != "hidden"):
+        fault = _fault(path)
+        if fault is None or (path.name.startswith(".") and fault != HIDDEN):
             continue
-        if code != "hidden" and beside.lack(path, text=code == "text"):
-            yield Doubt(path, *(("truncated", "a file holds text, no slice") if code == "text" else (code, what)), True)
-        elif code in PASSED or what == EMPTY or not _ending(path.name):
-            yield Doubt(path, code, what, False)
+        meant = fault != HIDDEN and beside.lack(path, text=fault == TEXT)
+        if meant or fault in PASSED or fault == EMPTY or not _ending(path.name):
+            yield Doubt(path, fault, meant)
 
 
 def passed_over(left: Iterable[Doubt]) -> tuple[str, ...]:
@@ -162,7 +177,7 @@ def passed_over(left: Iterable[Doubt]) -> tuple[str, ...]:
     for doubt in left:
         if doubt.meant:
             raise doubt.error
-        counts[PASSED.get(doubt.code, "without DICOM")] += 1
+        counts[PASSED.get(doubt.fault, "without DICOM")] += 1
     return (f"files passed over: {', '.join(f'{counts[kind]} {kind}' for kind in sorted(counts))}",) if counts else ()
 
 
@@ -187,24 +202,24 @@ class _Slices:
         return path.parent in self.folders and _ending(path.name) in self.endings and not text
 
 
-def _fault(path: Path) -> tuple[str, str]:
-    """Return what a file without DICOM is: code and words; ("", "") for a DICOMDIR."""
+def _fault(path: Path) -> Fault | None:
+    """Return what a file without DICOM is; None for a DICOMDIR."""
     if not path.is_file():
-        return ("broken_link", "a link leads nowhere") if path.is_symlink() else ("unreadable", "this is no file")
+        return LINK if path.is_symlink() else CLOSED
     try:
         with path.open("rb") as stream:
             start = stream.read(START_BYTES)
     except OSError:
-        return "unreadable", "a file cannot be opened"
+        return CLOSED
     if start[128:132] == b"DICM":
-        return ("hidden", "a hidden file is DICOM") if path.name.startswith(".") else ("", "")
+        return HIDDEN if path.name.startswith(".") else None
     ending = _ending(path.name)
-    if (ending in PACKED and not path.name.lower().endswith(".nii.gz")) or (
-        ending in ("", *DICOM_ENDINGS) and start.startswith(PACKED_STARTS)
-    ):
-        return "packed", "a file is packed"
+    if ending in PACKED and not path.name.lower().endswith(".nii.gz"):
+        return ARCHIVE
+    if ending in ("", *DICOM_ENDINGS) and start.startswith(PACKED_STARTS):
+        return ARCHIVE
     if not start:
-        return "truncated", EMPTY
+        return EMPTY
     if start.lstrip(b"\xef\xbb\xbf\t\r\n ")[:1] in (b"<", b"{"):
-        return "truncated", "a file holds a web page or a message, no slice"
-    return ("truncated", "a file is no DICOM file") if NO_TEXT.search(start) else ("text", "a file holds text")
+        return PAGE
+    return OTHER if NO_TEXT.search(start) else TEXT
