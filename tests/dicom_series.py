@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 SHAPE = (20, 48, 48)
 SPACING = (8.0, 7.0, 7.0)
@@ -66,6 +66,57 @@ def slice_dataset(plane, index, uid, spacing=SPACING):
     dataset.PixelData = (plane.astype(np.int32) + 1024).clip(0, 4095).astype("<u2").tobytes()
     dataset["PixelData"].VR = "OW"
     return dataset
+
+
+def item(tags):
+    """A dataset from a dict of keywords; a dict in it becomes a sequence of one item, a list of dicts one of several."""
+    made = Dataset()
+    for keyword, value in tags.items():
+        if isinstance(value, dict):
+            value = [item(value)]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            value = [item(one) for one in value]
+        setattr(made, keyword, value)
+    return made
+
+
+def write_enhanced(path, hu=None, *, first=0, shared=None, frames=None, syntax=None, **tags):
+    """Write `hu` as one Enhanced CT file whose frames, out of order, have their geometry and rescale in functional groups.
+
+    `shared` adds macros (or changes them), `frames(index)` those of a slice; `first` is the place of its first slice.
+    """
+    hu = body() if hu is None else hu
+    dataset = slice_dataset(hu[0], 0, generate_uid())
+    for keyword in (
+        "ImagePositionPatient ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept SliceThickness KVP "
+        "ConvolutionKernel"
+    ).split():
+        delattr(dataset, keyword)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    dataset.NumberOfFrames = len(hu)
+    macros = {
+        "PixelMeasuresSequence": {"PixelSpacing": [7.0, 7.0], "SliceThickness": 8},
+        "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+        "PixelValueTransformationSequence": {"RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"},
+        **(shared or {}),
+    }
+    dataset.SharedFunctionalGroupsSequence = [item(macros)]
+    order = sorted(range(len(hu)), key=lambda index: (7 * index) % len(hu))
+    dataset.PerFrameFunctionalGroupsSequence = [
+        item(
+            {"PlanePositionSequence": {"ImagePositionPatient": [-150.0, -120.0, -300 + 8.0 * (first + index)]}}
+            | (frames(index) if frames else {})
+        )
+        for index in order
+    ]
+    dataset.PixelData = b"".join((hu[index].astype(np.int32) + 1024).astype("<u2").tobytes() for index in order)
+    for keyword, value in item(tags).items():
+        dataset[keyword] = value
+    if syntax is not None:
+        dataset.compress(syntax, generate_instance_uid=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
 
 
 def rewrite(path, **tags):

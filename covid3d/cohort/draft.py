@@ -16,7 +16,8 @@ from pydicom import Dataset, dcmread
 from covid3d.cohort.delivery import POOLED_AGE, pseudonym
 from covid3d.cohort.manifest import COLUMNS, LONGEST_DAYS, RULES, Source, locate
 from covid3d.dicom.headers import Slice, read_file, read_slices
-from covid3d.dicom.series import CURES, FEWEST_SLICES, check_series, group_by_number, why_aside
+from covid3d.dicom.refusals import CURES, FEWEST_SLICES
+from covid3d.dicom.series import check_series, group_by_number, why_aside
 from covid3d.dicom.walk import ARCHIVE, LINK, Doubt, candidates, doubts
 from covid3d.run.errors import SeriesError, printable
 from covid3d.run.files import atomic_path, progress, write_private
@@ -121,13 +122,14 @@ class _Tree:
         dicom: list[Path] = []
         for file in progress(files, "reading headers"):
             try:
-                slices = read_file(file)
+                entries = read_file(file)
             except SeriesError as error:
                 faults[file.parent].append(str(error))
-                slices = []
-            (others if slices is None else dicom).append(file)
-            for entry in slices or []:
-                series[_key(entry)].add(file.parent)
+                entries = []
+            (others if entries is None else dicom).append(file)
+            for entry in entries or []:
+                if isinstance(entry, Slice):
+                    series[_key(entry)].add(file.parent)
         strays: dict[Path, list[Doubt]] = defaultdict(list)
         for doubt in doubts(others, dicom):
             if doubt.meant:

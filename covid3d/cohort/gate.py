@@ -17,7 +17,7 @@ from covid3d.cohort.folds import THUMBNAIL, leakage_certificate, thumbnail
 from covid3d.cohort.intake import FACTS, IDS, as_table, flow, refused
 from covid3d.cohort.manifest import locate, read_manifest
 from covid3d.cohort.scan import read_scan, safe_message
-from covid3d.dicom.series import CURES
+from covid3d.dicom.refusals import CURES
 from covid3d.run.errors import SeriesError
 from covid3d.run.files import cpu_count, parallel_map, write_csv, write_json
 

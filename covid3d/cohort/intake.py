@@ -12,7 +12,7 @@ from covid3d.cohort.delivery import ensure_cohort, private_hash, source_of
 from covid3d.cohort.manifest import Source, read_controls, read_manifest
 from covid3d.cohort.scan import read_scan, safe_message
 from covid3d.cohort.store import Store
-from covid3d.dicom.series import CURES
+from covid3d.dicom.refusals import CURES
 from covid3d.run.errors import MissingResult, SeriesError, StorageError
 from covid3d.run.files import cpu_count, parallel_map, sha256_tree, write_csv, write_json
 from covid3d.run.profile import Run
@@ -21,7 +21,7 @@ from covid3d.run.steps import code_fingerprint, ensure_in_place
 IDS = ("scan_id", "patient_id", "hospital", "role", "label", "scan_index")
 FACTS = (
     "n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "thickness_mm", "kernel", "kvp",
-    "manufacturer", "transfer_syntax", "hu_mean", "hu_sd", "lung_volume_ml", "kept_with", "pixel_sha256",
+    "exposure_mas", "manufacturer", "transfer_syntax", "hu_mean", "hu_sd", "lung_volume_ml", "kept_with", "pixel_sha256",
     "series_uid_sha256", "patient_sha256", "volume",
 )  # fmt: skip
 COLUMNS = (*IDS, "ok", "code", "message", *FACTS)
@@ -52,7 +52,12 @@ def read_intake(run: Run) -> pd.DataFrame:
     for column in table.columns:
         if column in WHOLE:
             table[column] = pd.to_numeric(table[column]).astype("Int64")
-        elif column.startswith(("spacing_", "hu_")) or column in ("kvp", "thickness_mm", "lung_volume_ml"):
+        elif column.startswith(("spacing_", "hu_")) or column in (
+            "kvp",
+            "exposure_mas",
+            "thickness_mm",
+            "lung_volume_ml",
+        ):
             table[column] = pd.to_numeric(table[column])
     return table
 
@@ -118,7 +123,7 @@ def _source_hash(sha256: str, place: Source) -> str:
 
 
 def _row(ids: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {**ids, "ok": 1, "code": "", "message": "", **{name: facts[name] for name in FACTS}}
+    return {**ids, "ok": 1, "code": "", "message": "", **{name: facts.get(name) for name in FACTS}}
 
 
 def refused(ids: dict[str, Any], code: str, message: str) -> dict[str, Any]:

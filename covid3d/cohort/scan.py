@@ -12,11 +12,13 @@ import numpy as np
 from covid3d.ct.grid import grid_spacing, resample
 from covid3d.ct.lungs import lung_mask
 from covid3d.ct.volume import CTVolume, SeriesInfo
-from covid3d.dicom.series import CURES, read_ct
+from covid3d.dicom.refusals import CURES
+from covid3d.dicom.series import read_ct
 from covid3d.run.errors import SeriesError
 
 LUNG_GRID = (48, 96, 96)
 LEAST_LUNG_ML = 300.0
+BARE_AIR_HU = -980
 CUT_SHARE = 0.5
 SMALLEST_FIELD_MM = 250.0
 BONE_KERNEL = re.compile(r"(?i)bone|^EDGE|^(B80|[HJ][6-9]\d|FC(3\d|8\d)|YD$|D$|E$)")  # GE; Siemens, Canon, Philips
@@ -40,13 +42,22 @@ def read_scan(
 
 
 def find_lungs(volume: CTVolume) -> Lungs:
-    """Return the lungs of a scan. Raises SeriesError (not_chest) below 300 ml: no chest, or the wrong part of one."""
+    """Return the lungs of a scan.
+
+    Raises SeriesError (not_chest) below 300 ml (no chest, or the wrong part of one), and for air without tissue in it.
+    """
     coarse = tuple(min(own, most) for own, most in zip(volume.shape, LUNG_GRID, strict=True))
     spacing = grid_spacing(volume, coarse)
-    areas = lung_mask(resample(volume, coarse), spacing).sum(axis=(1, 2))
+    grid = resample(volume, coarse)
+    mask = lung_mask(grid, spacing)
+    areas = mask.sum(axis=(1, 2))
     lungs = Lungs(float(areas.sum() * np.prod(spacing) / 1000), float(max(areas[0], areas[-1]) / max(areas.max(), 1)))
     if lungs.volume_ml < LEAST_LUNG_ML:
         what = f"no lung was found ({lungs.volume_ml:.0f} ml of air within the body)"
+        raise SeriesError(what, cure=CURES["not_chest"], code="not_chest")
+    density = float(np.median(grid[mask]))
+    if density < BARE_AIR_HU:
+        what = f"no lung was found: the air within the body has {density:.0f} HU and holds no tissue"
         raise SeriesError(what, cure=CURES["not_chest"], code="not_chest")
     return lungs
 
@@ -69,6 +80,7 @@ def facts(volume: CTVolume) -> dict[str, Any]:
         "thickness_mm": series.slice_thickness_mm,
         "kernel": series.kernel[:32],
         "kvp": series.kvp,
+        "exposure_mas": series.exposure_mas,
         "manufacturer": series.manufacturer[:32],
         "transfer_syntax": series.transfer_syntax,
         "hu_mean": round(mean, 3),

@@ -21,6 +21,7 @@ class SeriesInfo:
     manufacturer: str = ""
     transfer_syntax: str = ""
     slice_thickness_mm: float | None = None
+    exposure_mas: float | None = None
     file_format: str = "DICOM"
     simulated: bool = False
     patient_sha256: str = ""  # tells that two patients of a manifest are one; intake keys it

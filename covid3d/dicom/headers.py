@@ -2,10 +2,10 @@
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -19,35 +19,47 @@ from covid3d.dicom.walk import ARCHIVE, DICOM_ENDINGS, DIRECTORY, candidates, do
 from covid3d.run.errors import SeriesError
 
 TAGS = [
-    "ImageType", "SOPClassUID", "Modality", "Manufacturer", "SeriesDescription", "PatientID", "PatientAge",
-    "ContrastBolusAgent", "PatientPosition", "KVP", "SliceThickness", "ConvolutionKernel", "GantryDetectorTilt",
-    "SeriesInstanceUID", "SeriesNumber", "ImagePositionPatient",
+    "ImageType", "SOPClassUID", "AcquisitionDate", "AcquisitionDateTime", "AcquisitionTime", "Modality",
+    "Manufacturer", "SeriesDescription", "PatientName", "PatientID", "PatientBirthDate", "PatientAge",
+    "ContrastBolusAgent", "ContrastBolusAgentSequence", "PatientPosition", "KVP", "SliceThickness", "ConvolutionKernel",
+    "Exposure", "GantryDetectorTilt", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
+    "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "NominalPercentageOfRespiratoryPhase",
+    "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber", "ImagePositionPatient",
     "ImageOrientationPatient", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
     "PlanarConfiguration", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
+    "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths", "PixelData",
+]  # fmt: skip
+OF_FRAMES = [
+    "FrameType", "FrameAcquisitionDateTime", "TemporalPositionIndex", "ContrastBolusAgentAdministered", "ExposureInmAs",
 ]  # fmt: skip
 PIXEL_DATA = 0x7FE00010
 CONTEXT = ("SQ", "UN", "OW", "OB", "US or SS", "LO", "PN", "SH")  # they depend on more than their own bytes
+TEXT, ESCAPE = ("LO", "PN", "SH"), b"\x1b"  # plain ASCII reads alike in every character set
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+CT_IMAGES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 DEFER_BYTES = 4096
 MOST_COMPRESSED = 1024
 TRUNCATED = "Copy or export this scan again; the file's size tells"
 
 
 AMBIGUOUS = {BaseTag(0x00280120), BaseTag(0x00280121), BaseTag(0x7FE00010)}
-TAG_OF = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in TAGS}
-WANTED = list(TAG_OF.values())  # pydicom would look keywords up again in every file
+TAG_OF = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in (*TAGS, *OF_FRAMES)}
+WANTED = [TAG_OF[keyword] for keyword in TAGS]  # pydicom would look keywords up again in every file
 
 
 def header_value(dataset: Dataset, keyword: str) -> Any:
     """Return a value of a header as pydicom reads it, None where it is silent; equal bytes are interpreted once."""
     tag = TAG_OF.get(keyword)
-    if tag is None or tag not in dataset:
+    if tag is None:
         return dataset.get(keyword)
+    if tag not in dataset:
+        return None
     raw = dataset.get_item(tag)
-    if not isinstance(raw, RawDataElement) or raw.VR in CONTEXT or not isinstance(raw.value, bytes):
+    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
+        return dataset.get(keyword)
+    if raw.VR in CONTEXT and not (raw.VR in TEXT and raw.value.isascii() and ESCAPE not in raw.value):
         return dataset.get(keyword)
     if raw.VR is None and tag in AMBIGUOUS:
         return dataset.get(keyword)
@@ -68,6 +80,7 @@ class Slice:
     path: Path
     frame: int | None
     dataset: Dataset
+    places: tuple[Dataset, ...]
     syntax: UID
     modality: str
     series: str
@@ -87,6 +100,17 @@ class Slice:
     def get(self, keyword: str) -> Any:
         """Return a value of the header, None where it is silent."""
         return header_value(self.dataset, keyword)
+
+    def find(self, keyword: str) -> Any:
+        """Return a value of the frame's functional groups, else of the header; None where both are silent or damaged."""
+        try:
+            return _first(self.places, keyword)
+        except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError):
+            return None
+
+    def number(self, keyword: str) -> float | None:
+        """Return a number of the frame's functional groups, else of the header, or None."""
+        return _number(self.find(keyword))
 
     @property
     def localizer(self) -> bool:
@@ -110,20 +134,38 @@ class Slice:
         return f"{self.series_number}|{self.description}|{geometry}"
 
 
+@dataclass(frozen=True)
+class Report:
+    """A DICOM object without pixels: dose report, raw data, structured report, presentation state, PDF."""
+
+    modality: str
+    description: str
+    kind: str
+
+
+class Objects(NamedTuple):
+    """What was read of a file or folder: image slices, objects without pixels, and lines of history on files passed over."""
+
+    slices: list[Slice]
+    reports: list[Report]
+    passed: tuple[str, ...]
+
+
 def read_slices(path: Path) -> list[Slice]:
-    """Return every image slice of a DICOM file, of a folder (nested, any file names) or of the files a DICOMDIR lists.
+    """Return every image slice of a file, a folder or a DICOMDIR (see `read_objects`)."""
+    return read_objects(path).slices
 
-    Raises SeriesError: no_dicom when there is no DICOM file, truncated for a file that ends too early or stands for a
-    slice and is none, packed for one that must be unpacked, broken_link or missing_file for one that is not there.
+
+def read_objects(path: Path) -> Objects:
+    """Return the image slices and the objects without pixels of a DICOM file, of a folder or of what a DICOMDIR lists.
+
+    Folders may be nested, their files have any names. Raises SeriesError: no_dicom when there is no DICOM file, truncated
+    for a file that ends too early or stands for a slice and is none, packed for one that must be unpacked, broken_link or
+    missing_file for one that is not there.
     """
-    return read_with_history(path)[0]
-
-
-def read_with_history(path: Path) -> tuple[list[Slice], tuple[str, ...]]:
-    """Return what `read_slices` does, and a line of history on files that were passed over."""
     files, others = candidates(path)
     found = {file: read_file(file) for file in files}
-    dicom = [file for file, slices in found.items() if slices is not None]
+    dicom = [file for file, entries in found.items() if entries is not None]
     left = list(doubts([*(file for file in files if found[file] is None), *others], dicom))
     if not dicom:
         for doubt in left:
@@ -137,15 +179,19 @@ def read_with_history(path: Path) -> tuple[list[Slice], tuple[str, ...]]:
             cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
             code="no_dicom",
         )
-    return [entry for slices in found.values() for entry in slices or []], passed
+    entries = [entry for read in found.values() for entry in read or []]
+    slices = [entry for entry in entries if isinstance(entry, Slice)]
+    return Objects(slices, [entry for entry in entries if isinstance(entry, Report)], passed)
 
 
-def read_file(file: Path) -> list[Slice] | None:
-    """Return the image slices of one file, None when it is no DICOM file; raises SeriesError like `read_slices`."""
+def read_file(file: Path) -> Sequence[Slice | Report] | None:
+    """Return the image slices of one file, or the object without pixels that it is; None when it is no DICOM file."""
     with warnings.catch_warnings():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
         warnings.simplefilter("ignore")
         dataset = _header(file)
-        return None if dataset is None else _readable(file, dataset)
+        if dataset is None:
+            return None
+        return _readable(file, dataset) if PIXEL_DATA in dataset else [_report(file, dataset)]
 
 
 def _header(file: Path) -> Dataset | None:
@@ -202,16 +248,30 @@ def _readable(file: Path, dataset: Dataset) -> list[Slice]:
     except SeriesError:
         raise
     except Exception as error:  # values are parsed when they are asked for, and errors on broken bytes are of any kind
-        cure = "Copy or export this scan again"
-        raise SeriesError("a header is damaged", where=file.name, cure=cure, code="unreadable") from error
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> SeriesError:
+    cure = "Copy or export this scan again"
+    return SeriesError("a header is damaged", where=file.name, cure=cure, code="unreadable")
+
+
+def _report(file: Path, dataset: Dataset) -> Report:
+    """Return what an object without pixels is; SeriesError (truncated) for a CT image that has lost them."""
+    try:
+        modality = str(header_value(dataset, "Modality") or "")
+        kind = UID(str(header_value(dataset, "SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
+        description = str(header_value(dataset, "SeriesDescription") or "").strip()
+    except Exception as error:  # as above
+        raise _damaged(file) from error
+    if kind in CT_IMAGES or (not kind and modality == "CT"):
+        raise _truncated(file)
+    known = not kind.is_private and kind.name != kind  # an unknown UID would repeat text from the header
+    return Report(modality, description, kind.name.removesuffix(" Storage") if known else "unknown kind")
 
 
 def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
     """Yield the slices of one file: itself, or each frame of an enhanced multi-frame file."""
-    if PIXEL_DATA not in dataset:
-        if header_value(dataset, "Modality") == "CT":
-            raise _truncated(file)
-        return
     start = _pixels_at(file, dataset)
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         frames = max(1, _count(dataset, "NumberOfFrames"))
@@ -219,10 +279,14 @@ def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
             raise _truncated(file)
         yield from (_slice(file, dataset, None if frames == 1 else index, start, [dataset]) for index in range(frames))
         return
-    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])
-    for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
-        places = [*_macros(groups), *(macro for item in shared for macro in _macros(item)), dataset]
-        yield _slice(file, dataset, index, start, places)
+    shared = [macro for item in dataset.get("SharedFunctionalGroupsSequence") or [] for macro in _macros(item)]
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    if len(frames) != _count(dataset, "NumberOfFrames") and header_value(dataset, "Modality") == "CT":
+        what = f"functional groups are given for {len(frames)} of {_count(dataset, 'NumberOfFrames')} frames"
+        cure = "Export the scan again with a position for every frame"
+        raise SeriesError(what, where=file.name, cure=cure, code="missing_geometry")
+    for index, groups in enumerate(frames):
+        yield _slice(file, dataset, index, start, [*_macros(groups), *shared, dataset])
 
 
 def _pixels_at(file: Path, dataset: Dataset) -> int | None:
@@ -250,11 +314,12 @@ def _slice(file: Path, dataset: Dataset, frame: int | None, start: int | None, p
         path=file,
         frame=frame,
         dataset=dataset,
+        places=tuple(places),
         syntax=_syntax(dataset),
         modality=str(header_value(dataset, "Modality") or ""),
         series=str(header_value(dataset, "SeriesInstanceUID") or ""),
         series_number=str(header_value(dataset, "SeriesNumber") or "").lstrip("0"),
-        description=str(dataset.get("SeriesDescription") or "").strip(),
+        description=str(header_value(dataset, "SeriesDescription") or "").strip(),
         image_type=tuple(str(value).strip() for value in ([image_type] if isinstance(image_type, str) else image_type)),
         rows=_count(dataset, "Rows"),
         columns=_count(dataset, "Columns"),
@@ -268,7 +333,7 @@ def _slice(file: Path, dataset: Dataset, frame: int | None, start: int | None, p
     )
 
 
-def _first(places: list[Dataset], keyword: str) -> Any:
+def _first(places: Sequence[Dataset], keyword: str) -> Any:
     """Return the value of a keyword in the first dataset that has one."""
     for place in places:
         value = header_value(place, keyword)

@@ -10,6 +10,7 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_fragments, get_frame
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID
+from scipy import ndimage
 
 from covid3d.ct.volume import HU_MAX, HU_MIN
 from covid3d.dicom.headers import PIXEL_DATA, TRUNCATED, Slice
@@ -30,6 +31,7 @@ PLUGINS: Final = {  # of pydicom, "" for its own decoder
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE Lossless
 }
 LOWEST_HU, HIGHEST_HU = -3024, 4000
+TISSUE_HU = (-900, 2000)
 FARTHEST = 2**24
 UNTOLD_PADDING = 64
 SIGNED_SHARE = 0.01
@@ -276,8 +278,19 @@ def _plain_hounsfield(stored: np.ndarray, entry: Slice, padding: tuple[int, int]
         values = stored.astype(np.int16)
     values += np.int16(shift)
     if padding is not None and padding[0] <= highest and padding[1] >= lowest:
-        values[(stored >= padding[0]) & (stored <= padding[1])] = HU_MIN
+        values[_padded(stored, entry, padding)] = HU_MIN
     return values
+
+
+def _padded(stored: np.ndarray, entry: Slice, padding: tuple[int, int]) -> np.ndarray:
+    """Return where a slice is padding; a value that tissue may have (0 of HU is water) is so only up to the picture's edge."""
+    inside = (stored >= padding[0]) & (stored <= padding[1])
+    low, high = sorted((entry.slope or 1) * value + (entry.intercept or 0) for value in padding)
+    if high < TISSUE_HU[0] or low > TISSUE_HU[1]:
+        return inside
+    labels, _ = ndimage.label(inside)
+    edge = np.unique(np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()]))
+    return inside & np.isin(labels, edge[edge > 0])
 
 
 def _scaled(stored: np.ndarray, entry: Slice, padding: tuple[int, int] | None) -> tuple[np.ndarray, float]:
@@ -293,7 +306,7 @@ def _scaled(stored: np.ndarray, entry: Slice, padding: tuple[int, int] | None) -
         exact = np.rint(stored * entry.slope + entry.intercept)  # clipped, or an absurd slope would wrap round
         values = np.clip(exact, -FARTHEST, FARTHEST).astype(np.int32)
     if padding is not None:
-        values[(stored >= padding[0]) & (stored <= padding[1])] = HU_MIN
+        values[_padded(stored, entry, padding)] = HU_MIN
     beyond = np.count_nonzero(values > HIGHEST_HU)
     lowest = int(values.min())
     if lowest < LOWEST_HU:

@@ -9,62 +9,30 @@ import hashlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
-from covid3d.dicom import walk
-from covid3d.dicom.headers import Slice, read_slices, read_with_history
-from covid3d.dicom.images import OBLIQUE_DEGREES, is_image, read_image
-from covid3d.dicom.pixels import SYNTAXES, hounsfield, syntax_name
+from covid3d.dicom.headers import Report, Slice, read_objects
+from covid3d.dicom.images import is_image, read_image
+from covid3d.dicom.one_scan import check_headers, contrast
+from covid3d.dicom.pixels import hounsfield
+from covid3d.dicom.refusals import CURES, FEWEST_SLICES, refusal
+from covid3d.dicom.stack import TILT_DEGREES, geometry
 from covid3d.run.errors import SeriesError
 from covid3d.run.files import cpu_count
 from covid3d.run.profile import PHANTOM_MANUFACTURER
 
-FEWEST_SLICES = 16
-SPACING_TOLERANCE = 0.1
-TILT_DEGREES = 0.5
 AXIAL_COSINE = 0.7071
 NOT_HU_SHARE = 0.01
+NOT_HU_SHARE_OF_A_SLICE = 0.1
 SERIES_NAMED = 12
 ADULT_YEARS = 18
-LARGEST_MATRIX = 4096
-
-CURES = {
-    "missing_slice": "Export the series again, complete",
-    "duplicate_position": "Leave one slice at each position: remove copies, or split phases into series",
-    "variable_spacing": "Choose a reconstruction with one slice spacing",
-    "gantry_tilt": "Choose a series without gantry tilt, or correct the tilt on the scanner's console",
-    "shifted_slices": "Choose one reconstruction: all slices must lie above each other",
-    "mixed_image_type": "Move localizers and derived images out of the series",
-    "mixed_orientation": "Choose one reconstruction: all slices must have one direction",
-    "mixed_matrix": "Choose one reconstruction: all slices must have one matrix and pixel size",
-    "missing_geometry": "Export the series with image position, orientation and pixel spacing",
-    "oblique": "Choose an axial reconstruction",
-    "too_few_slices": f"Give the whole series: at least {FEWEST_SLICES} slices",
-    "not_ct": "Give a CT series",
-    "not_hu": "Give the CT images themselves, not a map computed from them",
-    "not_chest": "Give a CT of the chest",
-    "no_ct_volume": "Give the folder of a CT series; localizers, screen shots, reports and short series are no volume",
-    "missing_file": walk.CURES["missing_file"],
-    "broken_link": walk.CURES["broken_link"],
-    "packed": walk.CURES["packed"],
-    "missing_rescale": "Export the series with RescaleSlope and RescaleIntercept",
-    "hu_out_of_range": "Check how the file was made: its values are no Hounsfield units",
-    "unsupported_syntax": "Export the series again as Explicit VR Little Endian, or convert it with `gdcmconv --raw`",
-    "several_series": "Choose one series by its number",
-    "no_such_series": "Choose one of the series that are there",
-    "no_such_path": "Check the path",
-    "truncated": "Copy or export this scan again",
-    "no_dicom": "Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
-    "checksum": "Copy the scan again, or correct sha256 in the manifest",
-    "unreadable": "Open the scan in a viewer; export it again as Explicit VR Little Endian",
-}
-"""What to do about each code. No cure, and no `what` of a SeriesError, repeats text from headers or paths."""
 
 
 def read_ct(path: str | Path, series: int | None = None, *, threads: int | None = None) -> CTVolume:
@@ -75,20 +43,20 @@ def read_ct(path: str | Path, series: int | None = None, *, threads: int | None 
     """
     path = _existing(path)
     if is_image(path):
-        return checked_range(read_image(path), path)
+        return _without_gaps(checked_range(read_image(path), path), path)
     with _damaged_headers(path):
-        slices, passed = read_with_history(path)
-        chosen, left = _choose(group_by_number(slices), series, path)
-        _check_headers(chosen, path)
-        ordered, affine, spacing = _geometry(chosen, path)
+        slices, reports, passed = read_objects(path)
+        chosen, left = _choose(group_by_number(slices), series, path, reports)
+        check_headers(chosen, path)
+        ordered, affine, spacing = geometry(chosen, path)
         return _decode(ordered, affine, spacing, path, threads or cpu_count(), (*left, *passed))
 
 
 def check_series(slices: list[Slice], path: Path) -> None:
     """Refuse, as `read_ct` does, what the headers of a series tell to be no CT volume; pixels are not decoded."""
     with _damaged_headers(path):
-        _check_headers(slices, path)
-        _geometry(slices, path)
+        check_headers(slices, path)
+        geometry(slices, path)
 
 
 @contextlib.contextmanager
@@ -99,7 +67,7 @@ def _damaged_headers(path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")  # remarks on odd headers, which may repeat what identifies a patient
             yield
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as error:
-        raise _refusal("unreadable", f"a header is damaged ({type(error).__name__})", path) from error
+        raise refusal("unreadable", f"a header is damaged ({type(error).__name__})", path) from error
 
 
 def _existing(path: str | Path) -> Path:
@@ -114,10 +82,11 @@ def list_series(path: str | Path) -> pd.DataFrame:
     """Return the series of a file or folder: number (for `--series`), description, modality, slices, rows, columns, aside.
 
     The number is DICOM's SeriesNumber where every series has its own, else 1, 2, … in the order of the table. `aside`
-    says why a series is not taken for the scan, "" for a CT volume.
+    says why a series is not taken for the scan, "" for a CT volume. Objects without pixels come last, without a number.
     """
     path = _existing(path)
-    rows = [
+    slices, reports, _ = read_objects(path)
+    rows: list[dict[str, Any]] = [
         {
             "number": number,
             "description": group[0].description,
@@ -127,13 +96,12 @@ def list_series(path: str | Path) -> pd.DataFrame:
             "columns": group[0].columns,
             "aside": why_aside(group),
         }
-        for number, group in group_by_number(read_slices(path)).items()
+        for number, group in group_by_number(slices).items()
     ]
+    for report in reports:
+        about = {"description": report.description, "modality": report.modality, "aside": f"no pixels: {report.kind}"}
+        rows.append({"number": pd.NA, "slices": 0, "rows": 0, "columns": 0, **about})
     return pd.DataFrame(rows, columns=["number", "description", "modality", "slices", "rows", "columns", "aside"])
-
-
-def _refusal(code: str, what: str, path: Path, cure: str | None = None) -> SeriesError:
-    return SeriesError(what, where=path.name, cure=cure or CURES[code], code=code)
 
 
 def group_by_number(slices: list[Slice]) -> dict[int, list[Slice]]:
@@ -166,17 +134,20 @@ def why_aside(group: list[Slice]) -> str:
     return "too short" if len(group) < FEWEST_SLICES else ""
 
 
-def _choose(groups: dict[int, list[Slice]], series: int | None, path: Path) -> tuple[list[Slice], tuple[str, ...]]:
-    """Return the slices of the one CT volume meant, and a line of history on the series that were set aside.
+def _choose(
+    groups: dict[int, list[Slice]], series: int | None, path: Path, reports: Sequence[Report]
+) -> tuple[list[Slice], tuple[str, ...]]:
+    """Return the slices of the one CT volume meant, and lines of history on the series and objects that were set aside.
 
     One short series alone goes on, to be refused for what is wrong with it.
     """
     ct = {number: group for number, group in groups.items() if any(entry.modality == "CT" for entry in group)}
     if not ct:
         seen = {group[0].modality for group in groups.values()} - {""}
-        raise _refusal("not_ct" if seen else "no_ct_volume", "there is no CT image here", path)
+        besides = f", but {_named(reports)}" if reports else ""
+        raise refusal("not_ct" if seen else "no_ct_volume", f"there is no CT image here{besides}", path)
     if series is not None and series not in ct:
-        raise _refusal("no_such_series", f"there is no CT series {series}", path, f"Choose one: {_listing(ct)}")
+        raise refusal("no_such_series", f"there is no CT series {series}", path, f"Choose one: {_listing(ct)}")
     reasons = {number: why_aside(group) for number, group in groups.items()}
     volumes = [number for number, reason in reasons.items() if not reason] if series is None else [series]
     if not volumes and len(ct) == 1 and set(reasons.values()) <= {"too short", "not CT"}:
@@ -185,16 +156,25 @@ def _choose(groups: dict[int, list[Slice]], series: int | None, path: Path) -> t
         kinds = Counter(reasons[number] for number in ct)
         found = ", ".join(f"{count} {reason}" for reason, count in sorted(kinds.items()))
         cure = f"{CURES['no_ct_volume']}. Or choose one with --series N: {_listing(ct)}"
-        raise _refusal("no_ct_volume", f"none of the CT series here is a volume ({found})", path, cure)
+        raise refusal("no_ct_volume", f"none of the CT series here is a volume ({found})", path, cure)
     if len(volumes) > 1:
         cure = f"Choose one with --series N: {_listing({number: ct[number] for number in volumes})}"
-        raise _refusal("several_series", f"there are {len(volumes)} CT series here", path, cure)
+        raise refusal("several_series", f"there are {len(volumes)} CT series here", path, cure)
     left = [
         f"{number} ({len(groups[number])} slices, {reason or 'not chosen'})"
         for number, reason in reasons.items()
         if number != volumes[0]
     ]
-    return ct[volumes[0]], (f"set aside: series {_first_few(left)}",) if left else ()
+    aside = [f"series {_first_few(left)}"] if left else []
+    aside += [_named(reports)] if reports else []
+    return ct[volumes[0]], tuple(f"set aside: {text}" for text in aside)
+
+
+def _named(reports: Sequence[Report]) -> str:
+    """Return how many objects without pixels there are, and of what kinds."""
+    kinds = sorted({report.kind for report in reports} - {""})
+    count = f"{len(reports)} object{'' if len(reports) == 1 else 's'} without pixels"
+    return f"{count} ({_first_few(kinds)})" if kinds else count
 
 
 def _listing(groups: dict[int, list[Slice]]) -> str:
@@ -208,127 +188,6 @@ def _first_few(items: list[str]) -> str:
     return "; ".join(items[:SERIES_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _check_headers(slices: list[Slice], path: Path) -> None:
-    """Refuse a series that is not one set of CT images in Hounsfield units with a known decoder."""
-    for entry in slices:
-        if entry.syntax not in SYNTAXES:
-            what = f"the transfer syntax {syntax_name(entry.syntax)} cannot be decoded"
-            raise _refusal("unsupported_syntax", what, path)
-    kinds = {(entry.image_type[:3], entry.modality, entry.secondary_capture) for entry in slices}
-    if len(kinds) > 1:
-        raise _refusal("mixed_image_type", f"the series mixes {len(kinds)} types of image", path)
-    first = slices[0]
-    if not all(1 < size <= LARGEST_MATRIX for entry in slices for size in (entry.rows, entry.columns)):
-        raise _refusal("unreadable", "a slice has no matrix, or one that no scanner makes", path)
-    colours = {str(entry.get("PhotometricInterpretation") or "MONOCHROME2").strip()[:10] for entry in slices}
-    if colours != {"MONOCHROME"} or any(entry.get("SamplesPerPixel") not in (None, 1) for entry in slices):
-        raise _refusal("not_ct", "the images are in colour", path)
-    enhanced = first.frame is not None
-    if (
-        first.rescale_type not in ("", "HU", "US")
-        or "PERFUSION" in first.image_type
-        or (enhanced and first.rescale_type == "US")
-    ):
-        raise _refusal("not_hu", "the values are not in Hounsfield units", path)
-    if any(entry.slope is None or entry.intercept is None or entry.slope == 0 for entry in slices):
-        raise _refusal("missing_rescale", "the slope or intercept to Hounsfield units is missing", path)
-    if any(entry.position is None or entry.orientation is None or entry.pixel_spacing is None for entry in slices):
-        raise _refusal("missing_geometry", "a slice has no position, orientation or pixel spacing", path)
-    if (
-        len({(entry.rows, entry.columns) for entry in slices}) > 1
-        or np.ptp([entry.pixel_spacing for entry in slices if entry.pixel_spacing], axis=0).max() > 1e-3
-    ):
-        raise _refusal("mixed_matrix", "slices differ in matrix or pixel size", path)
-
-
-def _geometry(slices: list[Slice], path: Path) -> tuple[list[Slice], np.ndarray, float]:
-    """Return the slices in order along their normal, the affine (i, j, k, 1) -> LPS mm, and the slice spacing in mm.
-
-    All faults of the stack are named in one message; its code is the first one's.
-    """
-    orientations = np.array([entry.orientation for entry in slices])
-    if np.abs(orientations - orientations[0]).max() > 1e-3:
-        raise _refusal("mixed_orientation", "slices differ in direction", path)
-    row, column = orientations[0][:3], orientations[0][3:]
-    if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
-        raise _refusal("missing_geometry", "the direction of the slices is no pair of right angles", path)
-    normal = np.cross(row, column)
-    positions = np.array([entry.position for entry in slices])
-    along = positions @ normal
-    order = np.argsort(along, kind="stable")
-    steps = np.diff(along[order])
-    faults = _stack_faults(slices, positions[order], normal, steps)
-    if faults:
-        (code, _), *more = faults
-        cure = CURES[code] + "".join(f"; {CURES[other][0].lower()}{CURES[other][1:]}" for other, _ in more)
-        raise _refusal(code, "; ".join(text for _, text in faults), path, cure)
-    spacing = float((along[order[-1]] - along[order[0]]) / (len(slices) - 1))
-    first = slices[order[0]]
-    assert first.pixel_spacing is not None
-    affine = np.eye(4)
-    affine[:3, 0] = row * first.pixel_spacing[1]
-    affine[:3, 1] = column * first.pixel_spacing[0]
-    affine[:3, 2] = normal * spacing
-    affine[:3, 3] = positions[order[0]]
-    cosines = np.abs(np.stack([row, column, normal])).max(axis=1)
-    if np.degrees(np.arccos(np.clip(cosines.min(), 0, 1))) > OBLIQUE_DEGREES:
-        raise _refusal("oblique", "the slices lie oblique to the body", path)
-    return [slices[index] for index in order], affine, spacing
-
-
-def _stack_faults(
-    slices: list[Slice], positions: np.ndarray, normal: np.ndarray, steps: np.ndarray
-) -> list[tuple[str, str]]:
-    """Return (code, text) of every fault of a stack: positions (N, 3) in order, steps (N - 1) along the normal, mm."""
-    faults = []
-    copies = int((steps < 0.01).sum())
-    if copies:
-        faults.append(("duplicate_position", f"{copies} slices lie where another one is"))
-    tilt = _tilt(slices, positions, normal)
-    if tilt > TILT_DEGREES:
-        faults.append(("gantry_tilt", f"the gantry was tilted by {tilt:.1f} degrees"))
-    sideways = _sideways(positions)
-    if sideways > max(slices[0].pixel_spacing or (1.0,)):
-        faults.append(("shifted_slices", f"slices lie up to {sideways:.1f} mm aside of the others"))
-    steps = steps[steps >= 0.01]
-    if len(steps):
-        usual = float(np.median(steps))
-        if np.abs(steps - usual).max() > max(SPACING_TOLERANCE * usual, 0.02):
-            ratio = steps / usual
-            whole = np.abs(ratio - np.rint(ratio)).max() < SPACING_TOLERANCE and ratio.min() > 0.5
-            if whole and not copies:
-                missing = int((np.rint(ratio) - 1).sum())
-                faults.append(("missing_slice", f"{missing} of {len(slices) + missing} slices are missing"))
-            else:
-                found = f"{steps.min():.2f} to {steps.max():.2f} mm"
-                faults.append(("variable_spacing", f"the slice spacing varies from {found}"))
-    if len(slices) < FEWEST_SLICES:
-        faults.append(("too_few_slices", f"the series has {len(slices)} slices, at least {FEWEST_SLICES} are needed"))
-    return faults
-
-
-def _sideways(positions: np.ndarray) -> float:
-    """Return how far, in mm, a slice's corner lies from the straight line through those of the first and the last."""
-    way = positions[-1] - positions[0]
-    length = float(np.linalg.norm(way))
-    if length < 0.01:
-        return 0.0
-    offsets = positions - positions[0]
-    return float(np.linalg.norm(offsets - np.outer(offsets @ way, way) / length**2, axis=1).max())
-
-
-def _tilt(slices: list[Slice], positions: np.ndarray, normal: np.ndarray) -> float:
-    """Return the angle in degrees between the table's way and the slices' normal, or the tilt the header states."""
-    way = positions[-1] - positions[0]
-    length = float(np.linalg.norm(way))
-    sheared = float(np.degrees(np.arccos(np.clip(abs(way @ normal) / length, 0, 1)))) if length > 0.01 else 0.0
-    try:
-        stated = abs(float(slices[0].dataset.get("GantryDetectorTilt") or 0))
-    except (TypeError, ValueError):
-        stated = 0.0
-    return max(sheared, stated)
-
-
 def _decode(
     slices: list[Slice], affine: np.ndarray, spacing: float, path: Path, threads: int, left: tuple[str, ...]
 ) -> CTVolume:
@@ -337,21 +196,46 @@ def _decode(
     hu = np.empty((len(slices), first.rows, first.columns), dtype=np.int16)
     above = np.zeros(len(slices))
     mended = np.zeros(len(slices), dtype=bool)
+    blank = np.zeros(len(slices), dtype=bool)
 
     def decode(index: int) -> None:
         hu[index], above[index], mended[index] = hounsfield(slices[index])
+        blank[index] = _is_blank(hu[index])
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         list(pool.map(decode, range(len(slices))))
     if above.mean() > NOT_HU_SHARE:
-        raise _refusal("hu_out_of_range", f"{above.mean():.0%} of the pixels lie beyond any CT number", path)
+        raise refusal("hu_out_of_range", f"{above.mean():.0%} of the pixels lie beyond any CT number", path)
+    if above.max() > NOT_HU_SHARE_OF_A_SLICE:
+        raise refusal("hu_out_of_range", f"in a slice {above.max():.0%} of the pixels lie beyond any CT number", path)
+    if blank.any():
+        raise refusal("blank_slice", f"{int(blank.sum())} of {len(slices)} slices hold one value everywhere", path)
     history: tuple[str, ...] = (f"{len(slices)} slices of DICOM, {spacing:.3g} mm apart, ordered by position", *left)
-    info = _info(first)
+    info = _info(slices)
+    tilt = abs(first.number("GantryDetectorTilt") or 0)
+    if tilt > TILT_DEGREES:
+        history = (*history, f"the header states a gantry tilt of {tilt:.1f} degrees, but the slices lie straight")
     if info.patient_position not in ("", "supine"):
         history = (*history, f"the patient lay {info.patient_position}")
     if mended.any():
         history = (*history, f"sign mended on {int(mended.sum())} slices")
     return checked_range(axial_volume(hu, affine, history=history, series=info), path)
+
+
+def _is_blank(plane: np.ndarray) -> bool:
+    """True for a slice (rows, columns) with one value everywhere."""
+    return bool((plane[::8, ::8] == plane[0, 0]).all() and (plane == plane[0, 0]).all())
+
+
+def _without_gaps(volume: CTVolume, path: Path) -> CTVolume:
+    """Return the volume of an image file, or refuse one with blank slices between others; resampling leaves some outside."""
+    blank = np.array([_is_blank(plane) for plane in volume.hu])
+    kept = np.flatnonzero(~blank)
+    inside = int(blank[kept[0] : kept[-1]].sum()) if len(kept) else 0
+    if inside:
+        what = f"{inside} of {len(blank)} slices, within the volume, hold one value everywhere"
+        raise refusal("blank_slice", what, path)
+    return volume
 
 
 def checked_range(volume: CTVolume, path: Path) -> CTVolume:
@@ -360,36 +244,40 @@ def checked_range(volume: CTVolume, path: Path) -> CTVolume:
     if middle.min() < -500 < middle.max():  # as in any chest; else look at all
         return volume
     if volume.hu.min() >= -500 or volume.hu.max() <= -500:
-        raise _refusal("hu_out_of_range", "the values are no Hounsfield units of a body: no air, or only air", path)
+        raise refusal("hu_out_of_range", "the values are no Hounsfield units of a body: no air, or only air", path)
     return volume
 
 
-def _info(first: Slice) -> SeriesInfo:
-    """Return what is kept of the header."""
-    dataset = first.dataset
+def _info(slices: Sequence[Slice]) -> SeriesInfo:
+    """Return what is kept of the headers; settings that vary from slice to slice are given by their median."""
+    first = slices[0]
 
-    def number(keyword: str) -> float | None:
-        try:
-            return float(dataset.get(keyword))
-        except (TypeError, ValueError):
-            return None
+    def text(keyword: str) -> str:
+        return str(first.find(keyword) or "").strip()
 
-    kernel = dataset.get("ConvolutionKernel") or ""
-    manufacturer = str(dataset.get("Manufacturer") or "").strip()
-    uid = str(dataset.get("SeriesInstanceUID") or "").strip()
-    patient = str(dataset.get("PatientID") or "").strip()
-    age = re.fullmatch(r"(\d{3})([DWMY])", str(dataset.get("PatientAge") or "").strip())
+    def median(*keywords: str) -> float | None:
+        for keyword in keywords:
+            numbers = [number for entry in slices if (number := entry.number(keyword)) is not None]
+            if numbers:
+                return float(np.median(numbers))
+        return None
+
+    kernels = (entry.find("ConvolutionKernel") for entry in slices)
+    kernel = next((found for found in kernels if found), "")
+    manufacturer, uid, patient = text("Manufacturer"), text("SeriesInstanceUID"), text("PatientID")
+    age = re.fullmatch(r"(\d{3})([DWMY])", text("PatientAge"))
     return SeriesInfo(
         kernel=str(kernel if isinstance(kernel, str) else kernel[0]).strip(),
-        kvp=number("KVP"),
+        kvp=median("KVP"),
         manufacturer=manufacturer,
         transfer_syntax=str(first.syntax),
-        slice_thickness_mm=number("SliceThickness"),
+        slice_thickness_mm=median("SliceThickness"),
+        exposure_mas=median("ExposureInmAs", "Exposure"),
         simulated=manufacturer.startswith(PHANTOM_MANUFACTURER),
         uid_sha256=hashlib.sha256(f"covid3d series {uid}".encode()).hexdigest() if uid else "",
         patient_sha256=hashlib.sha256(f"covid3d patient {patient}".encode()).hexdigest() if patient else "",
         patient_position=patient_position(first),
-        contrast=bool(str(dataset.get("ContrastBolusAgent") or "").strip()),
+        contrast=any(contrast(entry) for entry in slices),
         paediatric=age is not None and (age[2] != "Y" or int(age[1]) < ADULT_YEARS),
     )
 

@@ -400,7 +400,7 @@ def stage(run: Run, target: Path) -> None:
     write_text(target / "_config.yml", yaml.safe_dump(settings, sort_keys=True, allow_unicode=True))
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        if "{{" in text or "_generated" in text:
+        if "{{" in text or re.search("_generated/(?!refusals)", text):  # reasons of refusals are those of every run
             first = [f"{part}\n\n" for part in (banner(run) and banner_source(run), initialisation(run)) if part]
             page.write_text("".join(first) + text, encoding="utf-8")
     for chapter in CHAPTERS:

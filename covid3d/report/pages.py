@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from covid3d.chapter import figure_html, table_html
+from covid3d.dicom.refusals import CAUSES, CURES
 from covid3d.report import audit
 from covid3d.report.claims import ledger
 from covid3d.run.files import read_json
@@ -31,7 +32,7 @@ BADGES = {"agrees": "green", "compatible": "blue", "disagrees": "red"}
 
 
 def write_fragments(run: Run, folder: Path) -> None:
-    """Write the generated parts of pages: key numbers, the ledger, a picture, costs and the audit."""
+    """Write the generated parts of pages: key numbers, the ledger, a picture, costs, the audit and the reasons of refusals."""
     folder.mkdir(parents=True)
     claims = ledger(run)
     (folder / "ledger.html").write_text(ledger_html(claims), encoding="utf-8")
@@ -49,6 +50,14 @@ def write_fragments(run: Run, folder: Path) -> None:
     }
     about = pd.DataFrame({"what": list(facts), "value": list(facts.values())})
     (folder / "run.html").write_text(table_html(about, f"The run '{run.name}'."), encoding="utf-8")
+    (folder / "refusals.html").write_text(refusals_html(), encoding="utf-8")
+
+
+def refusals_html() -> str:
+    """Return the table of all reasons for which a scan is refused: code, cause and cure."""
+    rows = [(code, f"{CAUSES[code]}.", f"{cure}.") for code, cure in sorted(CURES.items())]
+    table = pd.DataFrame(rows, columns=["code", "what is wrong", "what to do"])
+    return table_html(table, f"The {len(table)} reasons for which a scan is refused.")
 
 
 def badge(text: str) -> str:

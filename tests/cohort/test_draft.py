@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from covid3d.cohort import gate
 from covid3d.cohort.draft import draft_manifest
 from covid3d.cohort.manifest import COLUMNS, locate, read_manifest
-from covid3d.dicom.series import CURES, read_ct
+from covid3d.dicom.refusals import CURES
+from covid3d.dicom.series import read_ct
 from covid3d.run.errors import SeriesError
 
 SMALL, SPACING = (16, 32, 32), (10.0, 10.0, 10.0)

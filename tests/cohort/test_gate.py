@@ -10,7 +10,8 @@ from test_intake import manifest_row
 
 from covid3d.cohort import gate
 from covid3d.cohort.manifest import COLUMNS
-from covid3d.cohort.scan import find_lungs, oddities
+from covid3d.cohort.scan import LEAST_LUNG_ML, find_lungs, oddities
+from covid3d.ct.lungs import lung_volume_ml
 from covid3d.dicom.series import read_ct
 from covid3d.run.errors import ManifestError, SeriesError
 
@@ -100,6 +101,20 @@ def test_rows_that_contradict_each_other_are_refused_with_a_code(tmp_path, value
 def test_a_scan_without_lungs_is_no_chest(tmp_path):
     with pytest.raises(SeriesError) as caught:
         find_lungs(read_ct(write_series(tmp_path, np.where(body() < -500, 30, body()) - 1040 * (body() < -950))))
+    assert caught.value.code == "not_chest"
+
+
+def test_a_head_with_air_in_it_is_no_chest_but_half_a_chest_is_one(tmp_path):
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, size) for size in (20, 48, 48)), indexing="ij")
+    skull = np.where((x / 0.6) ** 2 + (y / 0.75) ** 2 < 1, 900, -1000)
+    head = np.where((x / 0.5) ** 2 + (y / 0.65) ** 2 < 1, 35, skull)
+    for side in (-1, 1):  # bare air, 600 ml of it
+        head[((x - 0.25 * side) / 0.2) ** 2 + (y / 0.3) ** 2 + (z / 0.95) ** 2 < 1] = -1000
+    noise = np.random.default_rng(3).normal(0, 10, head.shape).astype(int)
+    volume = read_ct(write_series(tmp_path / "head", head + noise, spacing=(8.0, 5.0, 5.0), BitsStored=16, HighBit=15))
+    assert lung_volume_ml(volume.hu, volume.spacing_mm) > LEAST_LUNG_ML
+    with pytest.raises(SeriesError, match="holds no tissue") as caught:
+        find_lungs(volume)
     assert caught.value.code == "not_chest"
 
 

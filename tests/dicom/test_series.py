@@ -4,7 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_series import SHAPE, SPACING, body, rewrite, slice_dataset, write_series
+from dicom_series import SHAPE, SPACING, body, rewrite, slice_dataset, write_enhanced, write_series
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from covid3d.dicom.headers import read_slices
-from covid3d.dicom.series import CURES, list_series, read_ct
+from covid3d.dicom.series import list_series, read_ct
 from covid3d.run.errors import SeriesError
 
 
@@ -110,6 +110,43 @@ def test_padding_is_air_whatever_its_value_and_the_sign_it_is_written_with(tmp_p
     assert (read_ct(write_series(tmp_path / "above", change=bright)).hu[:, :4] == -1024).all()
 
 
+@pytest.mark.parametrize("slope", [1, 0.5])
+def test_padding_with_a_number_that_tissue_has_is_air_up_to_the_pictures_edge_only(tmp_path, slope):
+    hu = body()
+    hu[:, 22:26, 22:26] = 0  # water within the body
+    padded = hu.copy()
+    padded[:, :4] = padded[:, :, -3:] = 0
+
+    def pad(dataset, index):
+        dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 1, 16, 15
+        dataset.RescaleSlope, dataset.RescaleIntercept, dataset.PixelPaddingValue = slope, 0, 0
+        dataset.PixelData = (padded[index] / slope).astype("<i2").tobytes()
+
+    found = read_ct(write_series(tmp_path, change=pad)).hu
+    assert (found[:, :4] == -1024).all()
+    assert (found[:, :, -3:] == -1024).all()
+    np.testing.assert_array_equal(found[:, 4:, :-3], hu[:, 4:, :-3])
+
+
+def test_padding_of_0_below_all_air_is_air_everywhere(tmp_path):
+    hu = body()
+    hu[:, 22:26, 22:26] = -1024
+    path = write_series(tmp_path, hu, PixelPaddingValue=0)
+    np.testing.assert_array_equal(read_ct(path).hu, hu)
+
+
+def test_blank_slices_between_others_are_refused_in_an_image_file_and_borne_at_its_ends(tmp_path):
+    hu = body()
+    hu[[0, 1, 19]] = -1024
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / "ends.nrrd"))
+    np.testing.assert_array_equal(read_ct(tmp_path / "ends.nrrd").hu, hu)
+    hu[7], hu[8] = -1024, -7
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / "inside.nrrd"))
+    error = refusal(tmp_path / "inside.nrrd")
+    assert error.code == "blank_slice"
+    assert "2 of 20 slices" in error.what
+
+
 def test_a_header_that_hides_the_sign_is_mended_and_noted(tmp_path):
     def lie(dataset, index):
         dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit, dataset.RescaleIntercept = 0, 16, 15, 0
@@ -146,62 +183,11 @@ def test_blanked_uids_and_numbers_are_no_obstacle(tmp_path):
     np.testing.assert_array_equal(read_ct(tmp_path).hu, body())
 
 
-def enhanced(tmp_path, rescale_type="HU", syntax=None):
-    """Write the body as one multi-frame file whose geometry and rescale lie in functional groups."""
-    hu = body()
-    dataset = slice_dataset(hu[0], 0, generate_uid())
-    for keyword in (
-        "ImagePositionPatient",
-        "ImageOrientationPatient",
-        "PixelSpacing",
-        "RescaleSlope",
-        "RescaleIntercept",
-    ):
-        delattr(dataset, keyword)
-    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
-    dataset.NumberOfFrames = len(hu)
-
-    def group(**items):
-        outer = Dataset()
-        for keyword, tags in items.items():
-            inner = Dataset()
-            for name, value in tags.items():
-                setattr(inner, name, value)
-            setattr(outer, keyword, [inner])
-        return outer
-
-    dataset.SharedFunctionalGroupsSequence = [
-        group(
-            PixelMeasuresSequence={"PixelSpacing": [7.0, 7.0], "SliceThickness": 8},
-            PlaneOrientationSequence={"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
-            PixelValueTransformationSequence={
-                "RescaleSlope": 1,
-                "RescaleIntercept": -1024,
-                "RescaleType": rescale_type,
-            },
-        )
-    ]
-    order = [(7 * index) % len(hu) for index in range(len(hu))]
-    dataset.PerFrameFunctionalGroupsSequence = [
-        group(PlanePositionSequence={"ImagePositionPatient": [-150.0, -120.0, -300 + 8.0 * index]}) for index in order
-    ]
-    dataset.PixelData = b"".join((hu[index].astype(np.int32) + 1024).astype("<u2").tobytes() for index in order)
-    if syntax is not None:
-        dataset.compress(syntax, generate_instance_uid=False)
-    path = tmp_path / "enhanced"
-    dataset.save_as(path, enforce_file_format=True)
-    return path
-
-
 @pytest.mark.parametrize("syntax", [None, RLELossless, JPEGLSLossless, JPEG2000Lossless])
 def test_one_enhanced_multi_frame_file_is_read_from_its_functional_groups(tmp_path, syntax):
-    volume = read_ct(enhanced(tmp_path, syntax=syntax))
+    volume = read_ct(write_enhanced(tmp_path / "enhanced", syntax=syntax))
     np.testing.assert_array_equal(volume.hu, body())
     assert volume.spacing_mm == SPACING
-
-
-def test_an_enhanced_map_that_is_not_in_hounsfield_units_is_refused(tmp_path):
-    assert refusal(enhanced(tmp_path, "US")).code == "not_hu"
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
@@ -421,10 +407,6 @@ def test_a_faulty_series_is_refused_with_its_own_code(tmp_path, code):
     assert refusal(write_series(tmp_path, change=CHANGES[code])).code == code
 
 
-def test_a_stated_gantry_tilt_is_refused_even_where_positions_hide_it(tmp_path):
-    assert refusal(write_series(tmp_path, GantryDetectorTilt="-12")).code == "gantry_tilt"
-
-
 def test_all_faults_of_a_stack_are_named(tmp_path):
     def change(dataset, index):
         tilted(dataset, index)
@@ -527,11 +509,6 @@ def test_paths_without_dicom_are_refused(tmp_path):
 
 def test_one_slice_alone_is_refused_by_its_number_of_slices(tmp_path):
     assert refusal(next(write_series(tmp_path).iterdir())).code == "too_few_slices"
-
-
-def test_every_code_has_a_cure():
-    assert set(CHANGES) < set(CURES)
-    assert all(cure and not cure.endswith(".") for cure in CURES.values())
 
 
 def test_a_file_can_be_mended_and_read_again(tmp_path):

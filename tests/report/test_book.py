@@ -138,6 +138,13 @@ def test_staging_leaves_the_sources_alone_and_fills_every_substitution(run, tmp_
     assert "not available in this run" in (tmp_path / "staged" / "_config.yml").read_text(encoding="utf-8")
 
 
+def test_the_page_on_own_scans_gets_the_table_of_refusals_and_no_word_on_the_runs_scans(run, tmp_path):
+    book.stage(run, tmp_path / "staged")
+    assert "mixed_series" in (tmp_path / "staged" / "_generated" / "refusals.html").read_text(encoding="utf-8")
+    assert (tmp_path / "staged" / "own_scans.md").read_text(encoding="utf-8").startswith("# Your own scans")
+    assert (tmp_path / "staged" / "audit.md").read_text(encoding="utf-8").startswith("**Simulated scans")
+
+
 # --- the built book ---------------------------------------------------------------------------------------------------
 
 
