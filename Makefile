@@ -1,5 +1,5 @@
 # COVID3D companion. Every target sets up what it needs in .venv by itself; `make` alone prints this help.
-PYTHON ?= python3.11
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do $$python -c '' >/dev/null 2>&1 && echo $$python && break; done)
 VENV ?= .venv
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 RUN ?=
@@ -12,12 +12,14 @@ SWEEP ?= sweep.yaml
 TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
-PY := $(VENV)/bin/python
+PY := "$(VENV)/bin/python"
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
-STAMP := $(VENV)/.installed-$(KEY)
+SPACE := $(subst x,,x x)
+STAMP := $(subst $(SPACE),\$(SPACE),$(VENV)/.installed-$(KEY))
 OPTIONS = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MANIFEST),--manifest "$(MANIFEST)") \
 	$(if $(WORLD),--world "$(WORLD)") $(if $(SEED),--seed "$(SEED)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
-COVID3D = $(PY) -m covid3d
+CALLED = COVID3D_CALLER=$$PPID $(PY)
+COVID3D = $(CALLED) -m covid3d
 PIPELINE = $(COVID3D) pipeline --cores $(CORES)
 
 .DEFAULT_GOAL := help
@@ -26,7 +28,7 @@ PIPELINE = $(COVID3D) pipeline --cores $(CORES)
 help:
 	@echo "COVID3D companion: the paper's tables and figures regenerated from DICOM files."
 	@echo
-	@echo "  make report      profile 'standard': 397 simulated scans, 10 folds, 8 notebooks, the book; 25 min, 2 GB on 2 cores"
+	@echo "  make report      profile 'standard': 397 simulated scans, 10 folds, 9 notebooks, the book; 25 min, 2 GB on 2 cores"
 	@echo "  make smoke       profile 'smoke': the same path with about 50 scans; 3 min, 0.5 GB"
 	@echo "  make run         RUN=name PROFILE=smoke|standard|paper [MANIFEST=file] [WORLD=effect|null] [SEED=1] [WEIGHTS=file]"
 	@echo "  make batch       SWEEP=sweep.yaml: one run for each set of parameters, compared claim by claim"
@@ -39,18 +41,19 @@ help:
 	@echo "  make clean       caches; clean-run RUN=name: one run; distclean: .venv, runs and caches"
 	@echo
 	@echo "The first target that needs it installs into $(VENV): about 8 GB (the index's Linux torch brings CUDA), 5 to 15 min."
-	@echo "Other Python: make report PYTHON=/path/to/python3.11    Fewer cores: CORES=1"
+	@echo "Other Python: make report PYTHON=/path/to/python3.12    Fewer cores: CORES=1"
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Set-up in $(VENV): about 8 GB of disk, 5 to 15 min with a good connection; done once, again only when the pins change."
-	@command -v $(PYTHON) >/dev/null || { echo "error: there is no '$(PYTHON)'. Install Python 3.11, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -c '' 2>/dev/null || { echo "error: there is no '$(or $(PYTHON),python3.11, python3.12 or python3.13)'." \
+	"Install Python 3.11, 3.12 or 3.13, or say make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
 	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@$(PY) -m compileall -q -j 0 "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true  # on all cores
-	@rm -f $(VENV)/.installed-*
-	@touch $@
+	@rm -f "$(VENV)"/.installed-*
+	@touch "$@"
 
 report: $(STAMP)
 	@$(PIPELINE) $(or $(RUN),standard) --profile standard $(if $(SEED),--seed "$(SEED)") $(if $(WORLD),--world "$(WORLD)")
@@ -72,12 +75,12 @@ book: $(STAMP)
 test: $(STAMP)
 	@echo "All tests, with a smoke run, its notebooks and its book: at most 20 min on 2 cores, 1 GB."
 	@$(PY) -m compileall -q covid3d benchmarks  # once, where PYTHONDONTWRITEBYTECODE has each process of a run do it
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(CALLED) -m pytest -q -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 verify: $(STAMP)
 	@echo "Campaigns at their stated size: about 6 h on 2 cores; each says what it does. Results go to benchmarks/results/;"
 	@echo "what is stored there and current is not computed again. One alone: make verify PYTEST_ARGS='-k null'"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -s -m verify $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(CALLED) -m pytest -q -s -m verify $(PYTEST_ARGS)
 
 extended: $(STAMP)
 	@echo "The compared models on all folds: 85 min on 2 cores after a report of 'standard'; chapter 4 then shows them."
@@ -92,10 +95,12 @@ lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(VENV)/bin/lint-imports
+	$(PY) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
-	@echo "lines: covid3d without phantom $$(find covid3d -name '*.py' -not -path '*/phantom/*' | xargs cat | wc -l) (aim 4500)," \
-	"phantom $$(cat covid3d/phantom/*.py | wc -l) (aim 1800), Snakefile $$(cat Snakefile | wc -l) (at most 150)"
+	@lines() { (cd covid3d && find "$$@" -name '*.py' -exec cat {} + | wc -l); }; \
+	echo "lines: paper $$(lines chapters figures stats network ct $(notdir $(wildcard $(addprefix covid3d/,show.py notebook.py chapter.py))))," \
+	"plant $$(lines cohort dicom comparators report run commands kinetics), simulator $$(lines phantom)," \
+	"Snakefile $$(cat Snakefile | wc -l) (at most 150)"
 	@find covid3d -name '*.py' | xargs wc -l | awk '$$2 != "total" && $$1 > 450 { print "too long (450 lines at most): " $$2 " " $$1; bad = 1 } END { exit bad }'
 
 format: $(STAMP)
@@ -117,4 +122,4 @@ clean-run:
 	rm -rf "runs/$(RUN)"
 
 distclean: clean
-	rm -rf $(VENV) runs covid3d.egg-info
+	rm -rf "$(VENV)" runs covid3d.egg-info

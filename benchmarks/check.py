@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks import campaigns
 from covid3d.cohort.manifest import COLUMNS
-from covid3d.run import campaigns
 
 SIZES = (100, 1000, 10_000)
 SHAPE, SPACING = (20, 48, 48), (7.0, 7.0, 8.0)

@@ -5,8 +5,8 @@
 
 import sys
 
+from benchmarks import campaigns
 from covid3d.chapters import comparison
-from covid3d.run import campaigns
 
 from .learnability import run_of
 

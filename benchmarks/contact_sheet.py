@@ -20,11 +20,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
+from benchmarks import campaigns, measures
 from covid3d.cohort.manifest import COLUMNS
-from covid3d.ct import realism
 from covid3d.dicom.series import read_ct
 from covid3d.phantom.build import build
-from covid3d.run import campaigns
 from covid3d.run.files import parallel_map
 from covid3d.run.profile import Profile, load_profile
 
@@ -112,8 +111,8 @@ def panels(scan_id: str, folder: Path, form: pd.DataFrame) -> list[tuple[np.ndar
     truth_of(place, form, [scan_id], size(512, None))
     volume = read_ct(place / "dicom" / scan_id, threads=1)
     lesion = np.isin(labels(place / "truth" / "masks" / f"{scan_id}.nii.gz"), LESION)
-    grid, spacing, step = realism.coarse(volume.hu, volume.spacing_mm)
-    lung = realism.lungs(grid, spacing)
+    grid, spacing, step = measures.coarse(volume.hu, volume.spacing_mm)
+    lung = measures.lungs(grid, spacing)
     pixel = volume.spacing_mm[1]
     z, y, x = (step[axis] * np.flatnonzero(lung.any(axis=o)) for axis, o in enumerate(((1, 2), (0, 2), (0, 1))))
     row, column = (slice(max(0, int(a[0] - MARGIN / pixel)), int(a[-1] + MARGIN / pixel)) for a in (y, x))

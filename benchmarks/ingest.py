@@ -216,9 +216,11 @@ TAKE_IN = """
 import json, os, resource, sys, time
 os.sched_setaffinity(0, list(os.sched_getaffinity(0))[: int(sys.argv[2])])
 from covid3d.run.profile import open_run
-from covid3d.cohort.intake import ensure_intake
+from covid3d.cohort.intake import read_intake
+from covid3d.run import steps
 run, start = open_run("cohort", profile=sys.argv[1], manifest="manifest.csv"), time.perf_counter()
-table, seconds = ensure_intake(run), time.perf_counter() - start
+steps.ensure_needs(run, "splits")
+table, seconds = read_intake(run), time.perf_counter() - start
 (own,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))  # ru_maxrss is inherited
 worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 print(json.dumps([int(table["ok"].sum()), seconds, own / 1024, worker / 1024]))
@@ -252,7 +254,7 @@ def measure_cohort(count: int, slices: int, profile: str) -> None:
     """Measure `count` scans and four times as many, each on one core and on all; write the table."""
     import pandas as pd
 
-    from covid3d.run import campaigns
+    from benchmarks import campaigns
 
     with tempfile.TemporaryDirectory() as place:
         series = Path(place) / "series"
@@ -266,7 +268,7 @@ def main() -> None:
     """Measure every syntax and write the table."""
     import pandas as pd
 
-    from covid3d.run import campaigns
+    from benchmarks import campaigns
     from covid3d.run.files import write_csv
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -10,13 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.chapters.cross_validation import FLAT_WITHIN, flatness, learning_curves
+from benchmarks import campaigns
+from covid3d.chapters import ceiling, results
+from covid3d.chapters.cross_validation import FLAT_WITHIN, flatness
 from covid3d.chapters.explanation import lesion_share_ratio, read_summary
-from covid3d.chapters.external_tests import first_scores, learnable, skill
+from covid3d.cohort.folds import read_splits
 from covid3d.commands import pipeline
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count
 from covid3d.run.profile import Run, open_run
+from covid3d.stats.auc import auc, mean_fold_auc
 
 NAME, CURVES = "learnability", "learnability_curves"
 MADE_BY = (
@@ -47,16 +49,20 @@ def measure(seed: int, profile: str = "standard", cores: int | None = None) -> p
 
 def row_of(run: Run) -> dict[str, Any]:
     """Return what a finished run says of learnability, and for each of `BARS` whether it is reached (1 or 0)."""
-    models = learnable(run).set_index("model")
-    known = skill(run).set_index("hospital")
-    change = flatness(learning_curves(run))
-    ratio = lesion_share_ratio(read_summary(run.path("explain")), 1, run.profile.statistics.bootstrap, run.seed)
-    row: dict[str, Any] = {"profile": run.profile.name, "scans_a": _scans(run), "scans_bc": len(first_scores(run))}
-    for model, name in (("COVID3D", "auc"), ("burden only", "burden"), ("metadata only", "metadata")):
-        columns = ("mean_fold_auc", "low", "high")
-        row |= dict(zip((name, f"{name}_low", f"{name}_high"), models.loc[model, list(columns)], strict=True))
+    change = flatness(results.learning_curves(run))
+    ratio = lesion_share_ratio(read_summary(run), 1, run.profile.statistics.bootstrap, run.seed)
+    inside, outside = results.out_of_fold(run), results.external_scores(run)
+    outside = outside[outside["model"] == results.THREE_D]
+    blind = ceiling.blind_models(run)
+    row: dict[str, Any] = {"profile": run.profile.name, "scans_a": _scans(run), "scans_bc": len(outside)}
+    for name, found in {"auc": mean_fold_auc(inside), "burden": blind["burden"], "metadata": blind["metadata"]}.items():
+        row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     for hospital in ("A", "B", "C"):
-        row |= {f"{what}_{hospital.lower()}": known.at[hospital, what] for what in ("auc", "oracle", "skill")}
+        part = inside if hospital == "A" else outside[outside["hospital"] == hospital]
+        reached = mean_fold_auc(part) if hospital == "A" else auc(part["label"], part["logit"])
+        best = ceiling.oracle(run, part)
+        known = {"auc": reached, "oracle": best, "skill": ceiling.skill(reached, best)}
+        row |= {f"{what}_{hospital.lower()}": found.value for what, found in known.items()}
     row |= {"flatness": change, "map_ratio": ratio.value, "map_ratio_low": ratio.low, "map_ratio_high": ratio.high}
     reached = (
         row["auc_low"] > LOWEST_AUC,
@@ -70,7 +76,7 @@ def row_of(run: Run) -> dict[str, Any]:
 
 
 def _scans(run: Run) -> int:
-    return int(pd.read_csv(run.splits)["scan_id"].nunique())
+    return int(read_splits(run)["scan_id"].nunique())
 
 
 def missed(table: pd.DataFrame) -> list[str]:
@@ -85,7 +91,9 @@ def campaign(seeds: tuple[int, ...] = SEEDS, profile: str = "standard", cores: i
 
     def one(seed: int) -> pd.DataFrame:
         row = measure(seed, profile, cores)
-        curves = learning_curves(run_of(seed, profile)).groupby("epoch", as_index=False).mean().drop(columns="fold")
+        curves = (
+            results.learning_curves(run_of(seed, profile)).groupby("epoch", as_index=False).mean().drop(columns="fold")
+        )
         known = campaigns.read(CURVES)
         others = [] if known is None else [known[known["seed"] != seed]]
         table = pd.concat([*others, curves.assign(seed=seed)], ignore_index=True).sort_values(["seed", "epoch"])

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from benchmarks import campaigns
 from covid3d.chapters.cross_validation import split_of
 from covid3d.chapters.explanation import cell_map, mass, read_summary, spread
 from covid3d.chapters.truth import lesion_mask, lung_mask
@@ -19,7 +20,6 @@ from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, nominal_window
 from covid3d.network.scoring import to_input
 from covid3d.network.training import load_fold
-from covid3d.run import campaigns
 from covid3d.run.profile import Run
 
 from .learnability import run_of
@@ -66,7 +66,7 @@ def maps_of(model: nn.Module, grid: np.ndarray, window: Window, means: Mapping[s
 
 def shares_of(run: Run) -> pd.DataFrame:
     """Return, by layer, method and part of the map, its mean shares over scans and the ratios of `explain.mass`."""
-    summary = read_summary(run.path("explain"))
+    summary = read_summary(run)
     scans = summary[(summary["label"] == 1) & (summary["role"] != "followup")]
     store, window, rows = Store.of(run), nominal_window(run.profile.windows), []
     for fold, group in scans.groupby("fold"):

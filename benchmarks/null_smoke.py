@@ -13,16 +13,16 @@ import pandas as pd
 import yaml
 from scipy import stats
 
+from benchmarks import campaigns
 from covid3d.chapters import prognosis, trajectories
 from covid3d.chapters.explanation import read_map, read_summary
-from covid3d.chapters.external_tests import first_scores, validation_scores
+from covid3d.chapters.fine_tuning import VARIANTS
+from covid3d.chapters.results import external_scores, out_of_fold
 from covid3d.chapters.truth import lesion_mask, read_truth
 from covid3d.commands import pipeline
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count, write_text
 from covid3d.run.profile import Run, RunConfig, load_profile
-from covid3d.stats import metrics
-from covid3d.stats.contrasts import fold_aucs
+from covid3d.stats.auc import auc_value, fold_aucs, spearman
 from covid3d.stats.risk import MEASURES
 
 NAME = "null_smoke"
@@ -45,9 +45,7 @@ def measure(seed: int, world: str = "null") -> pd.DataFrame:
         run = Run(world, Path(folder), config, profile)
         write_text(run.path("config.yaml"), yaml.safe_dump(config.model_dump()))
         jobs = ["external", "explain", "trajectories"]
-        jobs += [
-            f"prognosis_{name}_{fold:02d}" for name in prognosis.VARIANTS for fold in range(profile.training.folds)
-        ]
+        jobs += [f"prognosis_{name}_{fold:02d}" for name in VARIANTS for fold in range(profile.training.folds)]
         if pipeline.compute(run, cpu_count(), [f"done/jobs/{job}.done" for job in jobs]):
             log = run.path("logs", "snakemake.log").read_text(encoding="utf-8")[-3000:]
             raise RuntimeError(f"the {world} world's run with seed {seed} stopped\n{log}")
@@ -62,15 +60,16 @@ def values_of(run: Run) -> pd.DataFrame:
         head = {"quantity": quantity, "stratum": stratum, "value": value}
         rows.append({**head, "positives": positives, "negatives": negatives})
 
-    inside = validation_scores(run)
+    inside = out_of_fold(run)
     for fold, value in enumerate(fold_aucs(inside)):
         add("mean fold AUC at A", f"fold {fold}", value - 0.5)
-    for hospital, part in first_scores(run).groupby("hospital"):
+    for hospital, part in external_scores(run).query("model == 'covid3d'").groupby("hospital"):
         labels = part["label"].to_numpy(int)
         counts = int(labels.sum()), int((1 - labels).sum())
-        add("AUC at B and C", str(hospital), metrics.auc(labels, part["covid3d"].to_numpy(float)), *counts)
-    for variant in prognosis.VARIANTS:
-        table = prognosis.out_of_fold(run, variant)
+        add("AUC at B and C", str(hospital), auc_value(labels, part["logit"].to_numpy(float)), *counts)
+    predictors = prognosis.load(run).predictors
+    for variant in VARIANTS:
+        table = predictors[variant]
         for name, pairs in MEASURES.items():
             value = float(pairs(table).value(np.ones((1, len(table))))[0])
             add(f"prognosis {name}", variant, value - 0.5)
@@ -81,19 +80,19 @@ def values_of(run: Run) -> pd.DataFrame:
 
 def _of_s(run: Run) -> dict[str, float]:
     """Return the correlations of s with day, remaining stay and true burden, and the change to days 7 to 10."""
-    table, truth = trajectories.course(run), read_truth(run)
+    chapter, truth = trajectories.load(run), read_truth(run)
     assert truth is not None, "the null world is simulated"
-    table = table.merge(truth[["scan_id", "burden_ml"]], on="scan_id")
-    found = {"change of s to days 7 to 10": trajectories.change(run).value}
+    table = chapter.course.merge(truth[["scan_id", "burden_ml"]], on="scan_id")
+    found = {"change of s to days 7 to 10": chapter.change().value}
     for name in ("day", "days_to_discharge", "burden_ml"):
         known = table.dropna(subset=[name])
-        found[f"s against {name}"] = metrics.spearman(known["logit"], known[name]).estimate.value
+        found[f"s against {name}"] = spearman(known["logit"], known[name]).estimate.value
     return found
 
 
 def _of_maps(run: Run) -> dict[str, float]:
     """Return the mean signed effect of lesions in the maps of first scans."""
-    summary = read_summary(run.path("explain"))
+    summary = read_summary(run)
     scans = summary.loc[summary["role"] != "followup", "scan_id"]
     pairs = ((read_map(run, scan), lesion_mask(run, scan)) for scan in scans)
     found = [signed_effect(values, lesion) for values, lesion in pairs if lesion is not None and lesion.sum() > 0]

@@ -12,29 +12,29 @@ scans tells the remaining stay. They show that the same tests do find what is th
 
 import contextlib
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from benchmarks import campaigns
 from covid3d.chapters import prognosis
 from covid3d.chapters.cross_validation import select
+from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, pairs_of
 from covid3d.cohort.folds import make_folds
 from covid3d.network.scoring import prediction_rows
 from covid3d.phantom.build import pattern_labels
 from covid3d.phantom.course import appearance
 from covid3d.phantom.order_form import course_of, make_order_form
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count, parallel_map, random_seed
 from covid3d.run.profile import Run, RunConfig, load_profile
-from covid3d.stats import metrics
-from covid3d.stats.contrasts import auc_or_nan, fold_aucs
+from covid3d.stats.auc import auc, auc_value, fold_aucs, log_loss, mean_interval, spearman
 from covid3d.stats.courses import change_of
+from covid3d.stats.estimate import Estimate
+from covid3d.stats.proportions import clopper_pearson
 from covid3d.stats.survival import linear_head
 
 NAME = "null_world"
@@ -116,13 +116,13 @@ def replicate(seed: int, world: str, permutations: int = 99, bootstrap: int = 39
     row: dict[str, Any] = {"seed": seed, "auc_a": inside}
     for hospital in ("B", "C"):
         first = ((table["hospital"] == hospital) & (table["scan_index"] == 0)).to_numpy()
-        area = auc_or_nan(table.loc[first, "label"], pd.Series(logits[deployed][first], table.index[first]))
+        area = auc(table.loc[first, "label"], logits[deployed][first])
         row |= {f"auc_{hospital.lower()}": area.value, f"{hospital.lower()}_rejects": _without(area, 0.5)}
     row |= _trajectories(table, seen, splits, logits, deployed)
     return row | _prognosis(table, splits, found, seed, permutations, bootstrap)
 
 
-def _without(interval: metrics.Interval, value: float) -> int:
+def _without(interval: Estimate, value: float) -> int:
     return int(not interval.low <= value <= interval.high)
 
 
@@ -133,11 +133,11 @@ def _task_1(table: pd.DataFrame, splits: pd.DataFrame, found: np.ndarray) -> tup
         train, held = (
             table["scan_id"].isin(part.loc[part["split"] == side, "scan_id"]) for side in ("train", "validation")
         )
-        weight, bias = linear_head(found[fold][train], table.loc[train, "label"].to_numpy(float), prognosis.COMPONENTS)
+        weight, bias = linear_head(found[fold][train], table.loc[train, "label"].to_numpy(float), COMPONENTS)
         logits.append(found[fold] @ weight + bias)
         scores = table.loc[held, ["label"]].assign(fold=fold, logit=logits[-1][held])
-        loss = metrics.log_loss(scores["label"], scores["logit"])
-        curves.append((fold, 1, loss, metrics.auc(scores["label"], scores["logit"])))
+        loss = log_loss(scores["label"], scores["logit"])
+        curves.append((fold, 1, loss, auc_value(scores["label"], scores["logit"])))
         held_out.append(scores)
     choice = select(pd.DataFrame(curves, columns=["fold", "epoch", "validation_loss", "validation_auc"]))
     deployed = int(choice.loc[choice["deployed"] == 1, "fold"].iloc[0])
@@ -152,7 +152,7 @@ def _trajectories(
     fold = table["patient_id"].map(held).fillna(deployed).astype(int)
     scored = table.assign(logit=logits[fold, np.arange(len(table))], burden=seen["burden"].to_numpy())
     followed = scored[scored["patient_id"].isin(table.loc[table["role"] == "followup", "patient_id"])]
-    rank = metrics.spearman(followed["logit"], followed["burden"]).estimate.value
+    rank = spearman(followed["logit"], followed["burden"]).estimate.value
     return {"s_change": change_of(followed).value, "s_burden": rank}
 
 
@@ -164,52 +164,49 @@ def _prognosis(
     permutations: int,
     bootstrap: int,
 ) -> dict[str, Any]:
-    """Return the paired gain of two scans over one and both permutation tests, by the functions that chapter 7 calls."""
+    """Return the paired gain of two scans over one and both permutation tests, by the object that chapter 7 asks."""
     profile = load_profile("standard")
     sizes = {
         "prognosis": profile.prognosis.model_copy(update={"permutations": permutations}),
         "statistics": profile.statistics.model_copy(update={"bootstrap": bootstrap}),
     }
-    pairs = prognosis.pairs_of(table, splits, profile.prognosis.high_risk_days)
+    pairs = pairs_of(table, splits, profile.prognosis.high_risk_days)
     pairs = pairs[pairs["scan_index"] == 1].reset_index(drop=True)
-    with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig(profile="standard", seed=seed)
-        run = Run("null", Path(folder), config, profile.model_copy(update=sizes))
-        _write_heads(run, pairs, table["scan_id"], found)
-        stored = {"pairs": lambda _: pairs, "ensure_prognosis": lambda run, *which: run.model("prognosis", *which)}
-        stored["CONTROLS"] = ()  # the order form's schedule is real in every world
-        with mock.patch.multiple(prognosis, **stored):
-            gain = prognosis.two_scans_against_one(run).query("comparison == 'pair - single'").set_index("measure")
-            chance = {variant: prognosis.permutation(run, variant).p for variant in prognosis.VARIANTS}
+    run = Run("null", Path("null"), RunConfig(profile="standard", seed=seed), profile.model_copy(update=sizes))
+    features, scores = _heads(pairs, table["scan_id"], found)
+    controls = ()  # the order form's schedule is real in every world
+    stay = prognosis.Prognosis(run, pairs, prognosis.predictors_of(pairs, scores, controls), features, scores)
+    chance = {variant: stay.permutation(variant).p for variant in VARIANTS}
     row: dict[str, Any] = {f"p_{variant}": p for variant, p in chance.items()}
     row |= {f"log_rank_{variant}_rejects": int(p <= 0.05) for variant, p in chance.items()}
-    for measure, found_gain in gain.iterrows():
-        rejects = int(found_gain["p_permutation"] <= 0.05)
-        row |= {f"gain_{measure}": found_gain["difference"], f"gain_{measure}_rejects": rejects}
+    for measure, gain in stay.gain_over("single").iterrows():
+        rejects = int(gain["permutation p"].value <= 0.05)
+        row |= {f"gain_{measure}": gain["difference"].value, f"gain_{measure}_rejects": rejects}
     return row
 
 
-def _write_heads(run: Run, pairs: pd.DataFrame, scans: pd.Series, found: np.ndarray) -> None:
-    """Write what fine-tuning leaves of each fold: features.npz, and predictions.csv of a head fitted without the fold."""
+def _heads(
+    pairs: pd.DataFrame, scans: pd.Series, found: np.ndarray
+) -> tuple[dict[str, list[pd.DataFrame]], pd.DataFrame]:
+    """Return what fine-tuning leaves: each fold's features by variant, and the scores of heads fitted without the fold."""
     place = pd.Series(np.arange(len(scans)), index=scans)
     one, two = place[pairs["scan_id"]].to_numpy(), place[pairs["prior_scan_id"]].to_numpy()
+    features: dict[str, list[pd.DataFrame]] = {"single": [], "pair": []}
+    rows = []
     for fold in range(FOLDS):
+        train = ((pairs["fold"] != fold) & (pairs["test"] == 1) & pairs["label"].notna()).to_numpy()
+        held = ((pairs["fold"] == fold) & (pairs["test"] == 1)).to_numpy()
+        labels = pairs.loc[train, "label"].to_numpy(float)
         for variant, values in (
             ("single", found[fold][one]),
             ("pair", np.hstack([found[fold][two], found[fold][one]])),
         ):
-            train = ((pairs["fold"] != fold) & (pairs["test"] == 1) & pairs["label"].notna()).to_numpy()
-            held = ((pairs["fold"] == fold) & (pairs["test"] == 1)).to_numpy()
-            labels = pairs.loc[train, "label"].to_numpy(float)
-            weight, bias = linear_head(values[train], labels, prognosis.COMPONENTS)
-            folder = run.model("prognosis", variant, fold)
-            folder.mkdir(parents=True)
-            np.savez(folder / "features.npz", scan_ids=pairs["scan_id"].to_numpy(str), features=values)
+            weight, bias = linear_head(values[train], labels, COMPONENTS)
+            features[variant].append(pd.DataFrame(values, index=pairs["scan_id"]))
+            logits = values[held] @ weight + bias
             scored = pairs[held]
-            rows = prediction_rows(
-                "prognosis", variant, fold, 1, scored, "validation", "nominal", values[held] @ weight + bias
-            )
-            rows.to_csv(folder / "predictions.csv", index=False)
+            rows.append(prediction_rows("prognosis", variant, fold, 1, scored, "validation", "nominal", logits))
+    return features, pd.concat(rows, ignore_index=True)
 
 
 def replicates(world: str, count: int, workers: int = 1) -> pd.DataFrame:
@@ -223,18 +220,18 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for quantity, column in TESTS.items():
         count = int(table[column].sum())
-        share = metrics.clopper_pearson(count, len(table))
+        share = clopper_pearson(count, len(table))
         head = {"quantity": quantity, "replicates": len(table), "rejections": count, "allowed": allowed(len(table))}
         rows.append({**head, "value": share.value, "low": share.low, "high": share.high})
     for quantity, column in SIGNED.items():
         values = table[column].dropna()
-        mean = metrics.mean_interval(values)
+        mean = mean_interval(values)
         p = float(stats.ttest_1samp(values, 0).pvalue)
         rows.append({"quantity": quantity, "replicates": len(values), **_limits(mean), "p": p})
     return pd.DataFrame(rows)
 
 
-def _limits(interval: metrics.Interval) -> dict[str, float]:
+def _limits(interval: Estimate) -> dict[str, float]:
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 

@@ -23,8 +23,8 @@ import SimpleITK as sitk
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from benchmarks import campaigns
 from covid3d.phantom.build import build
-from covid3d.run import campaigns
 from covid3d.run.profile import DATA, Profile, load_profile
 
 NAME = "phantom_speed"

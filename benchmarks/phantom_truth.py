@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import null_world
+from benchmarks import campaigns, null_world
 from benchmarks.null_world import FOLDS, order_form, shown
-from covid3d.chapters import prognosis
+from covid3d.chapters.fine_tuning import pairs_of
 from covid3d.cohort.folds import make_folds
 from covid3d.cohort.manifest import read_manifest
 from covid3d.phantom.course import CLEARED
 from covid3d.phantom.order_form import FIGURE_4_AGE, FIGURE_4_DAYS, LATE_DAYS, SEED, course_of
 from covid3d.report.claims import load_claims
-from covid3d.run import campaigns
 from covid3d.run.files import random_seed
 from covid3d.run.profile import DATA, load_profile
 from covid3d.stats import risk
-from covid3d.stats.metrics import wilson
+from covid3d.stats.estimate import Estimate
+from covid3d.stats.proportions import wilson
 from covid3d.stats.survival import linear_head
 
 PROGNOSIS, COURSE = "phantom_prognosis", "phantom_course"
-MADE_BY = ("covid3d.phantom.build", "covid3d.chapters.prognosis", null_world.__file__, __file__)
+MADE_BY = ("covid3d.phantom.build", "covid3d.chapters.fine_tuning", null_world.__file__, __file__)
 FORMS, PHASES = 7, (0.0, 0.5, 1.0)
 TRUTH = ("burden", "ground_glass", "contrast_hu")
 
@@ -37,7 +37,7 @@ TRUTH = ("burden", "ground_glass", "contrast_hu")
 def followed(phase_visible: float, forms: int = FORMS) -> pd.DataFrame:
     """Return the pairs of A's followed patients of several order forms, with the truth of both scans.
 
-    Columns of `prognosis.pairs_of`, and burden, ground_glass, contrast_hu of the index scan and, with `prior_`, of the one
+    Columns of `pairs_of`, and burden, ground_glass, contrast_hu of the index scan and, with `prior_`, of the one
     before; burden on a log scale.
     """
     limit, parts = load_profile("standard").prognosis.high_risk_days, []
@@ -45,9 +45,7 @@ def followed(phase_visible: float, forms: int = FORMS) -> pd.DataFrame:
         table, courses = order_form(number)
         seen = shown(table, courses, "effect", number, phase_visible)[list(TRUTH)]
         seen["burden"] = np.log(seen["burden"])
-        pairs = prognosis.pairs_of(table, make_folds(table, FOLDS, number), limit).query(
-            "scan_index == 1 and test == 1"
-        )
+        pairs = pairs_of(table, make_folds(table, FOLDS, number), limit).query("scan_index == 1 and test == 1")
         prior = seen.loc[pairs["prior_scan_id"]].add_prefix("prior_").set_index(pairs.index)
         known = pd.concat([pairs, seen.loc[pairs["scan_id"]].set_index(pairs.index), prior], axis=1)
         for name in ("scan_id", "patient_id"):
@@ -80,20 +78,27 @@ def foretold(phase_visible: float, forms: int = FORMS, draws: int = 2000) -> pd.
         "schedule": ("day", "interval_days"),
     }
     scored = {name: out_of_fold(table, chosen) for name, chosen in columns.items()}
-    wanted = ("auc", "auc_low", "auc_high", "c_index", "c_low", "c_high", "hazard_ratio", "hazard_low", "hazard_high")
+    names = {"AUC": "auc", "C-index": "c", "hazard ratio": "hazard"}
     for name, part in scored.items():
         found = risk.separation(part, draws, np.random.default_rng(random_seed("truth", name)))
-        share = float((table["label"] == 1).mean())
-        rows.append(
-            {"predictor": name, "patients": len(table), "high_share": share, **{key: found[key] for key in wanted}}
-        )
+        row: dict[str, Any] = {
+            "predictor": name,
+            "patients": len(table),
+            "high_share": float((table["label"] == 1).mean()),
+        }
+        for word, short in names.items():
+            row |= _limits(found[word], short)
+        rows.append(row)
     rng = np.random.default_rng(random_seed("truth", "gain"))
-    gain = risk.compare(scored["two scans"], scored["one scan"], draws, rng).set_index("measure")
-    row: dict[str, Any] = {"predictor": "two scans - one scan", "patients": len(table)}
-    for measure, short in (("auc", "auc"), ("c_index", "c")):
-        low, high = gain.loc[measure, ["low", "high"]]
-        row |= {measure: gain.at[measure, "difference"], f"{short}_low": low, f"{short}_high": high}
-    return pd.DataFrame([*rows, row])
+    gain = risk.compare(scored["two scans"], scored["one scan"], draws, rng)["difference"]
+    row = {"predictor": "two scans - one scan", "patients": len(table)}
+    return pd.DataFrame([*rows, row | _limits(gain["auc"], "auc") | _limits(gain["c_index"], "c")])
+
+
+def _limits(found: Estimate, short: str) -> dict[str, float]:
+    """Return an estimate as three columns of the table."""
+    name = {"c": "c_index", "hazard": "hazard_ratio"}.get(short, short)
+    return {name: found.value, f"{short}_low": found.low, f"{short}_high": found.high}
 
 
 # --- the true course -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How near simulated scans come to real ones: the numbers of `covid3d.ct.realism` side by side.
+"""How near simulated scans come to real ones: the numbers of `benchmarks.measures` side by side.
 
 `python -m benchmarks.realism` builds first scans of the three hospitals at the paper's size, reads them as a user would and
 writes benchmarks/results/phantom_realism.csv: numbers only, no pixel of a real scan. Real scans lie in $COVID3D_REAL_CT, else in
@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covid3d.ct import realism
+from benchmarks import campaigns, measures
 from covid3d.dicom.series import read_ct
 from covid3d.phantom.build import build
-from covid3d.run import campaigns
 from covid3d.run.files import parallel_map
 from covid3d.run.profile import DATA, load_profile
 
 FORM = DATA / "data_manifest.csv"
-MADE_BY = ("covid3d.phantom.build", "covid3d.ct.realism", __file__)
+MADE_BY = ("covid3d.phantom.build", "covid3d.dicom.series", "covid3d.ct.lungs", measures.__file__, __file__)
 REAL = {"P002": "chest/covid_P002", "cap001": "chest/pneumonia_cap001", "CIP": "nrrd/ct-64.nrrd"}
 """COVID-19 and bacterial pneumonia of COVID-CT-MD (Afshar et al. 2021), and the 64x64x79 chest of Chest Imaging Platform."""
 
@@ -34,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(os.environ.get("COVID3D_REAL_CT", campaigns.CHECKOUT.parent / "shared" / "real_ct"))
     made = campaigns.stamp(MADE_BY)  # the code that is loaded now, not that of the end
-    real = {name: realism.measure(read_ct(folder / path, threads=1)) for name, path in REAL.items()}
+    real = {name: measures.measure(read_ct(folder / path, threads=1)) for name, path in REAL.items()}
     table = compare(real, phantom(options.scans, options.workers))
     campaigns.write("phantom_realism", table.assign(**made), MADE_BY)
     print(table.to_string(index=False))
@@ -53,7 +52,7 @@ def one(scan_id: str) -> dict[str, float]:
     """Build one scan of the order form at the paper's size, read it and measure it."""
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder), manifest=FORM, profile=load_profile("paper"), scans=[scan_id], workers=1)
-        return realism.measure(read_ct(Path(folder) / "dicom" / scan_id, threads=1))
+        return measures.measure(read_ct(Path(folder) / "dicom" / scan_id, threads=1))
 
 
 def compare(real: dict[str, dict[str, float]], simulated: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +61,7 @@ def compare(real: dict[str, dict[str, float]], simulated: pd.DataFrame) -> pd.Da
     covered: every real value lies between the phantom's minimum and maximum.
     """
     rows = []
-    for name, unit in realism.UNITS.items():
+    for name, unit in measures.UNITS.items():
         known = {source: values[name] for source, values in real.items()}
         low, middle, high = (f(simulated[name].dropna()) for f in (np.min, np.median, np.max))
         missed = [source for source, value in known.items() if np.isfinite(value) and not low <= value <= high]

@@ -12,19 +12,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from covid3d.chapters.cross_validation import TASK, THREE_D, flatness, split_of
+from benchmarks import campaigns
+from covid3d.chapters.cross_validation import flatness, split_of
 from covid3d.chapters.explanation import cell_map, lesion_share_ratio, mass, spread
+from covid3d.chapters.results import TASK, THREE_D
 from covid3d.chapters.truth import lesion_mask, lung_mask, read_truth
-from covid3d.cohort.intake import ensure_intake
 from covid3d.comparators.interface import Cases
 from covid3d.comparators.volumes import lungs_alone
 from covid3d.ct.windows import nominal_window
 from covid3d.network.registry import build
 from covid3d.network.training import Examples, Plan, fit
-from covid3d.run import campaigns
+from covid3d.run import steps
 from covid3d.run.files import cpu_count, parallel_map, random_seed, write_csv
 from covid3d.run.profile import Run, open_run, repository_root
-from covid3d.stats import metrics
+from covid3d.stats.auc import auc_value
 
 NAME = "scaling"
 MADE_BY = ("covid3d.chapters.cross_validation", "covid3d.chapters.explanation", "covid3d.phantom.build", __file__)
@@ -116,21 +117,22 @@ def measure(run: Run, setting: Setting, times: int = TIMES) -> pd.DataFrame:
         "patients": int(history["patients"].min()),
         "epochs": int(history["epoch"].max()),
         "held_out": len(known),
-        "auc": float(np.mean([metrics.auc(part["label"], part["logit"]) for _, part in known.groupby("fold")])),
-        "oracle": metrics.auc(known["label"], known["oracle_grid_logit"]),
+        "auc": float(np.mean([auc_value(part["label"], part["logit"]) for _, part in known.groupby("fold")])),
+        "oracle": auc_value(known["label"], known["oracle_grid_logit"]),
         "last_loss": history.loc[history["epoch"] == history["epoch"].max(), "train_loss"].mean(),
         "flatness": flatness(history.drop(columns="patients")),
         "lung_share": maps.loc[maps["layer"] == explain.layer, "lung_share"].mean(),
         "best_layer": best,
         "best_ratio": ratios[best].value,
     }
-    return pd.DataFrame([row | dict(zip(("map_ratio", "map_low", "map_high"), ratios[explain.layer][:3], strict=True))])
+    shown = ratios[explain.layer]
+    return pd.DataFrame([row | {"map_ratio": shown.value, "map_low": shown.low, "map_high": shown.high}])
 
 
 def campaign() -> pd.DataFrame:
     """Measure the settings that are missing and return scaling.csv."""
     run = run_of()
-    ensure_intake(run)
+    steps.ensure_needs(run, "fold")
     return campaigns.extend(NAME, "setting", SETTINGS, lambda name: measure(run, SETTINGS[name]), MADE_BY)
 
 

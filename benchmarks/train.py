@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import campaigns
 from benchmarks.phantom import machine
 from covid3d.ct.windows import nominal_window
 from covid3d.network.covid3d import Covid3D
 from covid3d.network.i3d import ConvUnit, MaxPool, same_padding
 from covid3d.network.scoring import place
 from covid3d.network.training import Plan, augment
-from covid3d.run import campaigns
 from covid3d.run.files import cpu_count
 from covid3d.run.profile import load_profile
 

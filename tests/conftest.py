@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from covid3d.commands import pipeline
-from covid3d.run.files import cpu_count
+from covid3d.run.files import cpu_count, end_with_caller
 from covid3d.run.profile import Run, open_run
 
+end_with_caller()  # what tests start ends with them
 CHECKOUT = Path(__file__).resolve().parent.parent
 NO_REAL_CT = "real CT not found: set COVID3D_REAL_CT"
 NO_GPU = "no CUDA GPU"

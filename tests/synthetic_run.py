@@ -13,7 +13,7 @@ from covid3d.network import registry, training
 from covid3d.network import scoring as inference
 from covid3d.network.weights import save_weights
 from covid3d.run import steps
-from covid3d.run.files import write_csv, write_json
+from covid3d.run.files import write_csv
 from covid3d.run.profile import Run, load_profile, open_run
 
 SMALL = {
@@ -152,7 +152,7 @@ def write_reader_study(run: Run) -> None:
             row = {
                 "reader_id": reader,
                 "scan_id": f"A{number:03d}-1",
-                "prior_scan_id": f"A{number:03d}-0",
+                "prior_scan_id": f"A{number:03d}-0" if task == "stay_pair" else "",
                 "task": task,
             }
             rows.append(row | {"call": call, "confidence": 0.5, "order": number, "read_at": ""})
@@ -166,11 +166,3 @@ def write_truth(run: Run, rows: pd.DataFrame) -> None:
         burden_ml=range(len(rows)), oracle_grid_logit=3.0 * sign
     )
     write_csv(run.path("truth", "truth.csv"), table)
-
-
-def write_trajectory_scores(run: Run, scores: dict[str, float]) -> None:
-    """Write trajectories/scores.csv with given logits, as another chapter leaves it."""
-    write_csv(
-        run.path("trajectories", "scores.csv"), pd.DataFrame({"scan_id": scores.keys(), "logit": scores.values()})
-    )
-    write_json(run.path("trajectories", "done.json"), {"fingerprint": "by hand", "outputs": {}})

@@ -1,5 +1,6 @@
 """One list of pins: pyproject.toml, constraints.txt, environment.yml and the container agree."""
 
+import contextlib
 import importlib.metadata
 import re
 import tomllib
@@ -8,7 +9,10 @@ import pytest
 import yaml
 from conftest import CHECKOUT
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from covid3d.commands.doctor import PYTHONS
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 PINS = {
@@ -51,7 +55,38 @@ def test_conda_installs_the_same_pins():
     environment = yaml.safe_load((CHECKOUT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     assert pip == ["--constraint constraints.txt", "--editable .[dev]"]
-    assert "python=3.11" in environment["dependencies"]
+    assert f"python{PROJECT['requires-python']}" in environment["dependencies"]
+
+
+def test_all_places_name_the_same_pythons():
+    makefile = (CHECKOUT / "Makefile").read_text()
+    readme = (CHECKOUT / "README.md").read_text()
+    names = [f"3.{minor}" for _, minor in PYTHONS]
+    accepted = SpecifierSet(PROJECT["requires-python"])
+    assert [name for name in map("3.{}".format, range(8, 20)) if accepted.contains(f"{name}.1")] == names
+    classifiers = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line]
+    assert classifiers == names
+    assert f"for python in {' '.join(f'python{name}' for name in names)};" in makefile
+    assert "Python 3.11, 3.12 or 3.13" in readme
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_package_that_any_python_needs_is_pinned(python):
+    version = ".".join(map(str, python))
+    surroundings = {"python_version": version, "python_full_version": f"{version}.1", "extra": ""}
+    waiting, seen = [(requirement.name, requirement.extras) for requirement in wanted()], set()
+    while waiting:
+        name, extras = waiting.pop()
+        if (canonicalize_name(name), extras := frozenset(extras)) in seen:
+            continue
+        seen.add((canonicalize_name(name), extras))
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # what only another Python needs
+            for line in importlib.metadata.requires(name) or ():
+                inner = Requirement(line)
+                marks = [surroundings | {"extra": extra} for extra in ("", *extras)]
+                if inner.marker is None or any(map(inner.marker.evaluate, marks)):
+                    waiting.append((inner.name, inner.extras))
+    assert sorted({name for name, _ in seen} - PINS.keys()) == []
 
 
 def test_the_container_and_make_install_with_the_pins():

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from covid3d.chapter import render
-from covid3d.figures import cross_validation, data, model, privacy, prognosis, style, trajectories
+from covid3d.figures import cross_validation, data, model, privacy, prognosis, simulator, style, trajectories
 from covid3d.figures import external_tests as external
 from covid3d.figures import reader_comparison as readers
+from covid3d.show import render
+from covid3d.stats.estimate import Estimate
 
 rng = np.random.default_rng(0)
 GRID = rng.integers(-1000, 400, (8, 12, 12)).astype(np.int16)
@@ -21,8 +22,10 @@ COURSE = pd.DataFrame(
         "day": [0, 7, 0],
         "logit": [1.0, 2.0, -1.0],
         "days_to_discharge": [9, 2, 4],
+        "censored": [0, 0, 1],
     }
 )
+EVIDENCE = pd.DataFrame({"label": [0, 1], "burden_fraction": [0.1, 0.2], "oracle_logit": [-1.0, 2.0]})
 CURVE = pd.DataFrame({"day": [0, 5], "s": [0.0, 1.0], "low": [-1.0, 0.0], "high": [1.0, 2.0]})
 KM = pd.DataFrame(
     {
@@ -42,7 +45,10 @@ FIGURES = {
     "cohort": lambda: data.cohort(pd.DataFrame({"hospital": ["A", "A"], "label": [0, 1], "patients": [3, 4]})),
     "scan_times": lambda: data.scan_times(COURSE),
     "no_scan_times": lambda: data.scan_times(COURSE.head(0)),
-    "planes": lambda: data.planes({"A": GRID, "B": GRID}, SPACING, -600, 1500),
+    "planes": lambda: data.planes({"A": (GRID, SPACING), "B": (GRID, (1.0, 1.0, 1.0))}, -600, 1500),
+    "no_planes": lambda: data.planes({}, -600, 1500),
+    "evidence": lambda: simulator.evidence(EVIDENCE),
+    "no_evidence": lambda: simulator.evidence(EVIDENCE.head(0)),
     "windows": lambda: model.windows(GRID, GRID < -500, SPACING, {"one": (-600, 1500), "two": (-500, 1200)}),
     "no_windows": lambda: model.windows(GRID[:0], GRID[:0] < 0, SPACING, {"one": (-600, 1500)}),
     "architecture": lambda: model.architecture(STAGES, (8, 12, 12), "block", [[("pool", None), ("unit", 8)]]),
@@ -61,36 +67,41 @@ FIGURES = {
         )
     ),
     "fold_aucs": lambda: cross_validation.fold_aucs(
-        pd.DataFrame({"fold": [0, 1], "auc": [0.5, 0.6], "auc_best": [0.7, 0.8], "deployed": [0, 1]}), 0.55, None
+        pd.DataFrame({"fold": [0, 1], "auc_last": [0.5, 0.6], "auc_best": [0.7, 0.8], "deployed": [0, 1]}), 0.55, None
     ),
     "figure_1": lambda: external.figure_1(GRID, HEAT, SPACING, -600, 1500, (HEAT > 1).astype(np.float32)),
     "flat_map": lambda: external.figure_1(GRID, np.zeros_like(HEAT), SPACING, -600, 1500),
     "roc": lambda: external.roc(
         pd.DataFrame({"model": "covid3d", "hospital": "B", "false_positive": [0, 1.0], "true_positive": [0, 1.0]}),
         ["B"],
-        pd.DataFrame({"reader": ["R1"], "hospital": ["B"], "sensitivity": [0.8], "specificity": [0.7]}),
     ),
     "window_curve": lambda: external.window_curve(
         pd.DataFrame({"hospital": ["B"], "multiple": [1.0], "mean": [0.7], "sd": [np.nan], "lowest": [0.6]})
     ),
-    "examples": lambda: external.examples([("TP", GRID, HEAT)], SPACING, -600, 1500),
-    "no_examples": lambda: external.examples([], SPACING, -600, 1500),
-    "operating_points": lambda: readers.operating_points(
+    "examples": lambda: external.examples([("TP", GRID, HEAT, SPACING)], -600, 1500),
+    "no_examples": lambda: external.examples([], -600, 1500),
+    "reader_shares": lambda: readers.shares(
         pd.DataFrame(
             {
-                "reader": ["R1"],
-                "hospital": ["B"],
-                "measure": ["sensitivity"],
-                "value": [0.5],
-                "low": [0.3],
-                "high": [0.7],
+                "rater": ["R1", "R2"],
+                "hospital": "B",
+                "measure": "sensitivity",
+                "share": [Estimate(50, 30, 70), Estimate.missing("no case")],
             }
         )
     ),
-    "equivalence": lambda: readers.equivalence(
-        pd.DataFrame({"comparison": ["x"], "difference": [3.0], "low": [-9.0], "high": [12.0]}), 10
+    "reader_roc": lambda: readers.roc_with_readers(
+        {"B": (np.array([1, 0.5, 0]), np.array([0, 1, 1]))},
+        pd.DataFrame({"rater": ["R1"], "hospital": ["B"], "sensitivity": [80.0], "specificity": [70.0]}),
     ),
-    "figure_2": lambda: trajectories.figure_2(COURSE, CURVE, 0.3),
+    "equivalence": lambda: readers.equivalence(
+        pd.DataFrame(
+            {"difference": [Estimate(3.0)], "90 % from": [-9.0], "90 % to": [12.0]},
+            index=pd.MultiIndex.from_tuples([("R1", "B", "sensitivity")]),
+        ),
+        10,
+    ),
+    "course": lambda: trajectories.course(COURSE, CURVE, 0.3),
     "peaks": lambda: trajectories.peaks(pd.DataFrame({"days": ["0 to 2"], "patients": [3]})),
     "figure_4": lambda: trajectories.figure_4([GRID, GRID], [HEAT, HEAT], [1.0, -1.0], [1, 7], SPACING, -600, 1500),
     "kaplan_meier": lambda: prognosis.kaplan_meier({"two scans": KM}, {"two scans": "p = 0.1"}),
@@ -179,5 +190,5 @@ def _words(figure):
 def test_without_lungs_to_show_the_pictures_of_maps_say_so():
     none = np.zeros((0, 0, 0))
     assert "no lung was found" in _words(external.figure_1(none, none, (1, 1, 1), -600, 1500))
-    assert "no case was drawn" in _words(external.examples([("TP", none, none)], (1, 1, 1), -600, 1500))
+    assert "no case was drawn" in _words(external.examples([("TP", none, none, SPACING)], -600, 1500))
     assert "no lung was found" in _words(trajectories.figure_4([none], [none], [1.0], [0.0], (1, 1, 1), -600, 1500))

@@ -1,21 +1,19 @@
 """Mistakes that make good numbers out of nothing: each has one small test that a planted fault turns red."""
 
-import json
-from types import SimpleNamespace
+import importlib
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CHECKOUT
 
-from covid3d.chapters import cross_validation, prognosis
-from covid3d.chapters import external_tests as external
+from covid3d.chapters import cross_validation, fine_tuning, results
+from covid3d.chapters import reader_comparison as readers
+from covid3d.cohort import certificate
 from covid3d.cohort import folds as splits
-from covid3d.cohort import intake
 from covid3d.network.training import Examples
+from covid3d.run import steps
 from covid3d.run.errors import ManifestError
 from covid3d.run.files import write_json
-from covid3d.run.profile import CHAPTERS
 
 
 def test_labels_reach_training_as_the_manifest_gives_them():
@@ -50,12 +48,11 @@ def test_every_fold_starts_from_its_own_seed(make_run, monkeypatch, tmp_path):
 
 def test_the_operating_threshold_is_fixed_on_hospital_a(make_run, monkeypatch):
     """Scores of B and C lie elsewhere than those of A; a threshold chosen on them would, too."""
-    inside = pd.DataFrame({"fold": 0, "hospital": "A", "label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
-    outside = inside.assign(hospital="B", logit=inside["logit"] + 100)
-    monkeypatch.setattr(external, "validation_scores", lambda run: inside)
-    monkeypatch.setattr(external, "first_scores", lambda run: outside)
-    monkeypatch.setattr(external, "deployed_fold", lambda run: 0)
-    assert external.thresholds(make_run())["deployed validation"] == pytest.approx(0.0)
+    inside = pd.DataFrame({"label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
+    monkeypatch.setattr(results, "out_of_fold", lambda run: inside.assign(fold=0))
+    monkeypatch.setattr(results, "external_scores", lambda run: inside.assign(fold=0, logit=inside["logit"] + 100))
+    monkeypatch.setattr(results, "deployed_fold", lambda run: 0)
+    assert readers.thresholds(make_run())[readers.YOUDEN] == pytest.approx(0.0)
 
 
 def test_task_1_takes_first_scans_of_hospital_a_only():
@@ -66,21 +63,20 @@ def test_task_1_takes_first_scans_of_hospital_a_only():
             "scan_index": [0, 1, 0],
         }
     )
-    assert splits.first_scans(table)["scan_id"].tolist() == ["A1-0"]
+    assert certificate.first_scans(table)["scan_id"].tolist() == ["A1-0"]
 
 
-@pytest.mark.parametrize("chapter", [name for name in CHAPTERS if name[:2] in ("03", "04", "05", "06", "07", "08")])
-def test_a_chapter_with_results_stops_at_a_failed_certificate(make_run, monkeypatch, chapter):
-    """The first cell after the banner looks at the certificate before anything but intake and splits is computed."""
+RESULTS = ("cross_validation", "external_tests", "reader_comparison", "trajectories", "prognosis")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_chapter_with_results_stops_at_a_failed_certificate(make_run, monkeypatch, name):
     run = make_run()
     found = [{"check": "patient", "found": ["fold 0: patient P1"], "passed": False}]
     write_json(run.path("leakage.json"), {"checks": found, "files": splits._hashes(run)})
-    monkeypatch.setattr(intake, "ensure_intake", lambda run: None)
-    monkeypatch.setattr(splits, "ensure_splits", lambda run: None)
-    cells = json.loads((CHECKOUT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
-    guard = "".join([cell for cell in cells if cell["cell_type"] == "code"][3]["source"])
+    monkeypatch.setattr(steps, "ensure_needs", lambda run, chapter: None)
     with pytest.raises(ManifestError, match="'patient' has not passed: fold 0: patient P1"):
-        exec(guard, {"run": run, "paper": False, "chapter": SimpleNamespace()})
+        importlib.import_module(f"covid3d.chapters.{name}").load(run)
 
 
 def test_a_pair_is_the_prior_scan_then_the_index_scan(make_run, monkeypatch):
@@ -94,7 +90,7 @@ def test_a_pair_is_the_prior_scan_then_the_index_scan(make_run, monkeypatch):
         def stack(self, scan_ids):
             return np.stack([np.full((1, 1, 1), days[scan], np.int16) for scan in scan_ids])
 
-    monkeypatch.setattr(prognosis, "Store", Store)
+    monkeypatch.setattr(fine_tuning, "Store", Store)
     table = pd.DataFrame({"scan_id": ["second"], "prior_scan_id": ["first"]})
-    assert prognosis._grids(make_run(), "pair", table).ravel().tolist() == [0, 7]
-    assert prognosis._grids(make_run(), "single", table).ravel().tolist() == [7]
+    assert fine_tuning._grids(make_run(), "pair", table).ravel().tolist() == [0, 7]
+    assert fine_tuning._grids(make_run(), "single", table).ravel().tolist() == [7]

@@ -12,21 +12,20 @@ from typing import Any
 import pandas as pd
 import torch
 
-from covid3d.chapters import external_tests
-from covid3d.chapters.cross_validation import ensure_selection, split_of
+from covid3d.chapters import results
+from covid3d.chapters.cross_validation import split_of
 from covid3d.cohort.intake import accepted
 from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
 from covid3d.comparators.interface import TASK, Cases, Comparator, fold_seed, train_fold
 from covid3d.network import training
 from covid3d.network.scoring import pick_device, prediction_rows
-from covid3d.run import steps
+from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, MissingResult, nearest
 from covid3d.run.files import write_csv
+from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Profile, Run
-from covid3d.stats.contrasts import auc_or_nan, fold_auc_interval, paired_or_nan
-from covid3d.stats.metrics import Interval
-
-IDS = {"scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
+from covid3d.stats.auc import auc, mean_fold_auc, paired_delong
+from covid3d.stats.estimate import Estimate
 
 
 def create(name: str, profile: Profile, *, seed: int = 0) -> Comparator:
@@ -43,25 +42,22 @@ def folder_of(run: Run, name: str, fold: int) -> Path:
     return run.path("comparators", name, f"fold_{fold:02d}")
 
 
-def ensure_comparator(run: Run, name: str, fold: int) -> Path:
+def ensure_comparator(run: Run, model: str, fold: int) -> Path:
     """Return the folder of one fold of a compared model, training it when needed."""
-    return _ensure_fold(run, name, fold, split_of(run, fold))
-
-
-def _ensure_fold(run: Run, name: str, fold: int, split: tuple[pd.DataFrame, pd.DataFrame]) -> Path:
+    split = split_of(run, fold)
     inputs: Mapping[str, Any] = {
-        "model": [name, fold, steps.code_fingerprint(COMPARATORS[name])],
+        "model": [model, fold, code_fingerprint(COMPARATORS[model])],
         "split": [list(zip(side["scan_id"], map(int, side["label"]), strict=True)) for side in split],
         "intake": run.intake,
         "manifest": run.manifest,
     }
-    again = f"python -m covid3d step comparator --run {run.name} --model {name} --fold {fold}"
+    again = f"python -m covid3d step comparator --run {run.name} --model {model} --fold {fold}"
 
     def compute(folder: Path) -> None:
-        model = create(name, run.profile, seed=fold_seed(run, name, fold))
-        train_fold(run, name, model, fold, *split, folder)
+        made = create(model, run.profile, seed=fold_seed(run, model, fold))
+        train_fold(run, model, made, fold, *split, folder)
 
-    return steps.ensure(run, "comparator", folder_of(run, name, fold), inputs, compute, again=again)
+    return steps.ensure(run, "comparator", folder_of(run, model, fold), inputs, compute, again=again)
 
 
 def load(run: Run, name: str, fold: int) -> Comparator:
@@ -71,19 +67,15 @@ def load(run: Run, name: str, fold: int) -> Comparator:
     return model
 
 
-def ensure_comparators(run: Run) -> pd.DataFrame:
-    """Return comparators/summary/comparison.csv, training and scoring what is missing; see `compare` for its columns.
+def ensure_comparators(run: Run) -> Path:
+    """Return the folder of comparison.csv (see `compare`) and of predictions.csv, scoring what is missing.
 
-    Beside it lies predictions.csv: first scans of B and C by the deployed fold of every model.
+    predictions.csv: first scans of B and C by the deployed fold of every model.
     """
-    selection = ensure_selection(run)
-    deployed = int(selection.loc[selection["deployed"] == 1, "fold"].iloc[0])
-    reference = external_tests.ensure_external(run)
+    deployed, reference = results.deployed_fold(run), results.external_scores(run)
     inputs: dict[str, Any] = {"external": steps.content(run.path("external")), "deployed": deployed}
-    for fold in range(run.profile.training.folds):
-        split = split_of(run, fold)
-        for name in OTHERS:
-            inputs[f"{name} {fold}"] = steps.content(_ensure_fold(run, name, fold, split))
+    for fold in results.folds(run):
+        inputs |= {f"{name} {fold}": steps.content(folder_of(run, name, fold)) for name in OTHERS}
 
     def compute(folder: Path) -> None:
         scores = _external_scores(run, deployed)
@@ -91,17 +83,54 @@ def ensure_comparators(run: Run) -> pd.DataFrame:
         write_csv(folder / "comparison.csv", compare(run, pd.concat([reference, scores], ignore_index=True)))
 
     again, folder = f"python -m covid3d step comparators --run {run.name}", run.path("comparators", "summary")
-    steps.ensure(run, "comparators", folder, inputs, compute, again=again)
-    return pd.read_csv(folder / "comparison.csv")
+    return steps.ensure(run, "comparators", folder, inputs, compute, again=again)
 
 
 def shown(run: Run) -> pd.DataFrame | None:
     """Return the comparison with the minutes of each model, when all of it is there and up to date, else None."""
+    presented = run.with_options(compute=False)
     try:
-        table = ensure_comparators(run.with_options(compute=False))
+        for fold in results.folds(run):
+            for name in OTHERS:
+                ensure_comparator(presented, name, fold)
+        folder = ensure_comparators(presented)
     except MissingResult:
         return None
+    table = pd.read_csv(folder / "comparison.csv")
     return table.assign(minutes=[minutes(run, name) for name in COMPARATORS])
+
+
+def other_models(run: Run) -> tuple[pd.DataFrame, str]:
+    """Return the compared models, one row each with Estimates, and a caption that says of which run.
+
+    The run's own where they are there and up to date; else, for simulated scans, those that are stored with the package.
+    """
+    table = shown(run)
+    if table is not None:
+        return with_limits(table), (
+            "Mean fold AUC at A (t over folds), AUC at B and C by the split of the fold that was deployed for COVID3D, and the "
+            "difference from it on the same scans (paired DeLong); minutes: all folds, one process."
+        )
+    stored = campaigns.read("comparators") if run.is_phantom else None
+    if stored is None:
+        return pd.DataFrame(
+            {"model": []}
+        ), f"Not run for these scans: `make extended RUN={run.name}` trains the models."
+    of, commit = stored["run"].iloc[0], stored["commit"].iloc[0]
+    caption = f"Not of this run: what `make extended` gave on simulated scans (run {of}; commit {commit})."
+    return with_limits(stored.drop(columns=["run", *campaigns.STAMP])), caption
+
+
+def with_limits(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose columns "x", "x low" and "x high" have become one column of Estimates, indexed by model."""
+    columns: dict[str, Any] = {}
+    for name in table.columns:
+        if f"{name} low" in table:
+            rows = table[[name, f"{name} low", f"{name} high"]].to_numpy(float).tolist()
+            columns[name] = [Estimate(*row) if row[0] == row[0] else Estimate.missing("-") for row in rows]
+        elif not name.endswith((" low", " high")):
+            columns[name] = list(table[name])
+    return pd.DataFrame(columns).set_index("model")
 
 
 def _external_scores(run: Run, deployed: int) -> pd.DataFrame:
@@ -122,9 +151,9 @@ def _external_scores(run: Run, deployed: int) -> pd.DataFrame:
 def fold_scores(run: Run, name: str) -> pd.DataFrame:
     """Return the out-of-fold scores of A of one model: last epoch, one row a scan."""
     if name == REFERENCE:
-        return external_tests.validation_scores(run)
-    folders = [folder_of(run, name, fold) for fold in range(run.profile.training.folds)]
-    table = pd.concat([pd.read_csv(folder / "predictions.csv", dtype=IDS) for folder in folders], ignore_index=True)
+        return results.out_of_fold(run)
+    files = [folder_of(run, name, fold) / "predictions.csv" for fold in results.folds(run)]
+    table = pd.concat([results.read_predictions(file) for file in files], ignore_index=True)
     return table[table["epoch"] == table["epoch"].max()]
 
 
@@ -138,11 +167,11 @@ def compare(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name in COMPARATORS:
         model = create(name, run.profile) if name == REFERENCE else load(run, name, 0)
-        row = {"model": model.row, **_limits("A", fold_auc_interval(fold_scores(run, name)))}
+        row = {"model": model.row, **_limits("A", mean_fold_auc(fold_scores(run, name)))}
         for site, table in sites.items():
-            row |= _limits(site, auc_or_nan(table["label"], table[name]))
+            row |= _limits(site, auc(table["label"], table[name]))
             if name != REFERENCE:
-                difference = paired_or_nan(table["label"], table[name], table[REFERENCE]).estimate
+                difference = paired_delong(table["label"], table[name], table[REFERENCE]).estimate
                 row |= _limits(f"{site} - COVID3D", difference)
         rows.append({**row, "parameters": model.parameters})
     table = pd.DataFrame(rows)
@@ -156,7 +185,7 @@ def _wide(part: pd.DataFrame) -> pd.DataFrame:
     return logits.join(part.drop_duplicates("scan_id").set_index("scan_id")["label"])
 
 
-def _limits(name: str, found: Interval) -> dict[str, float]:
+def _limits(name: str, found: Estimate) -> dict[str, float]:
     return {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
 
 
@@ -164,7 +193,7 @@ def minutes(run: Run, name: str) -> float:
     """Return the minutes that the folds of a model took, one after the other; NaN where a fold's time is not noted."""
     place = f"models__{TASK}__{name}" if name == REFERENCE else f"comparators__{name}"
     total = 0.0
-    for fold in range(run.profile.training.folds):
+    for fold in results.folds(run):
         try:
             note = json.loads(run.path("logs", "cost", f"{place}__fold_{fold:02d}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:

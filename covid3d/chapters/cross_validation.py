@@ -1,41 +1,180 @@
-"""Ten patient-level folds on hospital A: train them, choose the one that is deployed, and sum up.
+"""Chapter 3: ten networks, each judged on the patients that it has not seen.
 
 Headline scores come from the last epoch, whose number the profile fixes. The best validation epoch is a second row,
 labelled "the paper's possible rule", with its optimism.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from matplotlib.figure import Figure
 
-from covid3d.cohort.folds import ensure_splits, require_certificate
-from covid3d.cohort.intake import accepted
+from covid3d.chapters import results
+from covid3d.chapters.results import TASK, THREE_D, TWO_D
+from covid3d.cohort.folds import read_splits, require_certificate
+from covid3d.cohort.intake import accepted, read_intake
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
+from covid3d.figures import cross_validation as draw
 from covid3d.kinetics.convert import load_trunk
 from covid3d.network.registry import build
 from covid3d.network.scoring import pick_device
 from covid3d.network.training import Examples, Plan, fit, write_fold
 from covid3d.run import steps
-from covid3d.run.errors import Covid3DError, MissingResult
+from covid3d.run.errors import Covid3DError
 from covid3d.run.files import random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats import metrics
-from covid3d.stats.metrics import Interval
+from covid3d.stats.auc import auc, auc_value, bootstrap_mean_auc, delong_interval, mean_fold_auc, mean_interval
+from covid3d.stats.estimate import Estimate
 
-TASK, THREE_D, TWO_D = "task1", "covid3d", "resnet_2d"
-IDS = {"scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
 FLAT_WITHIN = 0.02
+LEAST_AUC, LEAST_SKILL = 0.60, 0.6
+REACHED, NOT_REACHED, NOT_JUDGED = "reached", "not reached", "nothing to compare with"
 
 
 class LeakError(Covid3DError):
     """A split of Task 1 holds a scan that must not be there."""
 
     code = "leak"
+
+
+# --- the chapter -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What the folds left, read once; every question of the chapter is asked of these three tables.
+
+    scores: one row a patient of A (scan_id, fold, label, logit), by the fold that never saw the patient, at the last epoch.
+    history: one row a fold and epoch (fold, epoch, train_loss, validation_loss, validation_auc).
+    selection: one row a fold (fold, auc_last, loss_last, auc_best, epoch_best, deployed).
+    """
+
+    run: Run
+    scores: pd.DataFrame
+    history: pd.DataFrame
+    selection: pd.DataFrame
+
+    def folds(self) -> pd.DataFrame:
+        """Return one row a fold: patients, COVID+, AUC of the last epoch with its interval, and of the best epoch."""
+        rows = [
+            {
+                "fold": fold,
+                "patients": len(table),
+                "COVID+": int(table["label"].sum()),
+                "AUC": auc(table["label"], table["logit"]),
+            }
+            for fold, table in self.scores.groupby("fold")
+        ]
+        chosen = self.selection.rename(columns={"auc_best": "best epoch's AUC", "epoch_best": "best epoch"})
+        chosen = chosen[["fold", "loss_last", "best epoch's AUC", "best epoch", "deployed"]]
+        table = pd.DataFrame(rows).merge(chosen.rename(columns={"loss_last": "loss"}), on="fold", validate="1:1")
+        return table.set_index("fold")
+
+    def mean(self) -> Estimate:
+        """Return the mean of the fold AUCs, the paper's internal number, with Student's t limits over folds."""
+        return mean_fold_auc(self.scores)
+
+    def by_fold(self) -> pd.Series:
+        """Return the AUC of each fold at the last epoch."""
+        return self.scores.groupby("fold")[["label", "logit"]].apply(
+            lambda fold: auc_value(fold["label"], fold["logit"])
+        )
+
+    def internal(self) -> pd.DataFrame:
+        """Return four readings of the internal AUC, the paper's first: reading, AUC, what it is."""
+        replicates, seed = self.run.profile.statistics.bootstrap, random_seed(self.run.seed, "internal")
+        pooled = delong_interval(self.scores["label"], self.scores["logit"]).noted("nominal")
+        best = mean_interval(self.selection["auc_best"].to_numpy()).noted("the paper's possible rule")
+        patients = bootstrap_mean_auc(self.scores, replicates, seed)
+        rows = [
+            ("mean of the folds", self.mean(), "the paper's number; t interval over folds"),
+            ("mean, patients resampled", patients, "the same mean; patients resampled within folds"),
+            ("pooled", pooled, "all out-of-fold scores at once; folds share training patients"),
+            ("best epoch", best, "optimistic: validation chooses the epoch"),
+        ]
+        return pd.DataFrame(rows, columns=["reading", "AUC", "what it is"])
+
+    def optimism(self) -> float:
+        """Return how much higher the best epoch's AUC is than the last one's, mean over folds."""
+        return float(self.selection["auc_best"].mean() - self.by_fold().mean())
+
+    def training(self) -> dict[str, Any]:
+        """Return how the training ended: change of the loss over its last fifth, and whether it is flat."""
+        epochs = self.history.groupby("fold")["epoch"].nunique()
+        logged = (epochs == self.run.profile.training.epochs).all() and self.history["validation_loss"].notna().all()
+        change = flatness(self.history)
+        return {
+            "folds": len(self.selection),
+            "validated every epoch": bool(logged),
+            "change of the loss": change,
+            "loss is flat": bool(abs(change) <= FLAT_WITHIN),
+            "optimism of the best epoch": self.optimism(),
+        }
+
+    def deployed(self) -> dict[str, Any]:
+        """Return the fold that is deployed to B and C, and whether it is the one that the paper's rule takes."""
+        chosen = self.selection[self.selection["deployed"] == 1]
+        best = len(chosen) == 1 and chosen["auc_last"].iloc[0] == self.selection["auc_last"].max()
+        return {"fold": int(chosen["fold"].iloc[0]), "has the highest AUC": bool(best)}
+
+    def bars(self, skill: Estimate, blind: pd.Series) -> pd.DataFrame:
+        """Return the protocol's bars, fixed before any run: bar, asks, found, reached.
+
+        blind: Estimates of the models that see no image.
+        """
+        lower = self.mean().low
+        asks = [("above chance", f"lower limit of the mean fold AUC > {LEAST_AUC:.2f}", lower, LEAST_AUC)]
+        asks += [(f"above {name}", f"lower limit > {name} alone", lower, found.value) for name, found in blind.items()]
+        asks += [("skill", f"at least {LEAST_SKILL} of the way to the perfect reader", skill.value, LEAST_SKILL)]
+        rows = [(name, words, found, _judged(found, bar, name == "skill")) for name, words, found, bar in asks]
+        flat = self.training()
+        rows.append(
+            (
+                "flat loss",
+                f"training loss changes by at most {FLAT_WITHIN} over its last fifth",
+                flat["change of the loss"],
+                REACHED if flat["loss is flat"] else NOT_REACHED,
+            )
+        )
+        judged = [row[-1] for row in rows if row[-1] != NOT_JUDGED]
+        whole = "the folds give no interval" if rows[0][-1] == NOT_JUDGED else NOT_REACHED
+        whole = REACHED if whole == NOT_REACHED and set(judged) == {REACHED} else whole
+        rows.append(("all of them", "every bar that can be judged", float("nan"), whole))
+        return pd.DataFrame(rows, columns=["bar", "asks", "found", "reached"])
+
+    def plot_learning_curves(self) -> Figure:
+        """Return loss and AUC by epoch; thin: folds, thick: their mean."""
+        return draw.learning_curves(self.history)
+
+    def plot_folds(self, ceiling: Estimate) -> Figure:
+        """Return the AUC of each fold, the deployed one marked, with the mean and the perfect reader."""
+        return draw.fold_aucs(self.selection, self.mean().value, ceiling.value if ceiling.known else None)
+
+
+def _judged(found: float, bar: float, or_equal: bool) -> str:
+    """Return whether a number is above a bar; what is missing on either side cannot be judged."""
+    if not (np.isfinite(found) and np.isfinite(bar)):
+        return NOT_JUDGED
+    return REACHED if (found >= bar if or_equal else found > bar) else NOT_REACHED
+
+
+def load(run: Run) -> CrossValidation:
+    """Return the chapter's results, training the folds that are missing.
+
+    Raises MissingResult, with the command to run, where `run.compute` is False and something is missing; ManifestError
+    where the leakage certificate has not passed.
+    """
+    steps.ensure_needs(run, "03_cross_validation")
+    require_certificate(run)
+    return CrossValidation(run, results.out_of_fold(run), results.learning_curves(run), results.selection(run))
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
 
 
 def ensure_fold(run: Run, fold: int) -> Path:
@@ -50,14 +189,9 @@ def ensure_fold(run: Run, fold: int) -> Path:
     )
 
 
-def ensure_folds(run: Run) -> list[Path]:
-    """Return the folders of all folds, training those that are missing one after the other."""
-    return [ensure_fold(run, fold) for fold in range(run.profile.training.folds)]
-
-
 def ensure_slices(run: Run) -> Path:
     """Return the folder of the 2D baseline, trained on the deployed fold's split (Table 1 has no 2D row for A)."""
-    fold = deployed_fold(run)
+    fold = results.deployed_fold(run)
     train, validation = split_of(run, fold)
     settings = run.profile.slices
     plan = Plan.of(
@@ -74,26 +208,15 @@ def ensure_slices(run: Run) -> Path:
     )
 
 
-def ensure_selection(run: Run) -> pd.DataFrame:
-    """Return selection.csv: fold, auc_last, loss_last, auc_best, epoch_best, deployed (1 for exactly one fold)."""
-    folders = ensure_folds(run)
-    folder = run.path("models", TASK, "selection")
-    inputs = {"folds": [steps.content(one) for one in folders]}
+def ensure_selection(run: Run) -> Path:
+    """Return the folder of selection.csv, which marks the fold that is deployed."""
+    folder = results.selection_file(run).parent
+    inputs = {"folds": [steps.content(run.model(TASK, THREE_D, fold)) for fold in results.folds(run)]}
 
     def compute(out: Path) -> None:
-        write_csv(out / "selection.csv", select(learning_curves(run)))
+        write_csv(out / "selection.csv", select(results.learning_curves(run)))
 
-    steps.ensure(run, "selection", folder, inputs, compute)
-    return pd.read_csv(folder / "selection.csv")
-
-
-def is_trained(run: Run) -> bool:
-    """True when every fold and the selection are there and up to date."""
-    try:
-        ensure_selection(run.with_options(compute=False))
-    except MissingResult:
-        return False
-    return True
+    return steps.ensure(run, "selection", folder, inputs, compute)
 
 
 def select(curves: pd.DataFrame) -> pd.DataFrame:
@@ -110,12 +233,6 @@ def select(curves: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["fold", "auc_last", "loss_last", "auc_best", "epoch_best"])
     order = table.sort_values(["auc_last", "loss_last", "fold"], ascending=[False, True, True])
     return table.assign(deployed=(table["fold"] == order["fold"].iloc[0]).astype(int))
-
-
-def deployed_fold(run: Run) -> int:
-    """Return the number of the fold that is deployed to B and C."""
-    table = ensure_selection(run)
-    return int(table.loc[table["deployed"] == 1, "fold"].iloc[0])
 
 
 def check_split(split: pd.DataFrame, manifest: pd.DataFrame) -> None:
@@ -139,7 +256,7 @@ def check_split(split: pd.DataFrame, manifest: pd.DataFrame) -> None:
 
 def split_of(run: Run, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the manifest rows of a fold's training and validation scans, checked for leaks."""
-    splits = ensure_splits(run)
+    splits = read_splits(run)
     require_certificate(run)
     table = accepted(run)
     rows = splits[(splits["task"] == TASK) & (splits["fold"] == fold)]
@@ -159,7 +276,7 @@ def split_of(run: Run, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _inputs(run: Run, fold: int, train: pd.DataFrame, validation: pd.DataFrame) -> Mapping[str, Any]:
     """Return what the fingerprint of a fold depends on: its scans, their labels and the content of their pixels."""
-    pixels = pd.read_csv(run.intake, dtype=IDS).set_index("scan_id")["pixel_sha256"]
+    pixels = read_intake(run).set_index("scan_id")["pixel_sha256"]
     parts = {}
     for side, table in (("train", train), ("validation", validation)):
         rows = zip(table["scan_id"], table["label"], strict=True)
@@ -183,90 +300,7 @@ def _train(
     write_fold(folder, run, TASK, name, fold, model, result, held_out)
 
 
-def learning_curves(run: Run) -> pd.DataFrame:
-    """Return every fold's history: fold, epoch, train_loss, validation_loss, validation_auc."""
-    parts = []
-    for fold in range(run.profile.training.folds):
-        history = pd.read_csv(run.model(TASK, THREE_D, fold) / "history.csv")
-        parts.append(history.assign(fold=fold))
-    table = pd.concat(parts, ignore_index=True)
-    return table[["fold", "epoch", "train_loss", "validation_loss", "validation_auc"]]
-
-
-def predictions(run: Run) -> pd.DataFrame:
-    """Return the validation predictions of every fold and epoch."""
-    files = [run.model(TASK, THREE_D, fold) / "predictions.csv" for fold in range(run.profile.training.folds)]
-    return pd.concat([pd.read_csv(file, dtype=IDS) for file in files], ignore_index=True)
-
-
-def out_of_fold(run: Run) -> pd.DataFrame:
-    """Return one prediction a patient of A, by the last epoch of the fold that never saw the patient."""
-    table = predictions(run)
-    return table[table["epoch"] == run.profile.training.epochs].sort_values("scan_id").reset_index(drop=True)
-
-
-def fold_table(run: Run) -> pd.DataFrame:
-    """Return one row a fold: n, positives, auc with its limits and method, loss, auc_best, epoch_best, optimism."""
-    rows = []
-    for fold, table in out_of_fold(run).groupby("fold"):
-        interval = metrics.auc_interval(table["label"], table["logit"])
-        known = {"fold": fold, "n": len(table), "positives": int(table["label"].sum()), "auc": interval.value}
-        rows.append({**known, "auc_low": interval.low, "auc_high": interval.high, "method": interval.method})
-    chosen = select(learning_curves(run)).rename(columns={"loss_last": "loss"}).drop(columns="auc_last")
-    table = pd.DataFrame(rows).merge(chosen, on="fold", validate="1:1")
-    return table.assign(optimism=table["auc_best"] - table["auc"])
-
-
-def internal_summary(run: Run) -> dict[str, Any]:
-    """Return the internal result of Task 1.
-
-    mean_auc, mean_auc_bootstrap: mean of the fold AUCs with 95 % limits from Student's t over folds, and from
-    resampling patients within folds; pooled_auc: out-of-fold AUC with DeLong's interval, nominal since out-of-fold
-    predictions are dependent; best_epoch_auc and optimism: "the paper's possible rule"; flatness: see `flatness`.
-    """
-    table, scores, settings = fold_table(run), out_of_fold(run), run.profile.statistics
-    pooled = metrics.delong_interval(scores["label"], scores["logit"])
-    change = flatness(learning_curves(run))
-    return {
-        "folds": len(table),
-        "epochs": run.profile.training.epochs,
-        "patients": len(scores),
-        "mean_auc": mean_interval(table["auc"].to_numpy()),
-        "mean_auc_bootstrap": bootstrap_mean_auc(scores, settings.bootstrap, random_seed(run.seed, "internal")),
-        "pooled_auc": pooled._replace(method="DeLong, nominal: out-of-fold predictions are dependent"),
-        "best_epoch_auc": mean_interval(table["auc_best"].to_numpy()),
-        "best_epoch_label": "the paper's possible rule",
-        "optimism": float(table["optimism"].mean()),
-        "flatness": change,
-        "is_flat": bool(abs(change) <= FLAT_WITHIN),
-        "deployed_fold": int(table.loc[table["deployed"] == 1, "fold"].iloc[0]),
-    }
-
-
-def mean_interval(values: np.ndarray, level: float = 0.95) -> Interval:
-    """Return the mean of fold values with Student's t limits over the folds (Student 1908), cut to [0, 1]."""
-    values = np.asarray(values, float)
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    mean = float(values.mean())
-    return Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0), f"Student's t over {len(values)} folds")
-
-
-def bootstrap_mean_auc(scores: pd.DataFrame, replicates: int, seed: int, level: float = 0.95) -> Interval:
-    """Return the mean of fold AUCs with percentile limits over patients resampled within fold and class (Efron 1979).
-
-    scores: fold, label, logit.
-    """
-    rng = np.random.default_rng(seed)
-    total, mean, folds = np.zeros(replicates), 0.0, 0
-    for _, table in scores.groupby("fold"):
-        positive, negative = (table.loc[table["label"] == label, "logit"].to_numpy() for label in (1, 0))
-        wins = np.sign(positive[:, None] - negative[None, :]) / 2 + 0.5
-        one = rng.multinomial(len(positive), np.full(len(positive), 1 / len(positive)), replicates)
-        two = rng.multinomial(len(negative), np.full(len(negative), 1 / len(negative)), replicates)
-        total += np.einsum("rp,pn,rn->r", one, wins, two, optimize=True) / wins.size
-        mean, folds = mean + wins.mean(), folds + 1
-    low, high = np.quantile(total / folds, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(mean / folds), float(low), float(high), "bootstrap of patients within folds")
+# --- the numbers -----------------------------------------------------------------------------------------------------
 
 
 def flatness(curves: pd.DataFrame) -> float:

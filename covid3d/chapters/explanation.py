@@ -5,14 +5,17 @@ without their ReLU: what lowers the logit is kept, with its sign. A patient of A
 the patient.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import ndimage, stats
 from torch import nn
 
+from covid3d.chapters import results
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
@@ -20,17 +23,20 @@ from covid3d.ct.windows import Window, nominal_window
 from covid3d.network.i3d import InceptionI3d, same_padding
 from covid3d.network.scoring import pick_device, place, to_input
 from covid3d.network.training import load_fold
-from covid3d.run import steps
+from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, nearest
 from covid3d.run.files import progress, random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.metrics import Interval
+from covid3d.stats.estimate import Estimate
 
 Method = Literal["gradcam", "hirescam"]
-IDS = {"scan_id": str, "patient_id": str, "hospital": str, "split": str}
 KNOWN = ("scan_id", "patient_id", "hospital", "role", "label", "why")
 SAMPLE_OF_A = 12
 CASE_AGE, CASE_SCANS = 24, 5
+CALLS = {"TP": (1, True), "FN": (1, False), "FP": (0, True), "TN": (0, False)}
+CLASSES = {1: "COVID+", 0: "COVID-"}
+LEAST_RATIO = 2.0  # the bar of the protocol, with a lower limit above 1
+NO_TRUTH = "real scans have no masks of lesions or lungs"
 
 
 class CellMap(NamedTuple):
@@ -173,34 +179,32 @@ def case_patient(table: pd.DataFrame) -> str | None:
     return str(patients["scans"].idxmax()) if len(patients) and patients["scans"].max() > 1 else None
 
 
-def ensure_explain(run: Run) -> pd.DataFrame:
-    """Return explain/summary.csv, computing it and explain/maps/<scan_id>.npz (key "map", on the grid) when needed.
+def ensure_explain(run: Run) -> Path:
+    """Return the folder of summary.csv and maps/<scan_id>.npz (key "map", on the grid), computing them when needed.
 
-    Columns: scan_id, patient_id, hospital, role, label, why, fold, logit, map_sum (of the cells), those of `mass`, and
-    lesion_map_ratio, the ratio of `lesion_map`.
-    B and C by the deployed fold, patients of A by the fold that never saw them.
+    Columns of summary.csv: scan_id, patient_id, hospital, role, label, why, fold, logit, map_sum (of the cells), those of
+    `mass`, and lesion_map_ratio, the ratio of `lesion_map`. B and C by the deployed fold, patients of A by the fold that never
+    saw them.
     """
-    folds = range(run.profile.training.folds)
     inputs = {
         "intake": run.intake,
         "splits": run.splits,
-        "selection": steps.content(run.path("models", "task1", "selection")),
-        "folds": [steps.content(run.model("task1", "covid3d", fold)) for fold in folds],
+        "selection": steps.content(results.selection_file(run).parent),
+        "folds": [steps.content(run.model("task1", "covid3d", fold)) for fold in results.folds(run)],
     }
-    folder = steps.ensure(run, "explain", run.path("explain"), inputs, lambda out: _explain(run, out))
-    return read_summary(folder)
+    return steps.ensure(run, "explain", run.path("explain"), inputs, lambda out: _explain(run, out))
 
 
-def read_summary(folder: Path) -> pd.DataFrame:
-    """Return summary.csv of an explain folder."""
-    return pd.read_csv(folder / "summary.csv", dtype=IDS)
+def read_summary(run: Run) -> pd.DataFrame:
+    """Return explain/summary.csv, one row a scan that was explained; see `ensure_explain`."""
+    return results.read_predictions(run.path("explain", "summary.csv"))
 
 
 def _explain(run: Run, folder: Path) -> None:
     store, settings, window = Store.of(run), run.profile.explain, nominal_window(run.profile.windows)
     device = pick_device(run.device)
     scans = choose_scans(accepted(run), run.seed)
-    scans = scans.assign(fold=scans["patient_id"].map(_folds_of_patients(run)).fillna(_deployed(run)).astype(int))
+    scans = scans.assign(fold=results.fold_that_scores(run, scans["patient_id"]))
     (folder / "maps").mkdir(parents=True)
     rows = []
     for fold, group in scans.groupby("fold"):
@@ -221,59 +225,187 @@ def _explain(run: Run, folder: Path) -> None:
     write_csv(folder / "summary.csv", pd.DataFrame(rows).sort_values("scan_id"))
 
 
-def _folds_of_patients(run: Run) -> dict[str, int]:
-    """Return the fold that never saw each patient of A."""
-    splits = pd.read_csv(run.splits, dtype=IDS)
-    held_out = splits[(splits["task"] == "task1") & (splits["split"] == "validation")]
-    return dict(zip(held_out["patient_id"], held_out["fold"], strict=True))
-
-
-def _deployed(run: Run) -> int:
-    table = pd.read_csv(run.path("models", "task1", "selection", "selection.csv"))
-    return int(table.loc[table["deployed"] == 1, "fold"].iloc[0])
-
-
 def read_map(run: Run, scan_id: str) -> np.ndarray:
     """Return the stored map of one scan, float32 (z, y, x), unit logit a voxel."""
     with np.load(run.path("explain", "maps", f"{scan_id}.npz"), allow_pickle=False) as file:
         return file["map"]
 
 
-def mass_by_label(summary: pd.DataFrame) -> pd.DataFrame:
-    """Return, by label: scans, mean and SD of the positive mass, mean map sum and mean logit."""
-    groups = summary.groupby("label")
-    return groups.agg(
-        scans=("scan_id", "size"),
-        positive_mass=("positive_mass", "mean"),
-        positive_mass_sd=("positive_mass", "std"),
-        map_sum=("map_sum", "mean"),
-        logit=("logit", "mean"),
-    ).reset_index()
+def passes(
+    model: nn.Module, grid: np.ndarray, window: Window, layer: str, method: Method, device: str = "cpu"
+) -> tuple[int, int]:
+    """Return how often one map goes forward through the network's head, and how often backward."""
+    counted = [0, 0]
+
+    def count(way: int) -> None:
+        counted[way] += 1
+
+    head: nn.Module = model.head  # type: ignore[assignment]
+    hooks = (
+        head.register_forward_hook(lambda *_: count(0)),
+        head.register_full_backward_hook(lambda *_: count(1)),
+    )
+    try:
+        cell_map(model, grid, window, layer, method, device)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counted[0], counted[1]
+
+
+# --- what the maps show ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps of a run, read once; every question of where they lie is asked of this table.
+
+    summary: one row a scan that was explained (`ensure_explain`).
+    """
+
+    run: Run
+    summary: pd.DataFrame
+
+    @classmethod
+    def of(cls, run: Run) -> "Maps":
+        """Read what `ensure_explain` has left."""
+        return cls(run, read_summary(run))
+
+    @property
+    def external(self) -> pd.DataFrame:
+        """The first scans of the external hospitals."""
+        return self.summary[self.summary["role"] == "external"]
+
+    def positive(self) -> pd.DataFrame:
+        """Return the external first scans of COVID+ patients."""
+        return self.external[self.external["label"] == 1]
+
+    def drawn(self, seed: int) -> pd.DataFrame:
+        """Return the external scans that are drawn by seed to be shown, rows of `summary` by case.
+
+        Figure 1 takes a COVID+ scan that the network calls COVID+ (any, if there is none); then come one right and one wrong
+        call of each class, where there are any.
+        """
+        outside, positive = self.external, self.positive()
+        called = positive[positive["logit"] > 0]
+        pools = {"Figure 1": called if len(called) else positive}
+        for name, (label, above) in CALLS.items():
+            pools[name] = outside[(outside["label"] == label) & ((outside["logit"] > 0) == above)]
+        rng = np.random.default_rng([self.run.seed, seed])
+        found = [pool.sample(min(len(pool), 1), random_state=rng).assign(case=name) for name, pool in pools.items()]
+        return pd.concat(found).set_index("case")
+
+    def made(self, scans: pd.Series) -> dict[str, Any]:
+        """Return how many external scans have a map, whether each of `scans` has one, and into how many parts maps fall.
+
+        The parts are connected, above half of the map's maximum, and counted over COVID+ scans.
+        """
+        parts = [
+            ndimage.label(values > values.max() / 2)[1]
+            for values in (read_map(self.run, scan) for scan in self.positive()["scan_id"])
+        ]
+        return {
+            "maps": len(self.external),
+            "every external scan has a map": set(scans) <= set(self.external["scan_id"]),
+            "connected parts of a map": Estimate(float(np.mean(parts)))
+            if parts
+            else Estimate.missing("no COVID+ scan"),
+        }
+
+    def lesion_share(self) -> pd.DataFrame:
+        """Return `lesion_share_table` of the run, indexed by hospital and class."""
+        table = lesion_share_table(self.summary, self.run.profile.statistics.bootstrap, self.run.seed)
+        return (
+            table.assign(label=table["label"].map(CLASSES))
+            .rename(columns={"label": "class"})
+            .set_index(["hospital", "class"])
+        )
+
+    def ratios(self) -> dict[str, Any]:
+        """Return whether maps find the lesions of COVID+ scans: the ratio, its bar, and what it is to be compared with.
+
+        A ratio is the lesions' share of the map over their share of the lung. Of the last three, over external scans, the
+        first is that of a map that is the same everywhere; the others are medians.
+        """
+        found = lesion_share_ratio(self.summary, 1, self.run.profile.statistics.bootstrap, self.run.seed)
+        reached = "reached" if found.value >= LEAST_RATIO and found.low > 1 else "not reached"
+        scans = self.positive()
+        lungs = [mask.mean() for mask in (lung_mask(self.run, scan) for scan in scans["scan_id"]) if mask is not None]
+        return {
+            "ratio": found,
+            "bar": reached if found.known else NO_TRUTH,
+            "same everywhere": Estimate(float(np.mean(lungs))) if lungs else Estimate.missing(NO_TRUTH),
+            "the lesions themselves": _median(scans["lesion_map_ratio"]),
+            "inside the lung": _median(scans["ratio_in_lung"]),
+        }
+
+    def mass_by_label(self) -> pd.DataFrame:
+        """Return, by class of external scans: scans, positive mass of the map (mean, SD), mean map sum, mean logit."""
+        groups = self.external.groupby(self.external["label"].map(CLASSES).rename("class"))
+        return groups.agg(
+            **{
+                "scans": ("scan_id", "size"),
+                "positive mass": ("positive_mass", "mean"),
+                "SD": ("positive_mass", "std"),
+                "sum of the map": ("map_sum", "mean"),
+                "logit": ("logit", "mean"),
+            }
+        )
+
+    def mass_difference(self) -> Estimate:
+        """Return the mean positive mass of external COVID- scans minus that of COVID+ scans (Welch, Biometrika 1947)."""
+        mass = [self.external.loc[self.external["label"] == label, "positive_mass"] for label in (0, 1)]
+        if min(map(len, mass)) < 2:
+            return Estimate.missing("a class has fewer than two scans")
+        low, high = stats.ttest_ind(*mass, equal_var=False).confidence_interval()
+        return Estimate(float(mass[0].mean() - mass[1].mean()), float(low), float(high), "Welch's t", unit="logit")
+
+
+def _median(values: pd.Series) -> Estimate:
+    """Return the median of what is known, with the quartiles as its remark."""
+    known = values.dropna()
+    if known.empty:
+        return Estimate.missing(NO_TRUTH)
+    low, middle, high = known.quantile([0.25, 0.5, 0.75]).tolist()
+    return Estimate(middle, method="median", remark=f"quartiles {low:.2f} to {high:.2f}")
+
+
+def ratios_by_layer() -> tuple[pd.DataFrame, str]:
+    """Return the stored ratio of the positive map at every layer, one column a method, and a caption that says of which run."""
+    stored = campaigns.read("map_layers")
+    if stored is None:
+        return pd.DataFrame({"layer": []}), "The campaign of the layers has not been run."
+    part = stored[stored["part"] == "positive"]
+    table = part.pivot(index="layer", columns="method", values="ratio").reindex(part["layer"].unique())
+    names = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "integrated": "integrated gradients"}
+    scans, commit = part["scans"].max(), part["commit"].iloc[0]
+    caption = (
+        f"Ratio at every layer, of {scans} COVID+ scans; not of this run but of simulated scans (commit {commit})."
+    )
+    return table.rename(columns=names).rename_axis(columns=None), caption
 
 
 def lesion_share_table(summary: pd.DataFrame, replicates: int, seed: int) -> pd.DataFrame:
-    """Return, by hospital and label, the mean ratio of the map's lesion share to the lesions' share of lung volume.
+    """Return, by hospital and label, the lesions' share of the map and of the lung over first scans, and their ratio.
 
-    The ratio is mean lesion_share / mean lesion_of_lung over first scans, with percentile bootstrap 95 % limits over
-    patients. Rows without truth or lesions are left out. Columns: hospital, label, scans, lesion_share, lesion_of_lung,
-    ratio, low, high.
+    Rows without truth or lesions are left out. Columns hospital, label, scans, "share of the map", "share of the lung",
+    ratio (an Estimate).
     """
     known, rows = _with_lesions(summary), []
     rng = np.random.default_rng(random_seed(seed, "lesion_share"))
     for (hospital, label), group in known.groupby(["hospital", "label"]):
-        found = _ratio(group, replicates, rng)
         one, two = group[["lesion_share", "lesion_of_lung"]].mean()
-        rows.append((hospital, label, len(group), one, two, *found[:3]))
-    columns = ["hospital", "label", "scans", "lesion_share", "lesion_of_lung", "ratio", "low", "high"]
+        rows.append((hospital, label, len(group), one, two, _ratio(group, replicates, rng)))
+    columns = ["hospital", "label", "scans", "share of the map", "share of the lung", "ratio"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed: int) -> Interval:
-    """Return the ratio of `lesion_share_table` for one label over the first scans of all hospitals, NaN without truth."""
+def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed: int) -> Estimate:
+    """Return the ratio of `lesion_share_table` for one label over the first scans of all hospitals; missing without truth."""
     known = _with_lesions(summary)
     known = known[known["label"] == label]
     if known.empty:
-        return Interval(float("nan"), float("nan"), float("nan"), "not available: no lesion masks")
+        return Estimate.missing(NO_TRUTH)
     return _ratio(known, replicates, np.random.default_rng(random_seed(seed, "lesion_share", label)))
 
 
@@ -282,10 +414,10 @@ def _with_lesions(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[(summary["lesion_of_lung"] > 0) & summary["lesion_share"].notna() & (summary["role"] != "followup")]
 
 
-def _ratio(known: pd.DataFrame, replicates: int, rng: np.random.Generator) -> Interval:
+def _ratio(known: pd.DataFrame, replicates: int, rng: np.random.Generator) -> Estimate:
     """Return mean lesion_share / mean lesion_of_lung with percentile limits over resampled patients (Efron 1979)."""
     shares = known[["lesion_share", "lesion_of_lung"]].to_numpy(float)
     drawn = shares[rng.integers(0, len(shares), (replicates, len(shares)))].mean(1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]).tolist()
     one, two = shares.mean(0).tolist()
-    return Interval(one / two, low, high, "patient bootstrap, percentile")
+    return Estimate(one / two, low, high, "patient bootstrap, percentile")

@@ -1,101 +1,367 @@
-"""Hospitals B and C: the deployed fold, every fold, the ensemble of ten and the 2D baseline; or given weights at a site.
+"""Chapter 4: the networks at hospitals that they have never seen.
 
-Nothing here is fitted or chosen on B or C: the deployed fold and the thresholds come from A. The tuned row of Table 1 is
-the one exception, made after the evaluation as in the paper, and no other table reads it.
+Nothing here is fitted or chosen on B or C: the deployed fold comes from A. The tuned row of Table 1 is the one exception,
+made after the evaluation as in the paper, and no other table reads it but the one that compares it.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import nn
 
-from covid3d.chapters.truth import read_truth
+from covid3d.chapters import ceiling, explanation, results
+from covid3d.chapters.explanation import Maps
+from covid3d.chapters.results import ENSEMBLE, EVERY_FOLD, TASK, THREE_D, TWO_D
+from covid3d.chapters.robustness import TUNED, Windows
+from covid3d.chapters.robustness import spread as window_spread
+from covid3d.chapters.truth import lesion_mask
+from covid3d.cohort.folds import require_certificate
 from covid3d.cohort.intake import accepted, read_intake
+from covid3d.cohort.public import selection as public
 from covid3d.cohort.store import Store
-from covid3d.ct.lungs import blanked
+from covid3d.ct.lungs import blanked, lung_mask
 from covid3d.ct.windows import nominal_window
+from covid3d.figures import external_tests as draw
+from covid3d.figures.privacy import Box, shown_box
 from covid3d.figures.style import grid_spacing
-from covid3d.network import registry, scoring, training
-from covid3d.network.tabular import METADATA, fit_predict, logistic
-from covid3d.network.weights import describe_weights, grid_text, load_weights
+from covid3d.network import scoring, training
 from covid3d.run import steps
 from covid3d.run.files import write_csv
 from covid3d.run.profile import Run
-from covid3d.stats import metrics
-from covid3d.stats.contrasts import (
-    auc_or_nan,
-    external_internal_difference,
-    fold_auc_interval,
-    paired_or_nan,
-    pooled_or_nan,
-    wilson_or_nan,
-    youden_or_nan,
-)
-from covid3d.stats.metrics import Interval, Tested
+from covid3d.stats.auc import auc, auc_value, external_internal_difference, paired_delong, pooled_delong
+from covid3d.stats.coverage import coverage_table
+from covid3d.stats.estimate import Estimate, Tested, p_value
+from covid3d.stats.proportions import wilson
 
-IDS = {"scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
-THREE_D, TWO_D, EVERY_FOLD, ENSEMBLE, GIVEN = "covid3d", "resnet_2d", "covid3d_fold", "covid3d_ensemble", "given"
-SMALLEST_CELL = 5
-SIMULATED = "trained on simulated scans: this number says nothing about this patient"
+PAIRS = {
+    "3D minus 2D": (THREE_D, TWO_D),
+    "tuned minus untuned": (TUNED, THREE_D),
+    "ensemble minus deployed": (ENSEMBLE, THREE_D),
+}
 NAN = float("nan")
 
 
-def ensure_external(run: Run) -> pd.DataFrame:
-    """Return external/predictions.csv, computing it when needed: first scans of B and C in the nominal window.
+# --- the chapter -----------------------------------------------------------------------------------------------------
 
-    Models: covid3d (the deployed fold), covid3d_fold (each fold), covid3d_ensemble (mean logit, fold -1), resnet_2d; in a
-    site run `given`, on every accepted scan. Missing folds raise MissingResult.
+
+class View(NamedTuple):
+    """A scan as pictures show it: HU and signed map (z, y, x), voxels in mm, true lesions if known, and what may be shown."""
+
+    grid: np.ndarray
+    heat: np.ndarray
+    spacing: tuple[float, float, float]
+    lesions: np.ndarray | None
+    box: Box
+
+
+@dataclass(frozen=True)
+class ExternalTests:
+    """What the networks say of first scans of B and C, read once; every question of the chapter is asked of these tables.
+
+    deployed: the number of the deployed fold. scores: one row a scan (scan_id, hospital, label, and a logit column a model;
+    `first_scores`). predictions: one row a scan and model, each fold's among them. inside: one row a patient of A, by the
+    fold that never saw the patient. facts: intake.csv by scan. windows: what the image window does. maps: what the deployed
+    network looks at.
     """
-    inputs: dict[str, object] = {"intake": run.intake}
-    if run.is_site:
-        inputs["weights"] = weights_path(run)
-    else:
-        inputs["selection"] = steps.content(run.path("models", "task1", "selection"))
-        inputs["folds"] = [steps.content(run.model("task1", THREE_D, fold)) for fold in _folds(run)]
-        inputs["slices"] = steps.content(run.model("task1", TWO_D, deployed_fold(run)))
+
+    run: Run
+    deployed: int
+    scores: pd.DataFrame
+    predictions: pd.DataFrame
+    inside: pd.DataFrame
+    facts: Mapping[str, Any]
+    windows: Windows
+    maps: Maps
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The deployed fold's network."""
+        return training.load_fold(self.run, TASK, THREE_D, self.deployed)
+
+    @cached_property
+    def hospitals(self) -> list[str]:
+        """The paper's B and C, and whatever else the run has outside A."""
+        return results.hospitals(self.scores)
+
+    def of(self, hospital: str) -> pd.DataFrame:
+        """Return the scores of one hospital."""
+        return self.scores[self.scores["hospital"] == hospital]
+
+    def table_1(self) -> pd.DataFrame:
+        """Return Table 1, one row a model: for each hospital the AUC, its SD over windows and the patients of both classes."""
+        rows = {}
+        for model, (name, words) in row_names(self.run).items():
+            row: dict[str, Any] = {}
+            for hospital in self.hospitals:
+                part = self.of(hospital)
+                positive, negative = ((part["label"] == label).sum() for label in (1, 0))
+                row[f"AUC at {hospital}"] = ceiling.auc_at(part, model, hospital)
+                row[f"SD over windows at {hospital}"] = window_spread(self.windows.sd, model, hospital)
+                row[f"COVID+ / COVID- at {hospital}"] = f"{positive} / {negative}"
+            rows[name] = {**row, "what it is": words}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+    def skill(self) -> pd.DataFrame:
+        """Return the AUC, that of the perfect reader of the same grids, and skill, at A (mean of the folds), B and C."""
+        outside = {hospital: self.of(hospital).rename(columns={THREE_D: "logit"}) for hospital in self.hospitals}
+        return ceiling.by_hospital(self.run, self.inside, outside)
+
+    def coverage(self, replicates: int = 100) -> pd.DataFrame:
+        """Return how often each interval of an AUC holds the true one, at the paper's numbers of patients, by simulation.
+
+        Each share has the Wilson interval that the number of simulated samples leaves it.
+        """
+        table = coverage_table(replicates, self.run.seed)
+        held = [wilson(round(share * replicates), replicates) for share in table["coverage"]]
+        table["held"] = pd.Series(held, dtype=object)
+        wide = table.pivot(index=["positives", "negatives", "true_auc"], columns="method", values="held")
+        return wide.rename_axis(index=["COVID+", "COVID-", "true AUC"], columns=None)
+
+    def window_facts(self) -> dict[str, Any]:
+        """Return how windows were drawn, and whether the evaluation is free of the tuned one."""
+        return {**self.windows.drawn(), "tuned after the evaluation": set(self.predictions["window"]) == {"nominal"}}
+
+    def roc_points(self) -> pd.DataFrame:
+        """Return the corners of the ROC curves: model, hospital, false_positive, true_positive; none with one class only."""
+        parts = []
+        for model in (THREE_D, TWO_D, ENSEMBLE):
+            for hospital, part in self.scores.groupby("hospital"):
+                if part["label"].nunique() == 2:
+                    false, true, _ = roc_curve(part["label"].astype(int), part[model], drop_intermediate=False)
+                    corners = {"false_positive": false, "true_positive": true}
+                    parts.append(pd.DataFrame({"model": model, "hospital": hospital, **corners}))
+        empty = pd.DataFrame(columns=["model", "hospital", "false_positive", "true_positive"])
+        return pd.concat(parts, ignore_index=True) if parts else empty
+
+    def plot_roc(self) -> Figure:
+        """Return the ROC curves, one panel a hospital."""
+        points = self.roc_points()
+        return draw.roc(points, sorted(points["hospital"].unique()))
+
+    def comparisons(self) -> pd.DataFrame:
+        """Return differences of AUC, indexed by comparison and hospital: difference, p, how.
+
+        Models by paired DeLong (1988) at each hospital and as the inverse-variance mean of the hospitals; external minus
+        internal as a difference of independent samples (mean of the fold AUCs at A).
+        """
+        rows = []
+        for name, (a, b) in PAIRS.items():
+            scored = {
+                hospital: [self.of(hospital)[column] for column in ("label", a, b)] for hospital in self.hospitals
+            }
+            found = {hospital: paired_delong(*columns) for hospital, columns in scored.items()}
+            found["pooled"] = pooled_delong([(one, two, three) for one, two, three in scored.values() if len(one)])
+            rows += [(name, hospital, *_tested(test)) for hospital, test in found.items()]
+        for hospital in self.hospitals:
+            drop = external_internal_difference(self.inside, self.of(hospital)["label"], self.of(hospital)[THREE_D])
+            rows.append(("external minus internal", hospital, *_tested(drop)))
+        table = pd.DataFrame(rows, columns=["comparison", "hospital", "difference", "p", "how"])
+        return table.set_index(["comparison", "hospital"])
+
+    def shuffled(self) -> dict[str, Any]:
+        """Return the AUC that is lost when the slices of each scan are shuffled, at the first hospital with both classes."""
+        both = [name for name in self.hospitals if self.of(name)["label"].nunique() == 2]
+        if not both:
+            return {"hospital": "none", "AUC lost": Estimate.missing("no hospital has both classes")}
+        part = self.of(both[0])
+        order = np.random.default_rng(self.run.seed).permutation(self.run.profile.model.grid[0])
+        logits = _logits(self.run, self.network, Store.of(self.run).stack(part["scan_id"])[:, order])
+        lost = paired_delong(part["label"], part[THREE_D], pd.Series(logits, index=part.index))
+        return {"hospital": both[0], "AUC lost": lost.estimate}
+
+    def controls(self) -> pd.DataFrame:
+        """Return the deployed fold's AUC with parts of the scan blanked, by what is left and hospital: 0.5 but for a giveaway."""
+        store, rows = Store.of(self.run), []
+        for part, left in (("lungs", "without the lungs"), ("body", "background alone")):
+            for hospital, known in self.scores.groupby("hospital"):
+                spaced = [(scan, self.spacing(scan)) for scan in known["scan_id"]]
+                grids = np.stack([blanked(store.get(scan), spacing, part) for scan, spacing in spaced])
+                logits = pd.Series(_logits(self.run, self.network, grids), index=known.index)
+                rows.append((left, hospital, len(known), auc(known["label"], logits)))
+        return pd.DataFrame(rows, columns=["left", "hospital", "scans", "AUC"]).set_index(["left", "hospital"])
+
+    def confounds(self) -> pd.DataFrame:
+        """Return what is known to tell the class in public scans, by place and cause; no row for other scans."""
+        table = public.confounds().rename(columns={"auc": "AUC of that alone"})
+        return table[[self.run.cohort == "public"] * len(table)].set_index(["at", "what"])
+
+    def by_fold(self) -> pd.DataFrame:
+        """Return the AUC of every fold's network (rows) at each hospital (columns)."""
+        every = self.predictions[self.predictions["model"] == EVERY_FOLD]
+        found = every.groupby(["fold", "hospital"])[["label", "logit"]].apply(
+            lambda part: auc_value(part["label"], part["logit"]) if part["label"].nunique() == 2 else NAN
+        )
+        return found.unstack().reindex(columns=self.hospitals)
+
+    def fold_models(self) -> pd.DataFrame:
+        """Return, by hospital, mean, lowest and highest AUC of the folds' networks, and that of the deployed one."""
+        found = self.by_fold()
+        summary = found.agg(["mean", "min", "max"]).T.rename(columns={"min": "lowest", "max": "highest"})
+        summary["deployed"] = found.loc[self.deployed]
+        return summary.assign(folds=found.notna().sum()).rename_axis("hospital")
+
+    def plot_window_curve(self) -> Figure:
+        """Return the AUC over the spread of the windows."""
+        return draw.window_curve(self.windows.curve)
+
+    def window_sd(self) -> pd.DataFrame:
+        """Return what the window does to the AUC of each model at each hospital (`robustness.window_sd`)."""
+        names = {model: name for model, (name, _) in row_names(self.run).items()}
+        columns = {"sd": "SD", "n_windows": "windows", "uniform_sd": "SD, uniform", "n_uniform": "uniform windows"}
+        return self.windows.sd.rename(index=names, level="model").rename(columns=columns)
+
+    def cases(self, seed: int) -> pd.DataFrame:
+        """Return the scans whose maps are shown (`Maps.drawn`): scan, hospital, class, logit, and the mm of a map's cell."""
+        table = self.maps.drawn(seed)[["scan_id", "hospital", "label", "logit"]]
+        table = table.assign(label=table["label"].map(explanation.CLASSES), cell=[*map(self._cell, table["scan_id"])])
+        return table.rename(columns={"scan_id": "scan", "label": "class", "cell": "cell, mm"})
+
+    def about(self, cases: pd.DataFrame) -> str:
+        """Return what a caption says of drawn cases: whose they are, the size of each map's cells, and how maps are made."""
+        each = [
+            f"{scan} of hospital {hospital} ({label}, s = {logit:.2f}), cells of {cell} mm"
+            for scan, hospital, label, logit, cell in cases.itertuples(index=False)
+        ]
+        settings = self.run.profile.explain
+        return f"{'; '.join(each)}. {results.input_words(self.run)}; {settings.method} at {settings.layer}."
+
+    def figure_1_facts(self, cases: pd.DataFrame) -> dict[str, Any]:
+        """Return how many external COVID+ scans Figure 1 shows with a map of the whole grid, and how the map is made."""
+        scans, settings = cases.loc[cases.index == "Figure 1", "scan"], self.run.profile.explain
+        views = [self.view(scan) for scan in scans if scan in set(self.maps.positive()["scan_id"])]
+        window = nominal_window(self.run.profile.windows)
+        ways = {explanation.passes(self.network, view.grid, window, settings.layer, settings.method) for view in views}
+        return {
+            "external COVID+ scans": sum(view.heat.shape == view.grid.shape for view in views),
+            "one forward and one backward pass": ways == {(1, 1)},
+        }
+
+    def plot_figure_1(self, cases: pd.DataFrame) -> Figure:
+        """Return the scan of Figure 1 in three planes, without and with its signed map."""
+        views = [self.view(scan) for scan in cases.loc[cases.index == "Figure 1", "scan"]]
+        if not views:
+            return draw.empty("no COVID+ scan outside A")
+        grid, heat, spacing, lesions, box = views[0]
+        window = self.run.profile.windows
+        return draw.figure_1(grid, heat, spacing, window.level, window.width, lesions, box)
+
+    def plot_cases(self, cases: pd.DataFrame) -> Figure:
+        """Return drawn cases in one axial plane each, every scan with its own voxels, one colour scale for all maps."""
+        shown = []
+        for name, scan in cases["scan"].items():
+            view = self.view(scan)
+            shown.append((f"{name}: {scan}", view.grid[view.box], view.heat[view.box], view.spacing))
+        window = self.run.profile.windows
+        return draw.examples(shown, window.level, window.width)
+
+    def spacing(self, scan_id: str) -> tuple[float, float, float]:
+        """Return the voxels of a scan's grid, mm (z, y, x)."""
+        return grid_spacing(self.facts[scan_id], self.run.profile.model.grid)
+
+    def view(self, scan_id: str) -> View:
+        """Return a scan as pictures show it."""
+        grid, spacing = np.asarray(Store.of(self.run).get(scan_id)), self.spacing(scan_id)
+        box = shown_box(self.run.cohort, lung_mask(grid, spacing))
+        return View(grid, explanation.read_map(self.run, scan_id), spacing, lesion_mask(self.run, scan_id), box)
+
+    def _cell(self, scan_id: str) -> str:
+        """Return the size of a map's cells in one scan, mm (z x y x x)."""
+        extractor, settings = self.network.extractor, self.run.profile
+        cell = explanation.cell_size_mm(extractor, settings.explain.layer, settings.model.grid, self.spacing(scan_id))  # type: ignore[arg-type]
+        return " x ".join(f"{side:.0f}" for side in cell)
+
+
+def _tested(found: Tested) -> tuple[Estimate, Estimate, str]:
+    """Return an estimate, its p and how both were made."""
+    estimate = found.estimate
+    return estimate, p_value(found.p) if estimate.known else Estimate.missing(estimate.method), estimate.method
+
+
+def load(run: Run) -> ExternalTests:
+    """Return the chapter's results, computing what is missing.
+
+    Raises MissingResult, with the command to run, where `run.compute` is False and something is missing; ManifestError
+    where the leakage certificate has not passed.
+    """
+    steps.ensure_needs(run, "04_external_tests")
+    require_certificate(run)
+    predictions, windows = results.external_scores(run), Windows.of(run)
+    scores = first_scores(predictions, windows.scores)
+    facts = {row["scan_id"]: row for row in read_intake(run).to_dict("records")}
+    deployed, inside = results.deployed_fold(run), results.out_of_fold(run)
+    return ExternalTests(run, deployed, scores, predictions, inside, facts, windows, Maps.of(run))
+
+
+def first_scores(predictions: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a first scan of B and C: label, hospital, and one logit column a model (covid3d, …, tuned).
+
+    predictions: of external/predictions.csv; windows: of windows/predictions.csv.
+    """
+    chosen = predictions[predictions["model"] != EVERY_FOLD]
+    table = chosen.drop_duplicates("scan_id")[["scan_id", "hospital", "label"]]
+    for model, part in chosen.groupby("model", sort=False):
+        table = table.merge(part[["scan_id", "logit"]].rename(columns={"logit": str(model)}), on="scan_id")
+    tuned = windows[(windows["model"] == THREE_D) & (windows["window"] == TUNED) & (windows["split"] == "external")]
+    return table.merge(tuned[["scan_id", "logit"]].rename(columns={"logit": TUNED}), on="scan_id", how="left")
+
+
+def row_names(run: Run) -> Mapping[str, tuple[str, str]]:
+    """Return the names of Table 1's rows, each with what it is: the 2D one with the backbone and size that were used."""
+    settings = run.profile.slices
+    backbone = settings.backbone.replace("resnet", "ResNet-")
+    return {
+        TWO_D: (draw.NAMES[TWO_D], f"{backbone}, {settings.slices_per_scan} slices of {settings.size} px"),
+        THREE_D: (draw.NAMES[THREE_D], "the fold that is deployed"),
+        TUNED: (draw.NAMES[TUNED], "the same in a window tuned after the evaluation"),
+        ENSEMBLE: (draw.NAMES[ENSEMBLE], f"mean logit of {run.profile.training.folds} folds"),
+    }
+
+
+# --- the step --------------------------------------------------------------------------------------------------------
+
+
+def ensure_external(run: Run) -> Path:
+    """Return the folder of predictions.csv, computing it when needed: first scans of B and C in the nominal window.
+
+    Models: covid3d (the deployed fold), covid3d_fold (each fold), covid3d_ensemble (mean logit, fold -1), resnet_2d.
+    """
+    inputs: dict[str, object] = {
+        "intake": run.intake,
+        "selection": steps.content(results.selection_file(run).parent),
+        "folds": [steps.content(run.model(TASK, THREE_D, fold)) for fold in results.folds(run)],
+        "slices": steps.content(run.model(TASK, TWO_D, results.deployed_fold(run))),
+    }
 
     def compute(folder: Path) -> None:
-        write_csv(folder / "predictions.csv", _site_predictions(run) if run.is_site else _external_predictions(run))
+        write_csv(folder / "predictions.csv", _external_predictions(run))
 
-    folder = steps.ensure(run, "external", run.path("external"), inputs, compute)
-    return pd.read_csv(folder / "predictions.csv", dtype=IDS)
-
-
-def deployed_fold(run: Run) -> int:
-    """Return the number of the fold that is deployed: the highest validation AUC on A."""
-    table = pd.read_csv(run.path("models", "task1", "selection", "selection.csv"))
-    return int(table.loc[table["deployed"] == 1, "fold"].iloc[0])
-
-
-def weights_path(run: Run) -> Path:
-    """Return the weights file that a site run was given."""
-    path = Path(str(run.config.weights))
-    return path if path.is_absolute() else run.root / path
-
-
-def _folds(run: Run) -> range:
-    return range(run.profile.training.folds)
+    return steps.ensure(run, "external", run.path("external"), inputs, compute)
 
 
 def _external_predictions(run: Run) -> pd.DataFrame:
     table = accepted(run)
     table = table[table["role"] == "external"]
     grids = Store.of(run).stack(table["scan_id"])
-    deployed = deployed_fold(run)
+    deployed = results.deployed_fold(run)
     parts, epochs = [], run.profile.training.epochs
 
     def rows(model: str, fold: int, epoch: int, logits: np.ndarray) -> None:
-        parts.append(scoring.prediction_rows("task1", model, fold, epoch, table, "external", "nominal", logits))
+        parts.append(scoring.prediction_rows(TASK, model, fold, epoch, table, "external", "nominal", logits))
 
-    by_fold = [_logits(run, training.load_fold(run, "task1", THREE_D, fold), grids) for fold in _folds(run)]
+    by_fold = [_logits(run, training.load_fold(run, TASK, THREE_D, fold), grids) for fold in results.folds(run)]
     rows(THREE_D, deployed, epochs, by_fold[deployed])
-    for fold in _folds(run):
+    for fold in results.folds(run):
         rows(EVERY_FOLD, fold, epochs, by_fold[fold])
     rows(ENSEMBLE, -1, epochs, np.mean(by_fold, axis=0))
-    baseline = training.load_fold(run, "task1", TWO_D, deployed)
+    baseline = training.load_fold(run, TASK, TWO_D, deployed)
     rows(TWO_D, deployed, run.profile.slices.epochs, _logits(run, baseline, grids))
     return pd.concat(parts, ignore_index=True)
 
@@ -107,326 +373,3 @@ def _logits(run: Run, model: nn.Module, grids: np.ndarray) -> np.ndarray:
         torch.set_num_threads(run.profile.training.threads_per_fold)
     window = nominal_window(run.profile.windows)
     return scoring.score(model, grids, [window], device=device)[:, 0] if len(grids) else np.empty(0, np.float32)
-
-
-def _site_predictions(run: Run) -> pd.DataFrame:
-    """Score every accepted scan of a site with the given weights; no probability from weights made on simulated scans."""
-    model = registry.build(THREE_D, run.profile)
-    expect = {"model": THREE_D, "grid": grid_text(run.profile.model.grid)}
-    metadata = load_weights(weights_path(run), model, expect=expect)
-    table = accepted(run)
-    logits = _logits(run, model.eval(), Store.of(run).stack(table["scan_id"]))
-    rows = scoring.prediction_rows("site", GIVEN, 0, 0, table, table["role"].tolist(), "nominal", logits)
-    if metadata["trained_on"] == "phantom":
-        rows["probability"] = NAN
-    return rows
-
-
-def site_notice(run: Run) -> str:
-    """Return the sentence that must stand before any number of a site run, '' when none is needed."""
-    simulated = run.is_site and not run.is_phantom and describe_weights(weights_path(run))["trained_on"] == "phantom"
-    return SIMULATED if simulated else ""
-
-
-def site_table(run: Run) -> pd.DataFrame:
-    """Return one row a hospital of a site run: n, AUC with its interval, and why it is not available.
-
-    First scans only. Cells below 5 are suppressed; weights made on simulated scans claim no AUC.
-    """
-    scores = ensure_external(run)
-    first = accepted(run).query("scan_index == 0")["scan_id"]
-    scores = scores[scores["scan_id"].isin(first)]
-    notice = site_notice(run)
-    rows = []
-    for hospital, part in scores.groupby("hospital"):
-        labels = pd.to_numeric(part["label"])
-        counts = [int((labels == value).sum()) for value in (1, 0)]
-        shown = ["0" if not n else f"< {SMALLEST_CELL}" if n < SMALLEST_CELL else str(n) for n in counts]
-        if notice:
-            interval = Interval(NAN, NAN, NAN, notice)
-        elif min(counts) < SMALLEST_CELL:
-            interval = Interval(NAN, NAN, NAN, f"not available: a class has fewer than {SMALLEST_CELL} scans")
-        else:
-            interval = auc_or_nan(labels, part["logit"])
-        rows.append({"hospital": hospital, "n_positive": shown[0], "n_negative": shown[1], **_columns(interval)})
-    return pd.DataFrame(rows, columns=["hospital", "n_positive", "n_negative", "auc", "low", "high", "method"])
-
-
-def first_scores(run: Run) -> pd.DataFrame:
-    """Return one row a first scan of B and C: label, hospital, and one logit column a model (covid3d, tuned, …)."""
-    predictions = ensure_external(run)
-    predictions = predictions[predictions["model"] != EVERY_FOLD]
-    table = predictions.drop_duplicates("scan_id")[["scan_id", "patient_id", "hospital", "label"]]
-    for model, part in predictions.groupby("model", sort=False):
-        table = table.merge(part[["scan_id", "logit"]].rename(columns={"logit": str(model)}), on="scan_id")
-    tuned = window_scores(run).query(f"model == '{THREE_D}' and window == 'tuned'")
-    return table.merge(tuned[["scan_id", "logit"]].rename(columns={"logit": "tuned"}), on="scan_id", how="left")
-
-
-def window_scores(run: Run) -> pd.DataFrame:
-    """Return windows/predictions.csv of B and C, or an empty table while it has not been computed."""
-    path = run.path("windows", "predictions.csv")
-    if not path.is_file():
-        return pd.DataFrame({name: pd.Series(dtype=object) for name in scoring.PREDICTIONS})
-    scores = pd.read_csv(path, dtype=IDS)
-    return scores[scores["split"] == "external"]
-
-
-def row_names(run: Run) -> dict[str, str]:
-    """Return the names of Table 1's rows, the 2D one with the backbone and size that were used."""
-    settings = run.profile.slices
-    backbone = settings.backbone.replace("resnet", "ResNet-")
-    return {
-        TWO_D: f"2D {backbone} ({settings.slices_per_scan} slices of {settings.size} px)",
-        THREE_D: "COVID3D",
-        "tuned": "COVID3D* (window tuned after evaluation)",
-        ENSEMBLE: f"ensemble of {run.profile.training.folds} folds",
-    }
-
-
-def table_1_long(run: Run) -> pd.DataFrame:
-    """Return one row a model and hospital: auc, low, high, method, window_sd, n_windows, n_positive, n_negative."""
-    scores, spread = first_scores(run), window_sd_of(window_scores(run))
-    rows = []
-    for model, name in row_names(run).items():
-        for hospital, part in scores.groupby("hospital"):
-            labels = part["label"].astype("Int64")
-            known = spread[(spread["model"] == model) & (spread["hospital"] == hospital)]
-            rows.append(
-                {
-                    "model": model,
-                    "row": name,
-                    "hospital": hospital,
-                    "n_positive": int((labels == 1).sum()),
-                    "n_negative": int((labels == 0).sum()),
-                    **_columns(auc_or_nan(labels, part[model])),
-                    "window_sd": float(known["sd"].iloc[0]) if len(known) else NAN,
-                    "n_windows": int(known["n_windows"].iloc[0]) if len(known) else 0,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def table_1(run: Run) -> pd.DataFrame:
-    """Return Table 1, one row a model; for each hospital the columns auc, low, high, window_sd, n_positive, n_negative."""
-    long = table_1_long(run)
-    columns = ["auc", "low", "high", "window_sd", "n_windows", "n_positive", "n_negative"]
-    wide = long.pivot(index="row", columns="hospital", values=columns).reindex(long["row"].unique())
-    hospitals = sorted(long["hospital"].unique())
-    wide = wide[[(column, hospital) for hospital in hospitals for column in columns]]
-    wide.columns = pd.Index([f"{hospital} {column}" for hospital in hospitals for column in columns])
-    return wide.reset_index(names="model")
-
-
-def window_sd_of(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the SD of the AUC over windows per model and hospital: model, hospital, sd, n_windows.
-
-    Windows w000 … count for the models, t000 … (around the tuned window) for the row `tuned`.
-    """
-    rows = []
-    for prefix, rename in (("w", None), ("t", "tuned")):
-        part = scores[scores["window"].str.fullmatch(prefix + r"\d+").astype(bool)] if len(scores) else scores
-        for (model, hospital), group in part.groupby(["model", "hospital"]):
-            if rename and model != THREE_D:
-                continue
-            values = [
-                metrics.auc(window["label"].to_numpy(int), window["logit"].to_numpy(float))
-                for _, window in group.groupby("window")
-                if window["label"].nunique() == 2
-            ]
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else NAN
-            rows.append({"model": rename or model, "hospital": hospital, "sd": spread, "n_windows": len(values)})
-    return pd.DataFrame(rows, columns=["model", "hospital", "sd", "n_windows"])
-
-
-def fold_models(run: Run) -> pd.DataFrame:
-    """Return the AUC at B and C of every fold's model: hospital, mean, lowest, highest, deployed, n_folds."""
-    predictions = ensure_external(run)
-    every = predictions[predictions["model"] == EVERY_FOLD]
-    rows = []
-    for hospital, part in every.groupby("hospital"):
-        values = {fold: auc_or_nan(group["label"], group["logit"]).value for fold, group in part.groupby("fold")}
-        found = pd.Series(values)
-        summary = {"mean": found.mean(), "lowest": found.min(), "highest": found.max(), "n_folds": len(found)}
-        rows.append({"hospital": hospital, **summary, "deployed": values[deployed_fold(run)]})
-    return pd.DataFrame(rows)
-
-
-def validation_scores(run: Run) -> pd.DataFrame:
-    """Return the out-of-fold scores of A: last epoch, nominal window, one row a scan."""
-    parts = []
-    for fold in _folds(run):
-        part = pd.read_csv(run.model("task1", THREE_D, fold) / "predictions.csv", dtype=IDS)
-        part = part[part["split"] == "validation"]
-        parts.append(part[part["epoch"] == part["epoch"].max()])
-    return pd.concat(parts, ignore_index=True)
-
-
-def comparisons(run: Run) -> pd.DataFrame:
-    """Return paired and unpaired differences of AUC: comparison, site, difference, low, high, p, method.
-
-    3D - 2D, tuned - untuned and ensemble - deployed by paired DeLong (1988) for each site and as inverse-variance mean of
-    the sites; internal minus external as a difference of independent samples (mean of the fold AUCs at A).
-    """
-    scores = first_scores(run)
-    rows: list[dict[str, object]] = []
-    pairs = {
-        "3D - 2D": (THREE_D, TWO_D),
-        "tuned - untuned": ("tuned", THREE_D),
-        "ensemble - deployed": (ENSEMBLE, THREE_D),
-    }
-    for name, (a, b) in pairs.items():
-        sites = list(scores.groupby("hospital"))
-        for site, part in sites:
-            rows.append(
-                {"comparison": name, "site": site, **_difference(paired_or_nan(part["label"], part[a], part[b]))}
-            )
-        pooled = pooled_or_nan([(part["label"], part[a], part[b]) for _, part in sites])
-        rows.append({"comparison": name, "site": "pooled", **_difference(pooled)})
-    inside = validation_scores(run)
-    for site, part in scores.groupby("hospital"):
-        drop = external_internal_difference(inside, part["label"], part[THREE_D])
-        rows.append({"comparison": "external - internal", "site": site, **_difference(drop)})
-    return pd.DataFrame(rows)
-
-
-def roc_points(run: Run) -> pd.DataFrame:
-    """Return the corners of the ROC curves of B and C: model, hospital, false_positive, true_positive, threshold."""
-    scores, parts = first_scores(run), []
-    for model in (THREE_D, TWO_D, ENSEMBLE):
-        for hospital, part in scores.groupby("hospital"):
-            if part["label"].nunique() == 2:
-                false, true, threshold = roc_curve(part["label"].astype(int), part[model], drop_intermediate=False)
-                columns = {"false_positive": false, "true_positive": true, "threshold": threshold}
-                parts.append(pd.DataFrame({"model": model, "hospital": hospital, **columns}))
-    columns_ = ["model", "hospital", "false_positive", "true_positive", "threshold"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns_)
-
-
-def thresholds(run: Run) -> dict[str, float]:
-    """Return the logit thresholds fixed on A: Youden of the deployed fold's validation, of all folds out-of-fold, and 0."""
-    scores = validation_scores(run)
-    deployed = scores[scores["fold"] == deployed_fold(run)]
-    found = {"zero": 0.0}
-    for name, part in (("deployed validation", deployed), ("all out-of-fold", scores)):
-        found[name] = youden_or_nan(part["label"], part["logit"])
-    return found
-
-
-def operating_points(run: Run) -> pd.DataFrame:
-    """Return sensitivity and specificity (k, n, Wilson interval) at the thresholds fixed on A, for each hospital."""
-    scores, rows = first_scores(run), []
-    for rule, threshold in thresholds(run).items():
-        for hospital, part in scores.groupby("hospital"):
-            for measure, label in (("sensitivity", 1), ("specificity", 0)):
-                logits = part.loc[part["label"] == label, THREE_D]
-                k = int(((logits >= threshold) == bool(label)).sum())
-                head = {
-                    "rule": rule,
-                    "threshold": threshold,
-                    "hospital": hospital,
-                    "measure": measure,
-                    "k": k,
-                    "n": len(logits),
-                }
-                known = wilson_or_nan(k, len(logits) if np.isfinite(threshold) else 0)
-                rows.append({**head, "value": known.value, "low": known.low, "high": known.high})
-    return pd.DataFrame(rows)
-
-
-def read_off(labels: pd.Series, scores: pd.Series, specificity: float) -> float:
-    """Return the highest sensitivity on an ROC curve at a specificity of at least this; descriptive only."""
-    if labels.nunique() < 2:
-        return NAN
-    false, true, _ = roc_curve(labels.astype(int), scores, drop_intermediate=False)
-    return float(true[false <= 1 - specificity + 1e-9].max())
-
-
-def controls(run: Run) -> pd.DataFrame:
-    """Return the deployed fold's AUC at each external hospital with parts of the scan blanked: 0.5 but for a giveaway.
-
-    Columns hospital, left (what the network saw), n, auc, low, high, method.
-    """
-    model, scores = training.load_fold(run, "task1", THREE_D, deployed_fold(run)), first_scores(run)
-    facts, store, rows = read_intake(run).set_index("scan_id"), Store.of(run), []
-    for part, left in (("lungs", "lungs blanked, with the box around them"), ("body", "background alone")):
-        for hospital, known in scores.groupby("hospital"):
-            spaced = [(scan, grid_spacing(facts.loc[scan], store.shape)) for scan in known["scan_id"]]
-            grids = np.stack([blanked(store.get(scan), spacing, part) for scan, spacing in spaced])
-            found = auc_or_nan(known["label"], pd.Series(_logits(run, model, grids), index=known.index))
-            rows.append({"hospital": hospital, "left": left, "n": len(known), **_columns(found)})
-    return pd.DataFrame(rows, columns=["hospital", "left", "n", "auc", "low", "high", "method"])
-
-
-def skill(run: Run) -> pd.DataFrame:
-    """Return (AUC - 0.5) / (oracle AUC - 0.5) per hospital, the oracle seeing the model's grid; empty for real scans."""
-    columns = ["hospital", "auc", "oracle", "skill"]
-    truth = read_truth(run)
-    if truth is None:
-        return pd.DataFrame(columns=columns)
-    oracle = truth[["scan_id", "oracle_grid_logit"]]
-    inside = validation_scores(run)
-    parts = [("A", inside, fold_auc_interval(inside).value)]
-    scores = first_scores(run).rename(columns={THREE_D: "logit"})
-    parts += [
-        (str(site), part, auc_or_nan(part["label"], part["logit"]).value) for site, part in scores.groupby("hospital")
-    ]
-    rows = []
-    for hospital, part, value in parts:
-        known = part.merge(oracle, on="scan_id")
-        best = auc_or_nan(known["label"], known["oracle_grid_logit"]).value
-        rows.append((hospital, value, best, (value - 0.5) / (best - 0.5) if best > 0.5 else NAN))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def learnable(run: Run) -> pd.DataFrame:
-    """Return mean fold AUC at A with its interval for COVID3D, metadata only and burden only: is there more than chance?
-
-    Columns model, mean_fold_auc, low, high, method. Burden is the simulator's truth: not available for real scans.
-    """
-    scores = validation_scores(run)
-    rows = [("COVID3D", fold_auc_interval(scores))]
-    table = scores[["scan_id", "fold", "label"]].merge(accepted(run).drop(columns="label"), on="scan_id")
-    facts = pd.read_csv(run.intake, dtype={"scan_id": str})
-    wanted = [name for group in METADATA for name in group if name in facts and name not in table]
-    table = table.merge(facts[["scan_id", *wanted]], on="scan_id", how="left")
-    rows.append(("metadata only", _tabular(table, *METADATA)))
-    truth = read_truth(run)
-    if truth is None:
-        rows.append(("burden only", Interval(NAN, NAN, NAN, "not available: no truth for real scans")))
-    else:
-        burden = table.merge(truth[["scan_id", "burden_ml"]], on="scan_id", how="left")
-        rows.append(("burden only", _tabular(burden, ("burden_ml",), ())))
-    frame = [{"model": name, "mean_fold_auc": found.value, **_columns(found)} for name, found in rows]
-    return pd.DataFrame(frame)[["model", "mean_fold_auc", "low", "high", "method"]]
-
-
-def _tabular(table: pd.DataFrame, numbers: tuple[str, ...], categories: tuple[str, ...]) -> Interval:
-    """Return the mean fold AUC of a logistic regression in the same folds, on the columns that vary."""
-    numbers = tuple(name for name in numbers if name in table and table[name].nunique() > 1)
-    categories = tuple(name for name in categories if name in table and table[name].nunique() > 1)
-    if not numbers and not categories:
-        return Interval(NAN, NAN, NAN, "not available: no column varies")
-    columns, parts = [*numbers, *categories], []
-    table = table.astype(dict.fromkeys(categories, object))
-    for fold, test in table.groupby("fold"):
-        train = table[table["fold"] != fold]
-        if train["label"].nunique() == 2:
-            logit = fit_predict(logistic(numbers, categories), train[columns], train["label"], test[columns])
-            parts.append(test.assign(logit=logit))
-    return fold_auc_interval(pd.concat(parts)) if parts else Interval(NAN, NAN, NAN, "not available: one class only")
-
-
-def _columns(interval: Interval) -> dict[str, object]:
-    return {"auc": interval.value, "low": interval.low, "high": interval.high, "method": interval.method}
-
-
-def _difference(found: Tested) -> dict[str, object]:
-    interval = found.estimate
-    return {
-        "difference": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "p": found.p,
-        "method": interval.method,
-    }

@@ -5,13 +5,17 @@ paper; only the tuned row of Table 1 may use them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
+from covid3d.chapters import results
+from covid3d.chapters.results import THREE_D, TWO_D
+from covid3d.cohort.folds import read_splits
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, apply_window, nominal_window, sample_windows
@@ -19,12 +23,13 @@ from covid3d.network import scoring, training
 from covid3d.run import steps
 from covid3d.run.files import cpu_count, parallel_map, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats import metrics
+from covid3d.run.profile import Windows as WindowSettings
+from covid3d.stats.auc import auc_value
+from covid3d.stats.estimate import Estimate
 
-IDS = {"scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
-THREE_D, TWO_D = "covid3d", "resnet_2d"
 LUNG_RANGE = (-1000, -200)
 SCANS_PER_JOB = 16
+TUNED = "tuned"
 NAN = float("nan")
 
 
@@ -39,8 +44,8 @@ class Job(NamedTuple):
     windows: pd.DataFrame
 
 
-def ensure_windows(run: Run) -> pd.DataFrame:
-    """Return windows/predictions.csv, computing windows.csv, predictions.csv and curve.csv when needed.
+def ensure_windows(run: Run) -> Path:
+    """Return the folder of windows.csv, predictions.csv and curve.csv, computing them when needed.
 
     B and C: all windows by the deployed fold and the 2D baseline, and by the deployed fold the uniform sample, the wider
     and narrower samples of the curve and the tuned windows. A: the first windows, each scan by the fold that never saw it.
@@ -48,9 +53,9 @@ def ensure_windows(run: Run) -> pd.DataFrame:
     inputs = {
         "intake": run.intake,
         "splits": run.splits,
-        "selection": steps.content(run.path("models", "task1", "selection")),
-        "folds": [steps.content(run.model("task1", THREE_D, fold)) for fold in range(run.profile.training.folds)],
-        "slices": steps.content(run.model("task1", TWO_D, deployed_fold(run))),
+        "selection": steps.content(results.selection_file(run).parent),
+        "folds": [steps.content(run.model("task1", THREE_D, fold)) for fold in results.folds(run)],
+        "slices": steps.content(run.model("task1", TWO_D, results.deployed_fold(run))),
     }
 
     def compute(folder: Path) -> None:
@@ -62,14 +67,7 @@ def ensure_windows(run: Run) -> pd.DataFrame:
         write_csv(folder / "predictions.csv", scores)
         write_csv(folder / "curve.csv", curve_of(scores, windows))
 
-    folder = steps.ensure(run, "windows", run.path("windows"), inputs, compute)
-    return pd.read_csv(folder / "predictions.csv", dtype=IDS)
-
-
-def deployed_fold(run: Run) -> int:
-    """Return the number of the fold that is deployed: the highest validation AUC on A."""
-    table = pd.read_csv(run.path("models", "task1", "selection", "selection.csv"))
-    return int(table.loc[table["deployed"] == 1, "fold"].iloc[0])
+    return steps.ensure(run, "windows", run.path("windows"), inputs, compute)
 
 
 def plan_windows(run: Run, tuned: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +92,7 @@ def plan_windows(run: Run, tuned: pd.DataFrame) -> pd.DataFrame:
         around = _renamed(normal, "t")
         around = around.assign(level=around["level"] + level - nominal.level)
         around = around.assign(width=(around["width"] + width - nominal.width).clip(lower=1))
-        both = pd.concat([head.assign(window="tuned", level=level, width=width), around])
+        both = pd.concat([head.assign(window=TUNED, level=level, width=width), around])
         parts.append(both.assign(sample="tuned", multiple=1.0, hospital=row["hospital"]))
     return pd.concat(parts, ignore_index=True).fillna({"hospital": ""})
 
@@ -111,13 +109,13 @@ def jobs(run: Run, table: pd.DataFrame, windows: pd.DataFrame) -> list[Job]:
         for start in range(0, len(scans), SCANS_PER_JOB):
             found.append(Job(run, model, fold, split, scans.iloc[start : start + SCANS_PER_JOB], chosen))
 
-    deployed, every = deployed_fold(run), windows[windows["hospital"] == ""]
+    deployed, every = results.deployed_fold(run), windows[windows["hospital"] == ""]
     external = table[table["role"] == "external"]
     basic = every[every["sample"].isin(["nominal", "normal"])]
     add(TWO_D, deployed, "external", external, basic)
     for hospital, scans in external.groupby("hospital"):
         add(THREE_D, deployed, "external", scans, pd.concat([every, windows[windows["hospital"] == hospital]]))
-    splits = pd.read_csv(run.splits, dtype=IDS)
+    splits = read_splits(run)
     internal = basic.head(1 + run.profile.windows.internal_count)
     for fold, rows in splits[splits["split"] == "validation"].groupby("fold"):
         add(THREE_D, int(str(fold)), "validation", table[table["scan_id"].isin(rows["scan_id"])], internal)
@@ -193,21 +191,12 @@ def match_window(own: np.ndarray, reference: np.ndarray, sample: pd.DataFrame, n
     return {"level": chosen.level, "width": chosen.width, "distance": distances[best], "nominal_distance": distances[0]}
 
 
-def tuned_window(run: Run) -> pd.DataFrame:
-    """Return the tuned window of each hospital: hospital, level, width, and the label that it is post hoc."""
-    windows = _windows(run)
-    tuned = windows.loc[windows["window"] == "tuned", ["hospital", "level", "width"]]
-    return tuned.assign(note="chosen after the evaluation; used in the tuned row of Table 1 alone").reset_index(
-        drop=True
-    )
-
-
 def auc_by_window(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one AUC a model, hospital, split and window (scores of A: pooled out-of-fold); NaN with one class."""
     rows = []
     for keys, part in scores.groupby(["model", "split", "hospital", "window"], sort=False):
         both = part["label"].nunique() == 2
-        value = metrics.auc(part["label"].to_numpy(int), part["logit"].to_numpy(float)) if both else NAN
+        value = auc_value(part["label"], part["logit"]) if both else NAN
         rows.append((*keys, value))
     return pd.DataFrame(rows, columns=["model", "split", "hospital", "window", "auc"])
 
@@ -221,34 +210,97 @@ def fold_mean_by_window(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(by_fold).groupby("window", sort=False)["auc"].mean().reset_index()
 
 
-def window_sd(run: Run) -> pd.DataFrame:
-    """Return what the window does per model and hospital.
+def window_sd(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return what the window does to the AUC, one row a model and hospital (the index).
 
-    Columns model, hospital, nominal, mean, sd, lowest, highest, n_windows (normal sample), uniform_sd, n_uniform; for A
-    the mean of the fold AUCs over the first windows.
+    Columns nominal, mean, sd, lowest, highest, n_windows (normal sample), uniform_sd, n_uniform. For A the mean of the fold
+    AUCs over the first windows. The model "tuned" is COVID3D in the tuned window ("nominal") and the windows around it.
     """
-    scores = ensure_windows(run)
-    external = auc_by_window(scores[scores["split"] == "external"])
+    external = scores[scores["split"] == "external"]
+    around = external[external["window"].str.startswith("t").astype(bool) & (external["model"] == THREE_D)]
+    moved = around["window"].replace({TUNED: "nominal"}).str.replace("^t", "w", regex=True)
+    external = pd.concat([external, around.assign(model=TUNED, window=moved)])
     inside = fold_mean_by_window(scores).assign(model=THREE_D, hospital="A")
-    rows = []
-    for (model, hospital), part in pd.concat([inside, external]).groupby(["model", "hospital"], sort=False):
+    rows = {}
+    for keys, part in pd.concat([inside, auc_by_window(external)]).groupby(["model", "hospital"], sort=False):
         values = part.set_index("window")["auc"]
         normal, uniform = (values[values.index.str.fullmatch(letter + r"\d+")].dropna() for letter in "wu")
-        rows.append(
-            {
-                "model": model,
-                "hospital": hospital,
-                "nominal": float(values.get("nominal", NAN)),
-                "mean": float(normal.mean()) if len(normal) else NAN,
-                "sd": float(normal.std(ddof=1)) if len(normal) > 1 else NAN,
-                "lowest": float(normal.min()) if len(normal) else NAN,
-                "highest": float(normal.max()) if len(normal) else NAN,
-                "n_windows": len(normal),
-                "uniform_sd": float(uniform.std(ddof=1)) if len(uniform) > 1 else NAN,
-                "n_uniform": len(uniform),
-            }
-        )
-    return pd.DataFrame(rows)
+        rows[keys] = {
+            "nominal": float(values.get("nominal", NAN)),
+            "mean": float(normal.mean()) if len(normal) else NAN,
+            "sd": float(normal.std(ddof=1)) if len(normal) > 1 else NAN,
+            "lowest": float(normal.min()) if len(normal) else NAN,
+            "highest": float(normal.max()) if len(normal) else NAN,
+            "n_windows": len(normal),
+            "uniform_sd": float(uniform.std(ddof=1)) if len(uniform) > 1 else NAN,
+            "n_uniform": len(uniform),
+        }
+    index = pd.MultiIndex.from_tuples(rows, names=["model", "hospital"]) if rows else None
+    return pd.DataFrame(list(rows.values()), index=index)
+
+
+def spread(table: pd.DataFrame, model: str, hospital: str) -> Estimate:
+    """Return the standard deviation over windows of a model's AUC at a hospital, the paper's "±", from `window_sd`."""
+    if (model, hospital) not in table.index:
+        return Estimate.missing("scored in one window")
+    row = table.loc[[(model, hospital)]].to_dict("records")[0]
+    return Estimate(row["sd"], remark=f"over {row['n_windows']} windows")
+
+
+def internal_spread(run: Run) -> Estimate:
+    """Return the standard deviation over windows of the mean fold AUC at A: the paper's "±"."""
+    return spread(window_sd(results.window_scores(run)), THREE_D, "A")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What the window does to the AUC, read once.
+
+    scores: every scan in every window (`results.window_scores`). planned: one row a window (`plan_windows`). curve: the AUC
+    over the spread of the windows (`curve_of`). sd: the spread of each model at each hospital (`window_sd`).
+    """
+
+    settings: WindowSettings
+    scores: pd.DataFrame
+    planned: pd.DataFrame
+    curve: pd.DataFrame
+    sd: pd.DataFrame
+
+    @classmethod
+    def of(cls, run: Run) -> "Windows":
+        """Read what `ensure_windows` has left."""
+        folder, scores = run.path("windows"), results.window_scores(run)
+        planned = pd.read_csv(folder / "windows.csv", dtype={"window": str, "hospital": str}).fillna({"hospital": ""})
+        curve = pd.read_csv(folder / "curve.csv", dtype={"hospital": str})
+        return cls(run.profile.windows, scores, planned, curve, window_sd(scores))
+
+    def drawn(self) -> dict[str, Any]:
+        """Return how the windows of the paper's "±" were drawn: how many were scored at B and C, the SDs, and why these."""
+        external = self.scores[self.scores["split"] == "external"]
+        normal = external["window"].str.fullmatch(r"w\d+").astype(bool)
+        return {
+            "windows": int(external.loc[normal, "window"].nunique()),
+            "SD of the level": Estimate(self.settings.level_sd, unit="HU"),
+            "SD of the width": Estimate(self.settings.width_sd, unit="HU"),
+            "why these": self.settings.reason,
+        }
+
+    def by_spread(self) -> pd.DataFrame:
+        """Return COVID3D's AUC by hospital and spread of the windows, in SDs of the profile: mean, SD, lowest, windows."""
+        names = {"multiple": "spread", "mean": "mean AUC", "sd": "SD", "n_windows": "windows"}
+        return self.curve.drop(columns="model").rename(columns=names).set_index(["hospital", "spread"])
+
+    def widest(self) -> dict[str, Estimate]:
+        """Return the mean AUC at each external hospital where the windows are spread most widely."""
+        last = self.curve.sort_values("multiple").groupby("hospital")["mean"].last()
+        found = {str(hospital): Estimate(value) for hospital, value in last.items()}
+        why = Estimate.missing("no scans of this hospital")
+        return {hospital: found.get(hospital, why) for hospital in results.hospitals(self.curve)}
+
+    def tuned(self) -> pd.DataFrame:
+        """Return the tuned window of each hospital: level and width, HU."""
+        rows = self.planned[self.planned["window"] == TUNED].set_index("hospital")[["level", "width"]]
+        return rows.rename(columns={"level": "level, HU", "width": "width, HU"})
 
 
 def curve_of(scores: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
@@ -265,32 +317,3 @@ def curve_of(scores: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     grouped = table.groupby(["model", "hospital", "multiple"])["auc"]
     found = grouped.agg(mean="mean", sd="std", lowest="min", n_windows="size").reset_index()
     return found.sort_values(["model", "hospital", "multiple"], ignore_index=True)
-
-
-def degradation_curve(run: Run) -> pd.DataFrame:
-    """Return windows/curve.csv: AUC over multiples of the window's SD, for B and C."""
-    ensure_windows(run)
-    return pd.read_csv(run.path("windows", "curve.csv"), dtype={"hospital": str})
-
-
-def score_shift(run: Run) -> pd.DataFrame:
-    """Return how far the logit of one scan moves between windows, to set beside the spread between scans.
-
-    Columns model, hospital, within_scan_sd (mean over scans of the SD over windows), between_scan_sd (nominal window).
-    """
-    scores = ensure_windows(run)
-    normal = scores[scores["window"].str.fullmatch(r"w\d+")]
-    rows = []
-    for (model, hospital), part in normal.groupby(["model", "hospital"]):
-        within = part.groupby("scan_id")["logit"].std(ddof=1).mean()
-        same = (scores["model"] == model) & (scores["hospital"] == hospital) & (scores["window"] == "nominal")
-        between = scores.loc[same].drop_duplicates("scan_id")["logit"].std(ddof=1)
-        rows.append({"model": model, "hospital": hospital, "within_scan_sd": within, "between_scan_sd": between})
-    return pd.DataFrame(rows)
-
-
-def _windows(run: Run) -> pd.DataFrame:
-    ensure_windows(run)
-    return pd.read_csv(run.path("windows", "windows.csv"), dtype={"window": str, "hospital": str}).fillna(
-        {"hospital": ""}
-    )

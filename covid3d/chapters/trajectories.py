@@ -1,53 +1,355 @@
-"""s(t): the Task-1 logit of every scan of the follow-up patients, its noise band, peaks and the pooled curve.
+"""Chapter 6: s(t), the Task-1 logit of every scan of the followed patients, its noise band, peaks and the pooled curve.
 
-A patient of A is scored by the one fold model that never saw that patient; B and C by the deployed fold. Days count from
-the patient's first scan; the paper's "day d" is day d - 1 here.
+A patient of A is scored by the one fold that never saw that patient; B and C by the deployed fold. Days count from the
+patient's first scan; the paper's "day d" is day d - 1 here.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
-from covid3d.cohort.intake import accepted
+from covid3d.chapters import explanation, results
+from covid3d.chapters.results import EVERY_FOLD, TASK, THREE_D
+from covid3d.cohort.folds import read_splits, require_certificate
+from covid3d.cohort.intake import accepted, read_intake
 from covid3d.cohort.store import Store
+from covid3d.ct.lungs import lung_mask
 from covid3d.ct.windows import Window, nominal_window, sample_windows
-from covid3d.network import scoring, training
+from covid3d.figures import trajectories as draw
+from covid3d.figures.privacy import shown_box
+from covid3d.figures.style import grid_spacing
+from covid3d.network import scoring
+from covid3d.network.registry import build
+from covid3d.network.training import load_fold
 from covid3d.run import steps
 from covid3d.run.files import random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.contrasts import wilson_or_nan
-from covid3d.stats.courses import (
-    NoiseBand,
-    change_of,
-    curve_of,
-    late_scans,
-    noise_band_of,
-    peak_table,
-    percentile_in,
-    rescan_pairs,
-)
-from covid3d.stats.metrics import Interval
+from covid3d.stats import courses
+from covid3d.stats.estimate import NAN, Estimate
+from covid3d.stats.proportions import wilson
 
-IDS = {"scan_id": str, "patient_id": str, "hospital": str}
-CASE_AGE, CASE_SCANS = 24, 5
-NAN = float("nan")
+NOBODY = "no patient has a follow-up scan"
+SPANS = {"0 to 2": 2, "3 to 6": 6, "7 to 10": 10, "11 to 14": 14, "15 or later": np.inf}
+SIZE = ("n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm")
+AXES = {"day": "days since the first scan", "days_since_onset": "days since onset of symptoms"}
 
 
-def ensure_trajectories(run: Run) -> pd.DataFrame:
-    """Return trajectories/scores.csv, computing it when needed: one row a scan, nominal window.
+# --- the chapter -----------------------------------------------------------------------------------------------------
 
-    Columns scan_id, patient_id, hospital, label, kind (first | followup | rescan | control), scan_index, day, fold, logit,
-    probability, window_sd (SD over the first sampled windows; scans of the rescan pairs only).
+
+@dataclass(frozen=True)
+class Trajectories:
+    """s of every scan, read once; every question of the chapter is asked of these tables.
+
+    scores: one row a scan, as `results.trajectory_scores` returns it. course: the scans of the followed patients by patient
+    and day, with age, days_since_onset, days_to_discharge. controls: the same of COVID- patients with simulated later scans
+    (none in a real cohort). external: first scans of B and C by every fold. own: patients of the splits, scored out of fold.
+    split_scans: the scans that train or validate. case: the patient of Figure 4, one row a scan.
     """
-    folds = range(run.profile.training.folds)
+
+    run: Run
+    late_days: float
+    scores: pd.DataFrame
+    course: pd.DataFrame
+    controls: pd.DataFrame
+    external: pd.DataFrame
+    own: frozenset[str]
+    split_scans: frozenset[str]
+    case: pd.DataFrame
+
+    # --- what s is, and its noise
+
+    def checks(self) -> dict[str, bool]:
+        """Return what holds of s: every scan has one, no follow-up scan is in a split, and s is the logit."""
+        rising = self.scores.sort_values("logit")["probability"].to_numpy()
+        probability = 1 / (1 + np.exp(-self.scores["logit"]))
+        followups = self.scores.loc[self.scores["kind"] == "followup", "scan_id"]
+        return {
+            "every scan is scored": bool(self.scores["logit"].notna().all()),
+            "no follow-up scan is in a split": self.split_scans.isdisjoint(followups),
+            "probability rises with s": bool((np.diff(rising) >= 0).all()),
+            "s is the logit of the probability": bool(np.allclose(probability, self.scores["probability"], atol=1e-5)),
+        }
+
+    def followed(self) -> dict[str, int]:
+        """Return how many patients have follow-up scans, and how many of A's have none within `late_days` of discharge."""
+        hospital = self.course.groupby("patient_id")["hospital"].first()
+        late = courses.late_scans(self.course, self.late_days).reindex(hospital.index)
+        return {
+            "at hospital A": int((hospital == "A").sum()),
+            "at hospital C": int((hospital == "C").sum()),
+            "together": len(hospital),
+            "of A without a late scan": int((~late[hospital == "A"].fillna(True).astype(bool)).sum()),
+        }
+
+    @cached_property
+    def band(self) -> courses.NoiseBand:
+        """The largest change of s between two scans of one patient that nothing may have caused."""
+        return courses.noise_band(self.scores)
+
+    def noise(self) -> dict[str, Any]:
+        """Return the noise band: its half-width in logits, and the same-day pairs that it comes from."""
+        band = self.band
+        half = Estimate(band.half_width, method=band.method, unit="logit")
+        return {"half-width": half, "same-day pairs": band.pairs, "how": band.method}
+
+    def fold_offsets(self) -> pd.DataFrame:
+        """Return how the scales of the folds differ: mean s out of fold at A by label, and mean s at B and C."""
+        first = self.scores[(self.scores["kind"] == "first") & self.scores["patient_id"].isin(self.own)]
+        outside = self.external.groupby("fold")["logit"].mean()
+        rows = [
+            {
+                "fold": fold,
+                "scans": len(part),
+                "mean of COVID+": part.loc[part["label"] == 1, "logit"].mean(),
+                "mean of COVID-": part.loc[part["label"] == 0, "logit"].mean(),
+                "mean at B and C": outside.get(fold, NAN),
+            }
+            for fold, part in first.groupby("fold")
+        ]
+        return pd.DataFrame(rows).set_index("fold")
+
+    def fold_variation(self) -> pd.DataFrame:
+        """Return how far the folds disagree on one scan of B and C, which none of them has seen: hospital, SD, scans.
+
+        SD: root mean square over scans of the SD of s over folds, after each fold's mean at the hospital is taken off.
+        """
+        rows = []
+        for hospital, part in self.external.groupby("hospital"):
+            wide = part.pivot(index="scan_id", columns="fold", values="logit")
+            spread = (wide - wide.mean()).std(axis=1, ddof=1)
+            rows.append((hospital, float(np.sqrt((spread**2).mean())), len(wide)))
+        return pd.DataFrame(rows, columns=["hospital", "SD", "scans"]).set_index("hospital")
+
+    # --- the course
+
+    def curve(self, time: str = "day", *, controls: bool = False) -> tuple[pd.DataFrame, Estimate]:
+        """Return the pooled curve of s over `time` (day | days_since_onset) and the day of its peak; see `curve_of`."""
+        table = self.controls if controls else self.course
+        rng = np.random.default_rng(random_seed(self.run.seed, "trajectories", time, controls))
+        points, peak = courses.curve_of(table, time, self.run.profile.statistics.bootstrap, rng)
+        return points, peak.of_unit("days")
+
+    def plot_curve(self, points: pd.DataFrame, time: str = "day", *, controls: bool = False) -> Figure:
+        """Return s(t) of every patient with a pooled curve, and the noise band aside."""
+        table = self.controls if controls else self.course
+        return draw.course(table, points, self.band.half_width, time, AXES[time])
+
+    def change(self, first_day: float = 7, last_day: float = 10) -> Estimate:
+        """Return the mean change of s from the first scan to days 7 to 10 (paired t; patients with such a scan)."""
+        return courses.change_of(self.course, first_day, last_day).of_unit("logit")
+
+    def negatives(self) -> pd.DataFrame:
+        """Return s of the COVID- first scans by each fold that has not seen them: fold, scan_id, logit.
+
+        A's by the fold that held them out, B's and C's by every fold. A scan is placed among the scores of its own fold: the
+        scales of the folds differ.
+        """
+        columns = ["fold", "scan_id", "logit"]
+        own = self.scores.loc[(self.scores["kind"] == "first") & (self.scores["label"] == 0), columns]
+        other = self.external.loc[self.external["label"] == 0, columns]
+        return pd.concat([own, other]).drop_duplicates(["fold", "scan_id"], ignore_index=True)
+
+    def shares(self) -> pd.DataFrame:
+        """Return the counts behind the words of the text: patients as k of n, and the share in per cent (Wilson)."""
+        peaks = courses.peak_table(self.course).set_index("patient_id")
+        late = courses.late_scans(self.course, self.late_days)
+        ended, first = peaks[late.fillna(False).astype(bool)], peaks["first"].dropna()
+        days, onset = peaks["peak_day"].dropna(), peaks["peak_days_since_onset"].dropna()
+        fold = self.course.groupby("patient_id")["fold"].first().reindex(ended.index)
+        negative = self.negatives().groupby("fold")["logit"]
+        low, high = (fold.map(negative.quantile(share)) for share in (0.025, 0.975))
+        fallen = ended["fall"] > self.band.half_width
+        counts = {
+            "s above 0 at the first scan": first > 0,
+            "highest scan 7 to 10 days after the first": days.between(7, 10),
+            "highest scan 10 to 15 days after onset": onset.between(10, 15),
+            "last scan near discharge": late.dropna().astype(bool),
+            "of these, s below 0 at the last scan": ended["last"] < 0,
+            "of these, last scan like COVID-": ended["last"].between(low, high),
+            "of these, fall from the peak beyond noise": fallen
+            if np.isfinite(self.band.half_width)
+            else fallen.iloc[:0],
+        }
+        rows = [
+            (name, f"{values.sum()} of {len(values)}", wilson(int(values.sum()), len(values)).of_unit("%"))
+            for name, values in counts.items()
+        ]
+        return pd.DataFrame(rows, columns=["what", "patients", "share"])
+
+    def peaks(self) -> dict[str, Estimate]:
+        """Return the median over patients of the day of the highest scan, counted in three ways."""
+        table = courses.peak_table(self.course)
+        columns = {
+            "days after the first scan": "peak_day",
+            "days after onset": "peak_days_since_onset",
+            "days before discharge": "peak_to_discharge",
+        }
+        medians = {name: float(table[column].median()) for name, column in columns.items()}
+        return {name: Estimate(value, method="median of patients", unit="days") for name, value in medians.items()}
+
+    def peak_days(self) -> pd.DataFrame:
+        """Return how many patients have their highest scan in each span of days since the first scan."""
+        days = courses.peak_table(self.course)["peak_day"].dropna()
+        counts = pd.cut(days, [-np.inf, *SPANS.values()], labels=list(SPANS)).value_counts().reindex(list(SPANS))
+        share = counts.to_numpy() / max(len(days), 1)
+        return pd.DataFrame({"days": list(SPANS), "patients": counts.to_numpy(int), "share": share})
+
+    def plot_peak_days(self) -> Figure:
+        """Return the distribution of each patient's highest scan over the days."""
+        return draw.peaks(self.peak_days())
+
+    # --- Figure 4
+
+    def case_study(self) -> pd.DataFrame:
+        """Return the patient of Figure 4, one row a scan: the paper's day, s, its probability and place among COVID- scans.
+
+        percentile: among the COVID- first scans of the same fold. beyond noise: changed since the scan before by more than
+        the noise band; never where there is no band.
+        """
+        others = self.negatives()
+        negative = others.loc[others["fold"].isin(self.case["fold"]), "logit"]
+        return pd.DataFrame(
+            {
+                "scan": self.case["scan_id"],
+                "day": (self.case["day"] + 1).astype(int),
+                "s": self.case["logit"],
+                "probability": self.case["probability"],
+                "percentile": [courses.percentile_in(negative, score) for score in self.case["logit"]],
+                "beyond noise": (self.case["logit"].diff().abs() > self.band.half_width).tolist(),
+            }
+        ).set_index("scan")
+
+    def case_facts(self) -> dict[str, Any]:
+        """Return the case study in numbers; days count as the paper's do, and H is the largest value of the last map."""
+        if self.case.empty:
+            return dict.fromkeys(CASE_FACTS, Estimate.missing(NOBODY))
+        table, maps = self.case_study(), self._maps()
+        last, size = table.iloc[-1], float(np.abs(maps[-1]).max())
+        leaves = float(last["day"] + self.case["days_to_discharge"].iloc[-1])
+        values = (
+            len(table),
+            Estimate(float(table["day"].iloc[int(table["s"].argmax())]), unit="day"),
+            Estimate(leaves, method="discharge is not known", unit="day"),
+            Estimate(float(last["day"]), unit="day"),
+            Estimate(float(last["probability"])).of_unit("%"),
+            float(last["percentile"]),
+            size,
+            size * max(float(last["s"]), 0.0),
+            any(bool(heat.min() < 0 < heat.max()) for heat in maps),
+        )
+        return dict(zip(CASE_FACTS, values, strict=True))
+
+    def plot_case(self) -> Figure:
+        """Return Figure 4: each scan of the case, its signed map, and the map times max(s, 0)."""
+        grids = [np.asarray(Store.of(self.run).get(scan)) for scan in self.case["scan_id"]]
+        spacing = self._spacing()
+        lungs = [lung_mask(grid, spacing) for grid in grids]
+        box = shown_box(self.run.cohort, np.stack(lungs)) if lungs else ()
+        window = self.run.profile.windows
+        return draw.figure_4(
+            [grid[box] for grid in grids],
+            [heat[box] for heat in self._maps()],
+            self.case["logit"].tolist(),
+            (self.case["day"] + 1).tolist(),
+            spacing,
+            window.level,
+            window.width,
+            [mask[box] for mask in lungs],
+        )
+
+    def case_words(self) -> str:
+        """Return who is shown in Figure 4 and how the map was made, for its caption."""
+        scans, age = len(self.case), self.case["age"].max()
+        exact = (age, scans) == (explanation.CASE_AGE, explanation.CASE_SCANS)
+        wanted = f"{explanation.CASE_AGE} years, {explanation.CASE_SCANS} scans"
+        who = wanted if exact else f"nobody here has {wanted}: one with {scans} scans is shown" if scans else NOBODY
+        settings, grid = self.run.profile.explain, self.run.profile.model.grid
+        extractor: Any = build(THREE_D, self.run.profile).extractor
+        cell = explanation.cell_size_mm(extractor, settings.layer, grid, self._spacing())
+        cells = " x ".join(f"{side:.0f}" for side in cell)
+        return f"{who}; {settings.method} at {settings.layer}, cells of {cells} mm"
+
+    def _maps(self) -> list[np.ndarray]:
+        return [explanation.read_map(self.run, scan) for scan in self.case["scan_id"]]
+
+    def _spacing(self) -> tuple[float, float, float]:
+        """Return the voxel size of the grid of the case's first scan, mm (z, y, x)."""
+        if self.case.empty:
+            return 1.0, 1.0, 1.0
+        first: dict[str, Any] = {str(name): value for name, value in self.case.iloc[0].items()}
+        return grid_spacing(first, self.run.profile.model.grid)
+
+
+CASE_FACTS = (
+    "scans",
+    "day of the highest s",
+    "day of discharge",
+    "day of the last scan",
+    "probability at the last scan, %",
+    "percentile at the last scan",
+    "H at the last scan",
+    "H x max(s, 0) at the last scan",
+    "maps have both signs",
+)
+
+
+def load(run: Run, late_days: float = 3) -> Trajectories:
+    """Return the chapter's results, computing what is missing; a last scan is late within `late_days` of discharge."""
+    steps.ensure_needs(run, "06_trajectories")
+    require_certificate(run)
+    scores, manifest = results.trajectory_scores(run), accepted(run)
+    external = results.external_scores(run)
+    course = course_of(scores, manifest)
+    chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
+    case = course[course["scan_id"].isin(chosen["scan_id"])].merge(read_intake(run)[["scan_id", *SIZE]], on="scan_id")
+    return Trajectories(
+        run=run,
+        late_days=late_days,
+        scores=scores,
+        course=course,
+        controls=course_of(scores, manifest, controls=True),
+        external=external[external["model"] == EVERY_FOLD],
+        own=frozenset(results.held_out_by(run)),
+        split_scans=frozenset(read_splits(run)["scan_id"]),
+        case=case,
+    )
+
+
+def course_of(scores: pd.DataFrame, manifest: pd.DataFrame, *, controls: bool = False) -> pd.DataFrame:
+    """Return every scan of the patients with follow-up, with the days of the manifest, ordered by patient and day.
+
+    A censored stay has no days_to_discharge (the manifest gives the last contact there). controls: the COVID- patients with
+    simulated later scans instead.
+    """
+    columns = ["scan_id", "days_since_onset", "days_to_discharge", "outcome", "censored", "age", "sex"]
+    table, later = scores.merge(manifest[columns], on="scan_id"), "control" if controls else "followup"
+    followed = table.loc[table["kind"] == later, "patient_id"]
+    chosen = table[table["patient_id"].isin(followed) & table["kind"].isin(["first", later])]
+    numbers = ["day", "days_since_onset", "days_to_discharge", "age"]
+    chosen = chosen.assign(**{name: pd.to_numeric(chosen[name]).astype(float) for name in numbers})
+    censored = pd.to_numeric(chosen["censored"]).eq(1).fillna(False)
+    chosen["days_to_discharge"] = chosen["days_to_discharge"].mask(censored)
+    return chosen.sort_values(["patient_id", "scan_index", "day"], ignore_index=True)
+
+
+# --- the step --------------------------------------------------------------------------------------------------------
+
+
+def ensure_trajectories(run: Run) -> Path:
+    """Return the folder of scores.csv, computing it when needed; see `results.trajectory_scores`."""
     inputs: dict[str, object] = {
         "manifest": run.manifest,
         "intake": run.intake,
         "splits": run.splits,
-        "selection": steps.content(run.path("models", "task1", "selection")),
-        "folds": [steps.content(run.model("task1", "covid3d", fold)) for fold in folds],
+        "selection": steps.content(results.selection_file(run).parent),
+        "folds": [steps.content(run.model(TASK, THREE_D, fold)) for fold in results.folds(run)],
     }
     if run.path("controls.csv").is_file():
         inputs["controls"] = run.path("controls.csv")
@@ -55,23 +357,14 @@ def ensure_trajectories(run: Run) -> pd.DataFrame:
     def compute(folder: Path) -> None:
         write_csv(folder / "scores.csv", _score(run))
 
-    folder = steps.ensure(run, "trajectories", run.path("trajectories"), inputs, compute)
-    return pd.read_csv(folder / "scores.csv", dtype=IDS)
-
-
-def scoring_folds(table: pd.DataFrame, splits: pd.DataFrame, deployed: int) -> pd.Series:
-    """Return the fold model that scores each scan: the one that held the patient out, else the deployed one (B, C)."""
-    held = splits[splits["split"] == "validation"].drop_duplicates("patient_id").set_index("patient_id")["fold"]
-    return table["patient_id"].map(held).fillna(deployed).astype(int)
+    return steps.ensure(run, "trajectories", run.path("trajectories"), inputs, compute)
 
 
 def _score(run: Run) -> pd.DataFrame:
-    selection = pd.read_csv(run.path("models", "task1", "selection", "selection.csv"))
-    deployed = int(selection.loc[selection["deployed"] == 1, "fold"].iloc[0])
     table = accepted(run).reset_index(drop=True)
-    table["fold"] = scoring_folds(table, pd.read_csv(run.splits, dtype=IDS), deployed)
+    table["fold"] = results.fold_that_scores(run, table["patient_id"])
     table["kind"] = table["role"].replace({"development": "first", "external": "first"})
-    pairs = rescan_pairs(table)
+    pairs = courses.rescan_pairs(table)
     settings, device = run.profile.windows, scoring.pick_device(run.device)
     sample = sample_windows(settings, run.seed).head(settings.internal_count)
     windows = [nominal_window(settings), *(Window(*pair) for pair in sample[["level", "width"]].to_numpy().tolist())]
@@ -79,7 +372,7 @@ def _score(run: Run) -> pd.DataFrame:
         torch.set_num_threads(run.profile.training.threads_per_fold)
     table["logit"], table["window_sd"] = NAN, NAN
     for fold, part in table.groupby("fold"):
-        model = training.load_fold(run, "task1", "covid3d", int(str(fold)))
+        model = load_fold(run, TASK, THREE_D, int(str(fold)))
         in_pair = part["scan_id"].isin(pairs["scan_id"])
         for scans, chosen in ((part[~in_pair], windows[:1]), (part[in_pair], windows)):
             if len(scans):
@@ -101,205 +394,3 @@ def _score(run: Run) -> pd.DataFrame:
         "probability",
     ]
     return table[[*columns, "window_sd"]].sort_values("scan_id", ignore_index=True)
-
-
-# --- noise -----------------------------------------------------------------------------------------------------------
-
-
-def noise_band(run: Run) -> NoiseBand:
-    """Return the noise band of a change of s between two scans of one patient."""
-    scores = ensure_trajectories(run)
-    pairs = rescan_pairs(scores).merge(scores[["scan_id", "logit", "window_sd"]], on="scan_id")
-    wide = (
-        pairs.pivot(index="pair", columns="side", values="logit")
-        if len(pairs)
-        else pd.DataFrame(columns=["own", "rescan"])
-    )
-    spread = pairs["window_sd"].dropna()
-    return noise_band_of(
-        (wide["rescan"] - wide["own"]).to_numpy(float), float(np.sqrt((spread**2).mean())) if len(spread) else 0.0
-    )
-
-
-def fold_offsets(run: Run) -> pd.DataFrame:
-    """Return how the fold models' scales differ: fold, n, mean out-of-fold logit by label at A, and mean logit on B and C.
-
-    Columns fold, n, mean_positive, mean_negative, mean_external (NaN until external/predictions.csv exists).
-    """
-    scores = ensure_trajectories(run)
-    first = scores[
-        (scores["kind"] == "first") & scores["patient_id"].isin(pd.read_csv(run.splits, dtype=IDS)["patient_id"])
-    ]
-    path = run.path("external", "predictions.csv")
-    outside = pd.Series(dtype=float)
-    if path.is_file():
-        external = pd.read_csv(path, dtype=IDS)
-        outside = external[external["model"] == "covid3d_fold"].groupby("fold")["logit"].mean()
-    rows = [
-        {
-            "fold": fold,
-            "n": len(part),
-            "mean_positive": part.loc[part["label"] == 1, "logit"].mean(),
-            "mean_negative": part.loc[part["label"] == 0, "logit"].mean(),
-            "mean_external": outside.get(fold, NAN),
-        }
-        for fold, part in first.groupby("fold")
-    ]
-    return pd.DataFrame(rows, columns=["fold", "n", "mean_positive", "mean_negative", "mean_external"])
-
-
-def fold_variation(run: Run) -> pd.DataFrame:
-    """Return how far the fold models disagree on one scan of B and C, which none of them has seen: hospital, sd, n.
-
-    sd: root mean square over scans of the SD of s over folds, after each fold's mean on the hospital is taken off.
-    """
-    path, columns = run.path("external", "predictions.csv"), ["hospital", "sd", "n"]
-    if not path.is_file():
-        return pd.DataFrame(columns=columns)
-    external = pd.read_csv(path, dtype=IDS).query("model == 'covid3d_fold'")
-    rows = []
-    for hospital, part in external.groupby("hospital"):
-        wide = part.pivot(index="scan_id", columns="fold", values="logit")
-        spread = (wide - wide.mean()).std(axis=1, ddof=1)
-        rows.append((hospital, float(np.sqrt((spread**2).mean())), len(wide)))
-    return pd.DataFrame(rows, columns=columns)
-
-
-# --- patients --------------------------------------------------------------------------------------------------------
-
-
-def course(run: Run, *, controls: bool = False) -> pd.DataFrame:
-    """Return every scan of the patients with follow-up, with the days of the manifest, ordered by patient and day.
-
-    A censored stay has no days_to_discharge (the manifest gives the last contact there).
-
-    controls=True gives the COVID- patients with simulated follow-ups instead (none in a real cohort).
-    """
-    columns = ["scan_id", "days_since_onset", "days_to_discharge", "outcome", "censored", "age", "sex"]
-    table = ensure_trajectories(run).merge(accepted(run)[columns], on="scan_id")
-    followed = table.loc[table["kind"] == ("control" if controls else "followup"), "patient_id"]
-    kinds = ["first", "control"] if controls else ["first", "followup"]
-    chosen = table[table["patient_id"].isin(followed) & table["kind"].isin(kinds)]
-    numbers = ["day", "days_since_onset", "days_to_discharge", "age"]
-    chosen = chosen.assign(**{name: pd.to_numeric(chosen[name]).astype(float) for name in numbers})
-    chosen["days_to_discharge"] = chosen["days_to_discharge"].mask(
-        pd.to_numeric(chosen["censored"]).eq(1).fillna(False)
-    )
-    return chosen.sort_values(["patient_id", "scan_index", "day"], ignore_index=True)
-
-
-def negative_scores(run: Run) -> pd.DataFrame:
-    """Return s of the COVID- first scans by each fold model that has not seen them: fold, scan_id, logit.
-
-    A's by the fold that held them out, B's and C's by every fold (until external/predictions.csv exists by the deployed one
-    alone). A scan is placed among the scores of its own fold model: the models' scales differ.
-    """
-    scores, columns = ensure_trajectories(run), ["fold", "scan_id", "logit"]
-    own = scores.loc[(scores["kind"] == "first") & (scores["label"] == 0), columns]
-    path = run.path("external", "predictions.csv")
-    if not path.is_file():
-        return own.reset_index(drop=True)
-    external = pd.read_csv(path, dtype=IDS).query("model == 'covid3d_fold' and label == 0")
-    return pd.concat([own, external[columns]]).drop_duplicates(["fold", "scan_id"], ignore_index=True)
-
-
-def shares(run: Run, late_days: float = 3, hospital: str | None = None) -> pd.DataFrame:
-    """Return the counts that the text speaks of, k of n with Wilson's interval: quantity, k, n, value, low, high.
-
-    The quantities are s(first) > 0; peak at 7 to 10 days; peak 10 to 15 days after onset; last scan within `late_days` of
-    discharge; among those s(last) < 0, s(last) inside the central 95 % of COVID- first scans of the same fold model, and s
-    fell from the peak by more than the noise band. `hospital` restricts it to one hospital.
-    """
-    table = course(run)
-    table = table if hospital is None else table[table["hospital"] == hospital]
-    peaks = peak_table(table).set_index("patient_id")
-    late = late_scans(table, late_days)
-    band, ended = noise_band(run).half_width, peaks[late.fillna(False).astype(bool)]
-    negative = negative_scores(run).groupby("fold")["logit"]
-    fold = table.groupby("patient_id")["fold"].first().reindex(ended.index)
-    low, high = (fold.map(negative.quantile(share)) for share in (0.025, 0.975))
-    counts = {
-        "s > 0 at the first scan": (peaks["first"] > 0)[peaks["first"].notna()],
-        "peak 7 to 10 days after the first scan": peaks["peak_day"].between(7, 10)[peaks["peak_day"].notna()],
-        "peak 10 to 15 days after onset": peaks["peak_days_since_onset"].between(10, 15)[
-            peaks["peak_days_since_onset"].notna()
-        ],
-        f"last scan within {late_days:g} days of discharge": late.dropna().astype(bool),
-        "s < 0 at a late last scan": ended["last"] < 0,
-        "late last scan inside the COVID- distribution": ended["last"].between(low, high),
-        "fall from the peak beyond the noise band": (ended["fall"] > band)
-        if np.isfinite(band)
-        else pd.Series(dtype=bool),
-    }
-    rows = [{"quantity": name, **_share(values)} for name, values in counts.items()]
-    return pd.DataFrame(rows)
-
-
-def _share(values: pd.Series) -> dict[str, float]:
-    k, n = int(values.sum()), len(values)
-    found = wilson_or_nan(k, n)
-    return {"k": k, "n": n, "value": found.value, "low": found.low, "high": found.high}
-
-
-def change(run: Run, first_day: float = 7, last_day: float = 10) -> Interval:
-    """Return the mean change of s from the first scan to days 7 to 10 (paired t interval; patients with such a scan)."""
-    return change_of(course(run), first_day, last_day)
-
-
-# --- pooled curve ----------------------------------------------------------------------------------------------------
-
-
-def curve(run: Run, time: str = "day", *, controls: bool = False) -> tuple[pd.DataFrame, Interval]:
-    """Return the pooled curve of s over `time` (day, days_since_onset or days_to_discharge) and the day of its peak."""
-    rng = np.random.default_rng(random_seed(run.seed, "trajectories", time, controls))
-    return curve_of(course(run, controls=controls), time, run.profile.statistics.bootstrap, rng)
-
-
-def peak_days(run: Run) -> pd.DataFrame:
-    """Return the distribution of each patient's highest scan: days, n patients, share."""
-    days = peak_table(course(run))["peak_day"].dropna()
-    edges = [-np.inf, 2, 6, 10, 14, np.inf]
-    names = ["0 to 2", "3 to 6", "7 to 10", "11 to 14", "15 or later"]
-    counts = pd.cut(days, edges, labels=names).value_counts().reindex(names)
-    return pd.DataFrame(
-        {"days": names, "patients": counts.to_numpy(int), "share": counts.to_numpy() / max(len(days), 1)}
-    )
-
-
-def case_study(run: Run) -> pd.DataFrame:
-    """Return the patient of Figure 4, one row a scan: scan_id, day, paper_day, logit, probability, percentile, and so on.
-
-    The patient of 24 years with 5 scans; in a cohort without one, the patient with most scans, and `note` says so.
-    `percentile` is the score's place among the COVID- first scans of the same fold model.
-    """
-    table = course(run)
-    columns = [
-        "scan_id",
-        "patient_id",
-        "hospital",
-        "age",
-        "day",
-        "paper_day",
-        "days_to_discharge",
-        "logit",
-        "probability",
-    ]
-    if table.empty:
-        return pd.DataFrame(columns=[*columns, "percentile", "beyond_noise", "note"])
-    size = table.groupby("patient_id")["scan_id"].transform("size")
-    wanted = table[(size == CASE_SCANS) & (table["age"] == CASE_AGE)]
-    note = "24 years, 5 scans"
-    if wanted.empty:
-        wanted, note = (
-            table[size == size.max()],
-            f"no patient of 24 years with 5 scans here: one with {size.max()} scans is shown",
-        )
-    chosen = wanted[wanted["patient_id"] == wanted["patient_id"].iloc[0]].sort_values("day")
-    negative, band = negative_scores(run), noise_band(run).half_width
-    negative = negative[negative["fold"] == chosen["fold"].iloc[0]]
-    return chosen.assign(
-        paper_day=chosen["day"] + 1,
-        percentile=[percentile_in(negative["logit"], score) for score in chosen["logit"]],
-        beyond_noise=[int(abs(step) > band) if np.isfinite(band) else 0 for step in chosen["logit"].diff().fillna(0)],
-        note=note,
-    )[[*columns, "percentile", "beyond_noise", "note"]].reset_index(drop=True)

@@ -26,6 +26,7 @@ CODES = {
     "contrast": "contrast medium was given",
     "bone_kernel": "a reconstruction for bone",
     "half_chest": "the lungs are cut, or the field of view is small",
+    "sides_unknown": "the file does not say how its axes lie in the patient; left and right may be exchanged",
     "sign_mended": "the header hides the sign of the values; they were read as signed",
 }
 """What each code says of a scan that was kept."""

@@ -1,15 +1,12 @@
-"""The delivered manifest of a run: simulated scans by the phantom, or a hospital's own under study pseudonyms.
+"""The delivered manifest of a run on real scans: a hospital's own, under study pseudonyms.
 
 Pseudonyms are keyed hashes (HMAC-SHA-256). The key, with original ids and paths, lies outside the run in
 `data/keys/<run>.json`, readable by its owner alone; whoever has it can undo the pseudonyms, nobody else.
 """
 
 import hmac
-import os
 import re
 import secrets
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -17,46 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 from covid3d.cohort.manifest import Source, locate, read_manifest, write_manifest
-from covid3d.run.errors import Covid3DError, ManifestError, MissingResult
+from covid3d.run.errors import ManifestError, MissingResult
 from covid3d.run.files import cpu_count, read_json, sha256_tree, write_csv, write_private
 from covid3d.run.profile import OPEN_LICENCE, Run
-from covid3d.run.steps import ensure_in_place
 
 POOLED_AGE = 90.0
 SITE = "site:"
-
-
-def ensure_cohort(run: Run) -> Path:
-    """Return the run's delivered manifest; when it is missing, simulate the cohort or pseudonymise a hospital's.
-
-    Raises ManifestError for a faulty manifest, with row, column and cure.
-    """
-    sources = read_manifest(run.order_form)["source"]
-    simulated = sources.str.startswith("phantom:")
-    if simulated.any() and not simulated.all():
-        where = f"{run.order_form.name}, column 'source'"
-        raise ManifestError("it mixes simulated and real scans", where=where, cure="Make two manifests, and two runs")
-    if simulated.any():
-        outputs = ["manifest.csv", "controls.csv", "reader_study.csv", "truth/truth.csv"]
-        ensure_in_place(run, "cohort", outputs, {"manifest": run.order_form}, lambda: _simulate(run))
-    else:
-        ensure_in_place(run, "cohort", ["manifest.csv"], {"manifest": run.order_form}, lambda: _deliver(run))
-    return run.manifest
-
-
-def _simulate(run: Run) -> None:
-    """Build the phantom cohort in a process of its own, so that its truth stays out of this one."""
-    command = [sys.executable, "-m", "covid3d", "phantom", "build", "--run", run.name]
-    environment = {**os.environ, "COVID3D_ROOT": str(run.root)}
-    shown = None if sys.stderr.isatty() else subprocess.PIPE
-    done = subprocess.run(command, cwd=run.folder, env=environment, stderr=shown, text=True, check=False)
-    if done.returncode != 0:
-        lines = [line for line in (done.stderr or "").splitlines() if line.strip()]
-        what = lines[-1].removeprefix("error: ").rstrip(".") if lines else "the simulator stopped"
-        raise Covid3DError(what, where="simulating the cohort", cure="Mend this, then repeat the command")
-
-
-# --- real scans ------------------------------------------------------------------------------------------------------
 
 
 def key_file(run: Run) -> Path:
@@ -90,7 +53,7 @@ def private_hash(run: Run, source: str, value: str) -> str:
     return pseudonym(_key(run), "series", value) if value and source.startswith(SITE) else value
 
 
-def _deliver(run: Run) -> None:
+def deliver(run: Run) -> None:
     """Write the key file, then the delivered manifest: pseudonyms, opaque sources, ages of 90 and more pooled."""
     table = read_manifest(run.order_form, delivered=True)
     key = _key(run)

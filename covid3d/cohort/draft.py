@@ -4,7 +4,6 @@ import os
 import re
 import secrets
 import unicodedata
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ from pydicom import Dataset, dcmread
 from covid3d.cohort.delivery import POOLED_AGE, pseudonym
 from covid3d.cohort.manifest import COLUMNS, LONGEST_DAYS, RULES, Source, locate
 from covid3d.dicom.headers import Slice, read_file, read_slices
+from covid3d.dicom.images import IMAGE_SUFFIXES
+from covid3d.dicom.quiet import quiet
 from covid3d.dicom.refusals import CURES, FEWEST_SLICES
 from covid3d.dicom.series import check_series, group_by_number, why_aside
 from covid3d.dicom.walk import ARCHIVE, LINK, Doubt, candidates, doubts
@@ -29,7 +30,6 @@ UNWRITABLE = (
     " or, where it is one above, write the manifest beside the scans"
 )
 FACTS = ["patient", "date", "age", "sex", "n_slices", "path", "name", "source"]
-VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 Key = tuple[str, ...]
 
 
@@ -143,7 +143,7 @@ class _Tree:
             why = f"{len(found)} files without DICOM, the first {found[0].path.name}: {found[0].fault.what}"
             (self.aside if few else self.left)[self._name(folder)] = why
         for file in others:
-            if file.name.lower().endswith(VOLUMES) and not file.name.startswith("."):
+            if file.name.lower().endswith(IMAGE_SUFFIXES) and not file.name.startswith("."):
                 self.left[self._name(file)] = "no DICOM. List it by hand if it is a scan"
         return series, faults
 
@@ -187,8 +187,7 @@ class _Tree:
 
     def _facts(self, place: Path, slices: list[Slice]) -> dict[str, Any]:
         """Return what a draft needs of one series; where no patient is named, the first folder on its way stands for one."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             header = dcmread(slices[0].path, stop_before_pixels=True, force=True)
             patient = str(header.get("PatientID") or "").strip()
             way = (self.root.name, *place.relative_to(self.root).parts)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from covid3d.cohort.certificate import THUMBNAIL, leakage_certificate, thumbnail
 from covid3d.cohort.clinical import CODES, acquisition_table, findings
-from covid3d.cohort.folds import THUMBNAIL, leakage_certificate, thumbnail
 from covid3d.cohort.intake import FACTS, IDS, as_table, flow, refused
 from covid3d.cohort.manifest import locate, read_manifest
 from covid3d.cohort.scan import read_scan, safe_message

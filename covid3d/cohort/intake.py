@@ -3,20 +3,22 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from covid3d.cohort.clinical import findings, kept_counts
-from covid3d.cohort.delivery import ensure_cohort, private_hash, source_of
+from covid3d.cohort.delivery import private_hash, source_of
 from covid3d.cohort.manifest import Source, read_controls, read_manifest
 from covid3d.cohort.scan import read_scan, safe_message
 from covid3d.cohort.store import Store
 from covid3d.dicom.refusals import CURES
 from covid3d.run.errors import MissingResult, SeriesError, StorageError
-from covid3d.run.files import cpu_count, parallel_map, sha256_tree, write_csv, write_json
+from covid3d.run.files import cpu_count, parallel_map, remembered, sha256_tree, write_csv, write_json
+from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Run
-from covid3d.run.steps import code_fingerprint, ensure_in_place
+from covid3d.run.steps import ensure_in_place
 
 IDS = ("scan_id", "patient_id", "hospital", "role", "label", "scan_index")
 FACTS = (
@@ -33,7 +35,6 @@ def ensure_intake(run: Run) -> pd.DataFrame:
 
     Also writes flow.json. Goes on after a kill: scans that this code has stored from the same files are not read again.
     """
-    ensure_cohort(run)
     inputs: dict[str, Any] = {"manifest": run.manifest}
     if run.path("controls.csv").is_file():
         inputs["controls"] = run.path("controls.csv")
@@ -48,7 +49,12 @@ def read_intake(run: Run) -> pd.DataFrame:
     if not run.intake.is_file():
         cure = f"Run `make run RUN={run.name}`"
         raise MissingResult("the scans have not been read", where=f"run '{run.name}'", cure=cure)
-    table = pd.read_csv(run.intake, dtype=str, keep_default_na=False)
+    return _read(run.intake)
+
+
+@remembered
+def _read(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     for column in table.columns:
         if column in WHOLE:
             table[column] = pd.to_numeric(table[column]).astype("Int64")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import pandas as pd
 
 from covid3d.run.errors import ManifestError
-from covid3d.run.files import write_csv
+from covid3d.run.files import remembered, write_csv
 from covid3d.run.tables import (
     Rule,
     check_values,
@@ -83,11 +83,18 @@ def read_manifest(path: str | Path, *, delivered: bool = False, clinical: bool =
     Raises ManifestError naming file, row (line of the file), column, value and cure.
     """
     path = Path(path)
-    cells = _checked_cells(path, RULES, OPTIONAL)
-    _check_sequence(cells, path.name)
+    cells = _validated(path) if path.is_file() else _checked_cells(path, RULES, OPTIONAL)
     if delivered:
         _check_sources(cells, path)
     return typed(cells, RULES | OPTIONAL) if clinical else typed(cells[list(RULES)], RULES)
+
+
+@remembered
+def _validated(path: Path) -> pd.DataFrame:
+    """Return the cells of a manifest, every one checked."""
+    cells = _checked_cells(path, RULES, OPTIONAL)
+    _check_sequence(cells, path.name)
+    return cells
 
 
 def read_controls(run: RunPaths) -> pd.DataFrame:

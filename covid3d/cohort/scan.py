@@ -104,6 +104,7 @@ def oddities(volume: CTVolume, lungs: Lungs) -> list[str]:
         "paediatric": series.paediatric,
         "bone_kernel": BONE_KERNEL.search(series.kernel) is not None,
         "half_chest": lungs.cut > CUT_SHARE or field < SMALLEST_FIELD_MM,
+        "sides_unknown": series.sides_unknown,
         "sign_mended": any("sign mended" in line for line in volume.history),
     }
     return [code for code, holds in found.items() if holds]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from covid3d.run.errors import ConfigError, Covid3DError, nearest, printable
+from covid3d.run.files import end_with_caller
 
 if TYPE_CHECKING:
     from covid3d.run.profile import Run
@@ -42,7 +43,6 @@ app.add_typer(weights_app, name="weights")
 @phantom_app.command("build")
 def phantom_build(
     out: Annotated[Path | None, typer.Option(help="folder to write to")] = None,
-    run: Annotated[str | None, typer.Option(hidden=True)] = None,
     manifest: Annotated[Path | None, typer.Option(help="order form; default: the embedded one")] = None,
     profile: Annotated[str, typer.Option(help="sizes: a profile's name or a YAML file")] = "smoke",
     scan: Annotated[list[str] | None, typer.Option(help="only this scan_id (may be repeated)")] = None,
@@ -50,27 +50,13 @@ def phantom_build(
     seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """Simulate a cohort and write it as DICOM series with their truth."""
-    from functools import partial
 
-    from covid3d.commands.pipeline import is_stored, store_scan
     from covid3d.phantom.build import build
     from covid3d.phantom.folder import cohort_folder
-    from covid3d.run.profile import DATA, load_profile, open_run
+    from covid3d.run.profile import DATA, load_profile
 
     if world not in ("effect", "null"):
         raise ConfigError(f"there is no world '{world}'", cure="Known: effect, null")
-    if run is not None:
-        opened = open_run(run)
-        build(
-            opened.folder,
-            manifest=opened.order_form,
-            profile=opened.profile,
-            world=opened.world,
-            seed=opened.seed,
-            after_scan=partial(store_scan, opened),
-            stored=partial(is_stored, opened),
-        )
-        return
     if out is None:
         raise ConfigError("there is no folder to write to", cure="Give --out DIR")
     form = manifest or DATA / "data_manifest.csv"
@@ -114,19 +100,18 @@ def predict(
 
 def deployed_weights() -> Path:
     """Return the weights of the fold that the run 'standard' deploys."""
-    import csv
+    from covid3d.chapters.results import TASK, THREE_D, deployed_fold
+    from covid3d.run.errors import MissingResult
+    from covid3d.run.profile import open_run, repository_root
 
-    from covid3d.run.profile import repository_root
-
-    models = repository_root() / "runs" / "standard" / "models" / "task1"
-    selection = models / "selection" / "selection.csv"
-    if not selection.is_file():
-        raise ConfigError(
-            "there are no weights", cure="Give --weights FILE, or train some with `make report` and repeat the command"
-        )
-    with selection.open(encoding="utf-8") as stream:
-        fold = next(int(row["fold"]) for row in csv.DictReader(stream) if row["deployed"] == "1")
-    return models / "covid3d" / f"fold_{fold:02d}" / "weights.safetensors"
+    cure = "Give --weights FILE, or train some with `make report` and repeat the command"
+    if not (repository_root() / "runs" / "standard" / "config.yaml").is_file():
+        raise ConfigError("there are no weights", cure=cure)
+    run = open_run("standard")
+    try:
+        return run.model(TASK, THREE_D, deployed_fold(run)) / "weights.safetensors"
+    except MissingResult:
+        raise ConfigError("there are no weights: the run 'standard' is not finished", cure=cure) from None
 
 
 @app.command()
@@ -333,17 +318,17 @@ def step(
     fold: int | None = None,
     variant: str | None = None,
     model: str | None = None,
-    chapter: str | None = None,
 ) -> None:
     """Compute one step of a run: what the Snakefile calls."""
     from covid3d.commands.pipeline import run_step
     from covid3d.run.profile import open_run
 
-    run_step(open_run(run), name, fold=fold, variant=variant, model=model, chapter=chapter)
+    run_step(open_run(run), name, fold=fold, variant=variant, model=model)
 
 
 def main() -> None:
     """Run the command line: an expected error is one message and exit status 2; `--debug` shows where it arose."""
+    end_with_caller()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

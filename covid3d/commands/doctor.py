@@ -12,14 +12,14 @@ from covid3d.run.files import cpu_count
 from covid3d.run.profile import load_profile, profile_names, repository_root
 
 GIB = 2**30
-REFERENCE_CORES = 2
+PYTHONS = ((3, 11), (3, 12), (3, 13))
 
 
 def examine() -> dict[str, Any]:
     """Return the machine's Python, cores, memory and disk (GiB) and GPU, and for each profile what is short."""
     machine = {
         "python": platform.python_version(),
-        "python_ok": sys.version_info[:2] == (3, 11),
+        "python_ok": PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[-1],
         "system": f"{platform.system()} {platform.machine()}",
         "cores": cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / GIB, 1),
@@ -70,7 +70,7 @@ def needs(name: str, machine: dict[str, Any]) -> dict[str, Any]:
 def as_text(report: dict[str, Any]) -> str:
     """Return the report of `examine` as lines for a terminal."""
     lines = [
-        f"Python    {report['python']}" + ("" if report["python_ok"] else "  (tested with 3.11 only)"),
+        f"Python    {report['python']}" + ("" if report["python_ok"] else "  (3.11 to 3.13 are supported)"),
         f"System    {report['system']}"
         + ("" if report["system"] == "Linux x86_64" else "  (tested on Linux x86_64 only)"),
         f"Cores     {report['cores']}",

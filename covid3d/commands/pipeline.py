@@ -1,7 +1,5 @@
 """A run as `make` starts it: one call of Snakemake, and batches of such runs over sets of parameters."""
 
-import ast
-import importlib
 import itertools
 import os
 import re
@@ -9,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,16 @@ import psutil
 import yaml
 from pydantic import Field
 
-from covid3d.comparators.catalogue import COMPARATORS, OTHERS
+from covid3d.comparators.catalogue import COMPARATORS
+from covid3d.report.chapter import own_fingerprint
+from covid3d.run.environment import own_settings
 from covid3d.run.errors import ConfigError, Covid3DError, nearest
 from covid3d.run.files import read_json, sha256_file, sha256_json, write_json
-from covid3d.run.profile import CHAPTERS, Run, open_run, repository_root
-from covid3d.run.steps import code_fingerprint, code_hash, imports_of, static_fingerprint
+from covid3d.run.fingerprint import code_fingerprint
+from covid3d.run.profile import Run, open_run, repository_root
+from covid3d.run.steps import STEPS, Chapter, all_needs, call, known, needs, options, static_fingerprint, values_over
 from covid3d.run.strict import Strict, validate
 
-ENTRIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "cohort": ("covid3d.cohort.intake", "ensure_cohort", ()),
-    "intake": ("covid3d.cohort.intake", "ensure_intake", ()),
-    "splits": ("covid3d.cohort.folds", "ensure_splits", ()),
-    "fold": ("covid3d.chapters.cross_validation", "ensure_fold", ("fold",)),
-    "selection": ("covid3d.chapters.cross_validation", "ensure_selection", ()),
-    "slices": ("covid3d.chapters.cross_validation", "ensure_slices", ()),
-    "comparator": ("covid3d.chapters.comparison", "ensure_comparator", ("model", "fold")),
-    "comparators": ("covid3d.chapters.comparison", "ensure_comparators", ()),
-    "external": ("covid3d.chapters.external_tests", "ensure_external", ()),
-    "windows": ("covid3d.chapters.robustness", "ensure_windows", ()),
-    "explain": ("covid3d.chapters.explanation", "ensure_explain", ()),
-    "trajectories": ("covid3d.chapters.trajectories", "ensure_trajectories", ()),
-    "prognosis": ("covid3d.chapters.prognosis", "ensure_prognosis", ("variant", "fold")),
-    "chapter": ("covid3d.report.book", "ensure_chapter", ("chapter",)),
-    "collect": ("covid3d.report.book", "collect", ()),
-    "book": ("covid3d.report.book", "build", ()),
-}
 PROGRESS = re.compile(r"\d+ of \d+ steps \(.*\) done")
 
 
@@ -49,7 +33,7 @@ def snakemake_command(run: Run, cores: int, targets: Sequence[str] = ()) -> list
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()), "--cores", str(cores)),
         *("--rerun-incomplete", "--rerun-triggers", "params", "input", "mtime"),
-        *("--quiet", "rules", "host", "--config", f'run="{run.name}"'),
+        *("--workflow-profile", "none", "--quiet", "rules", "host", "--config", f'run="{run.name}"'),
         *(("--", *targets) if targets else ()),
     ]
 
@@ -71,7 +55,7 @@ def compute(run: Run, cores: int, targets: Sequence[str] = ()) -> int:
     Snakemake's own words go to logs/snakemake.log; the steps' lines and the share that is done go to the terminal.
     """
     clear_dead_lock(run)
-    status = 1
+    status, said = 1, list[str]()
     log = run.path("logs", "snakemake.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -88,24 +72,41 @@ def compute(run: Run, cores: int, targets: Sequence[str] = ()) -> int:
         assert process.stderr is not None
         for line in process.stderr:
             stream.write(line)
+            said.append(line.rstrip())
             if PROGRESS.match(line):
                 print(f"  {line.strip()}", flush=True)
             elif "returned non-zero exit status 2" in line:
                 status = 2
     if process.returncode == 0:
         return 0
-    print(
-        f"stopped; finished work is kept, the same command goes on from there. Logs: runs/{run.name}/logs/",
-        file=sys.stderr,
-    )
+    last = f"stopped; finished work is kept, the same command goes on from there. Logs: runs/{run.name}/logs/"
+    print(*cause(said), last, sep="\n", file=sys.stderr)
     return status
+
+
+def cause(said: Sequence[str]) -> list[str]:
+    """Return the lines of Snakemake's and its shell's words that tell why a run stopped, where no step could tell it itself."""
+    if not any("returned non-zero exit status" in line for line in said):
+        return [line for line in said if line][-3:]
+    ends = [line for line in said if re.match(r"\S*bash: ", line)]
+    hint = (
+        "A job was killed: memory may be short (`make doctor` says what a profile needs); fewer jobs at once: CORES=1"
+    )
+    return [*ends, *([hint] if any("Killed" in line for line in ends) else ())]
 
 
 def environment(run: Run) -> dict[str, str]:
     """Return the environment of a run's jobs: number of threads from the profile, never from the machine."""
     threads = str(run.profile.training.threads_per_fold)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, threads), "COVID3D_ROOT": str(run.root), "PYTHONUNBUFFERED": "1"}
+    own = own_settings(run.path(".snakemake", "settings"))
+    return {
+        **os.environ,
+        **own,
+        **dict.fromkeys(names, threads),
+        "COVID3D_ROOT": str(run.root),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def clear_dead_lock(run: Run) -> None:
@@ -139,27 +140,69 @@ def hold(run: Run, pid: int) -> None:
     write_json(run.path("logs", "process.json"), {"pid": pid, "started": psutil.Process(pid).create_time()})
 
 
-def run_step(
-    run: Run, name: str, *, fold: int | None, variant: str | None, model: str | None, chapter: str | None
-) -> None:
-    """Compute one step of a run; a ConfigError names a step, fold, variant, model or chapter that does not exist."""
-    if name not in ENTRIES:
-        raise ConfigError(f"there is no step '{name}'", cure=nearest(name, ENTRIES))
-    module, function, wanted = ENTRIES[name]
-    given = {"fold": fold, "variant": variant, "model": model, "chapter": chapter}
-    for option in wanted:
-        if given[option] is None:
+@dataclass(frozen=True)
+class Job:
+    """One job of the graph: the arguments of `covid3d step`, the jobs before it, and what makes it run again."""
+
+    arguments: str
+    needs: tuple[str, ...]
+    code: str
+    all_cores: bool
+
+
+def jobs(run: Run) -> dict[str, Job]:
+    """Return the jobs of a run by name: its chapters with all that they need, the book, and the compared models."""
+    names = [*all_needs(run, "book"), "book"]
+    if not run.is_site:
+        names += [name for name in all_needs(run, "comparators") if name not in names] + ["comparators"]
+    return {
+        job_name(name, values): Job(
+            arguments=" ".join([name, *(f"--{option} {value}" for option, value in values.items())]),
+            needs=tuple(job_name(need, one) for need in needs(run, name) for one in values_over(run, need)),
+            code=job_code(run, name, values),
+            all_cores=STEPS[name].all_cores,
+        )
+        for name in names
+        for values in values_over(run, name)
+    }
+
+
+def job_name(name: str, values: Mapping[str, Any]) -> str:
+    """Return the name of a job: "fold_03", "prognosis_pair_03", "external"."""
+    return "_".join([name, *(f"{value:02d}" if isinstance(value, int) else str(value) for value in values.values())])
+
+
+def job_code(run: Run, name: str, values: Mapping[str, Any]) -> str:
+    """Return the part of a job's fingerprint that is known beforehand: code, profile, and the user's files that it reads."""
+    step = STEPS[name]
+    if isinstance(step, Chapter):
+        return own_fingerprint(run, name)
+    parts: list[Any] = [static_fingerprint(run, name), own_files(run, name)]
+    if "model" in values:
+        parts.append(code_fingerprint(COMPARATORS[values["model"]]))
+    if name == "book":
+        pages = sorted(path for path in (run.root / "book").rglob("*") if path.is_file())
+        parts += [[path.name, sha256_file(path)] for path in pages]
+    return sha256_json(parts)
+
+
+def run_step(run: Run, name: str, **given: Any) -> None:
+    """Compute one step of a run; a ConfigError names a step, fold, variant or model that does not exist."""
+    step = known(name)
+    for option, value in given.items():
+        if value is not None and option not in step.over:
+            raise ConfigError(
+                f"step '{name}' has no --{option}", cure=f"Leave it out: it takes {step.over or 'nothing'}"
+            )
+    values = {option: given.get(option) for option in step.over}
+    for option, value in values.items():
+        if value is None:
             raise ConfigError(f"step '{name}' needs --{option}", cure=f"Add --{option}")
-    if fold is not None and not 0 <= fold < run.profile.training.folds:
-        raise ConfigError(f"there is no fold {fold}", cure=f"Folds are 0 to {run.profile.training.folds - 1}")
-    if variant is not None and variant not in ("single", "pair"):
-        raise ConfigError(f"there is no variant '{variant}'", cure="Known: single, pair")
-    if model is not None and model not in OTHERS:
-        raise ConfigError(f"there is no model '{model}' to compare with COVID3D", cure=nearest(model, OTHERS))
-    if chapter is not None and chapter not in CHAPTERS:
-        raise ConfigError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
-    run = run.with_options(compute=name != "chapter")  # the jobs compute, a notebook of the graph only presents
-    getattr(importlib.import_module(module), function)(run, *(given[option] for option in wanted))
+        if value not in options(run, option):
+            cure = nearest(str(value), [str(one) for one in options(run, option)])
+            raise ConfigError(f"there is no {option} '{value}'", cure=cure)
+    presents = isinstance(step, Chapter)  # the jobs compute, a notebook of the graph only presents
+    call(run.with_options(compute=not presents), name, **values)
 
 
 def create(name: str, **options: Any) -> Run:
@@ -189,47 +232,7 @@ def own_files(run: Run, step: str) -> str:
         return sha256_file(run.order_form)
     if step == "fold":
         return sha256_file(run.pretrained) if run.pretrained else ""
-    return sha256_file(run.root / run.config.weights) if step == "external" and run.config.weights else ""
-
-
-def chapter_code(run: Run, chapter: str) -> str:
-    """Return the part of a chapter's fingerprint known before its inputs: cells, imported code, profile and options."""
-    cells = read_json(run.root / "notebooks" / f"{chapter}.ipynb")["cells"]
-    prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] != "code"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    modules = sorted(imports_of(ast.parse(code)))
-    options = [run.config.model_dump(), run.profile.model_dump(mode="json")]
-    others = run.path("comparators", "summary", "done.json")  # of `make extended`: shown when it is there
-    more = sha256_file(others) if "covid3d.chapters.comparison" in modules and others.is_file() else ""
-    return sha256_json([prose, code_hash(code), [code_fingerprint(name) for name in modules], options, more])
-
-
-def model_code(run: Run, step: str, model: str) -> str:
-    """Return the part of the fingerprint of one model's fold that is known before its inputs."""
-    own = code_fingerprint(COMPARATORS[model]) if step == "comparator" else ""
-    return sha256_json([static_fingerprint(run, step), own])
-
-
-def pages_code(run: Run) -> str:
-    """Return the hash of the book's sources."""
-    pages = sorted(path for path in (run.root / "book").rglob("*") if path.is_file())
-    return sha256_json([[path.name, sha256_file(path)] for path in pages])
-
-
-def store_scan(run: Run, row: dict[str, Any], folder: Path) -> None:
-    """Read a simulated scan back and store its grid as soon as it is written, so that its DICOM need not stay."""
-    from covid3d.cohort.intake import take_in
-
-    found = take_in(run, {**row, "source": folder.relative_to(run.folder).as_posix()})
-    if found["ok"] != 1:
-        raise Covid3DError("a simulated scan cannot be read back", where=row["scan_id"], cure=str(found["message"]))
-
-
-def is_stored(run: Run, scan_id: str, sha256: str) -> bool:
-    """True when the grid of these very files is in the store."""
-    from covid3d.cohort.store import Store
-
-    return Store.of(run).facts(scan_id, sha256) is not None
+    return sha256_file(run.root / str(run.config.weights)) if step == "given" else ""
 
 
 class Sweep(Strict):

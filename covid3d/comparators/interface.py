@@ -28,7 +28,7 @@ from covid3d.network.weights import load_weights, save_weights
 from covid3d.run.errors import ConfigError, Covid3DError, WeightsError, nearest
 from covid3d.run.files import random_seed, read_json, write_csv, write_json
 from covid3d.run.profile import Profile, Run
-from covid3d.stats import metrics
+from covid3d.stats.auc import auc_value, log_loss
 
 TASK = "task1"
 WEIGHTS, TERMS = "weights.safetensors", "terms.json"
@@ -249,9 +249,9 @@ class Table(Comparator):
         both = 0 < validation.labels.sum() < len(validation)
         row = {
             "epoch": 1,
-            "train_loss": metrics.log_loss(train.labels, inside),
-            "validation_loss": metrics.log_loss(validation.labels, outside),
-            "validation_auc": metrics.auc(validation.labels, outside) if both else float("nan"),
+            "train_loss": log_loss(train.labels, inside),
+            "validation_loss": log_loss(validation.labels, outside),
+            "validation_auc": auc_value(validation.labels, outside) if both else float("nan"),
         }
         return Fit(pd.DataFrame([row]), outside[None])
 

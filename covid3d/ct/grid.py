@@ -83,14 +83,6 @@ def grid_spacing(volume: CTVolume, shape: Sequence[int]) -> tuple[float, float, 
     return (z, y, x)
 
 
-def grid_affine(volume: CTVolume, shape: Sequence[int]) -> np.ndarray:
-    """Return the affine of the resampled grid, voxel (x, y, z, 1) -> LPS mm: the outer borders of both grids agree."""
-    scale = np.array([old / new for old, new in zip(volume.shape[::-1], list(shape)[::-1], strict=True)])
-    to_voxel = np.diag([*scale, 1.0])
-    to_voxel[:3, 3] = (scale - 1) / 2
-    return volume.affine @ to_voxel
-
-
 def to_volume_space(array_on_grid: np.ndarray, volume: CTVolume) -> np.ndarray:
     """Return a map on the grid (z, y, x) interpolated to the scan's own voxels, float32 shaped like `volume.hu`."""
     return resize(array_on_grid, volume.shape)

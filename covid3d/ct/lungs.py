@@ -49,11 +49,6 @@ def _closed(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndar
     return np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
 
 
-def lung_volume_ml(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
-    """Return the volume of the lung mask in ml."""
-    return float(lung_mask(hu, spacing_mm).sum() * np.prod(spacing_mm) / 1000)
-
-
 def blanked(hu: np.ndarray, spacing_mm: tuple[float, float, float], part: str) -> np.ndarray:
     """Return a copy of HU (z, y, x) with air in place of the box around the lungs (`lungs`) or of the body (`body`).
 

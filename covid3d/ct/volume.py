@@ -4,7 +4,7 @@ Arrays are (z, y, x) everywhere in this project: z ascends towards the head, y t
 left, so that the axes are DICOM's L, P, S. Spacings have the same order. Affines map voxel (x, y, z, 1) to LPS mm.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class SeriesInfo:
     patient_position: str = ""  # supine, prone or decubitus
     contrast: bool = False
     paediatric: bool = False
+    sides_unknown: bool = False  # the file does not say how its axes lie in the patient
     uid_sha256: str = ""  # tells that two scans come from one series; blank where de-identification blanked the UID
 
 
@@ -54,10 +55,6 @@ class CTVolume:
     def simulated(self) -> bool:
         """True when the phantom wrote this scan."""
         return self.series is not None and self.series.simulated
-
-    def with_history(self, text: str) -> "CTVolume":
-        """Return the same volume with one more line of history."""
-        return replace(self, history=(*self.history, text))
 
 
 def axial_volume(

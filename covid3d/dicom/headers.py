@@ -1,7 +1,7 @@
 """DICOM files of a folder and what their headers say, one entry a slice; pixel data stay on disk."""
 
 import functools
-import warnings
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from covid3d.dicom.quiet import quiet
 from covid3d.dicom.walk import ARCHIVE, DICOM_ENDINGS, DIRECTORY, candidates, doubts, passed_over
 from covid3d.run.errors import SeriesError
 
@@ -29,7 +30,7 @@ TAGS = [
     "PlanarConfiguration", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths", "PixelData",
+    "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
 ]  # fmt: skip
 OF_FRAMES = [
     "FrameType", "FrameAcquisitionDateTime", "TemporalPositionIndex", "ContrastBolusAgentAdministered", "ExposureInmAs",
@@ -39,6 +40,7 @@ CONTEXT = ("SQ", "UN", "OW", "OB", "US or SS", "LO", "PN", "SH")  # they depend 
 TEXT, ESCAPE = ("LO", "PN", "SH"), b"\x1b"  # plain ASCII reads alike in every character set
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CT_IMAGES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+BARE_BIG_ENDIAN = re.compile(rb"\0[\x02\x08]\0.[A-Z]{2}", re.DOTALL)
 DEFER_BYTES = 4096
 MOST_COMPRESSED = 1024
 TRUNCATED = "Copy or export this scan again; the file's size tells"
@@ -134,20 +136,11 @@ class Slice:
         return f"{self.series_number}|{self.description}|{geometry}"
 
 
-@dataclass(frozen=True)
-class Report:
-    """A DICOM object without pixels: dose report, raw data, structured report, presentation state, PDF."""
-
-    modality: str
-    description: str
-    kind: str
-
-
 class Objects(NamedTuple):
-    """What was read of a file or folder: image slices, objects without pixels, and lines of history on files passed over."""
+    """What was read: image slices, the kinds of objects without pixels, and lines of history on files passed over."""
 
     slices: list[Slice]
-    reports: list[Report]
+    reports: list[str]
     passed: tuple[str, ...]
 
 
@@ -156,8 +149,9 @@ def read_slices(path: Path) -> list[Slice]:
     return read_objects(path).slices
 
 
+@quiet()
 def read_objects(path: Path) -> Objects:
-    """Return the image slices and the objects without pixels of a DICOM file, of a folder or of what a DICOMDIR lists.
+    """Return the image slices of a DICOM file, of a folder or of what a DICOMDIR lists, and the kinds of objects without pixels.
 
     Folders may be nested, their files have any names. Raises SeriesError: no_dicom when there is no DICOM file, truncated
     for a file that ends too early or stands for a slice and is none, packed for one that must be unpacked, broken_link or
@@ -181,17 +175,16 @@ def read_objects(path: Path) -> Objects:
         )
     entries = [entry for read in found.values() for entry in read or []]
     slices = [entry for entry in entries if isinstance(entry, Slice)]
-    return Objects(slices, [entry for entry in entries if isinstance(entry, Report)], passed)
+    return Objects(slices, [entry for entry in entries if isinstance(entry, str)], passed)
 
 
-def read_file(file: Path) -> Sequence[Slice | Report] | None:
-    """Return the image slices of one file, or the object without pixels that it is; None when it is no DICOM file."""
-    with warnings.catch_warnings():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
-        warnings.simplefilter("ignore")
-        dataset = _header(file)
-        if dataset is None:
-            return None
-        return _readable(file, dataset) if PIXEL_DATA in dataset else [_report(file, dataset)]
+@quiet()  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
+def read_file(file: Path) -> Sequence[Slice | str] | None:
+    """Return the image slices of one file, or the kind of the object without pixels; None when it is no DICOM file."""
+    dataset = _header(file)
+    if dataset is None:
+        return None
+    return _readable(file, dataset) if PIXEL_DATA in dataset else [_kind(file, dataset)]
 
 
 def _header(file: Path) -> Dataset | None:
@@ -207,6 +200,8 @@ def _header(file: Path) -> Dataset | None:
     if not marked and start[:2] not in (b"\x02\x00", b"\x08\x00"):
         if start and not start.strip(b"\0"):
             raise _truncated(file)
+        if BARE_BIG_ENDIAN.match(start):
+            raise _unsupported(file, "a file has no file meta information, and its values are big endian")
         return None
     try:
         dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=WANTED, force=not marked)
@@ -221,8 +216,15 @@ def _header(file: Path) -> Dataset | None:
     if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
         return None
     if marked and "TransferSyntaxUID" not in dataset.file_meta:
-        raise _truncated(file)
+        raise (
+            _unsupported(file, "a file does not say its transfer syntax") if PIXEL_DATA in dataset else _truncated(file)
+        )
     if "Modality" not in dataset and "SOPClassUID" not in dataset:
+        if (marked or named) and PIXEL_DATA in dataset:
+            cure = "Export the series again, with its modality"
+            raise SeriesError(
+                "a header does not say what image it is of", where=file.name, cure=cure, code="unreadable"
+            )
         if marked or named:
             raise _truncated(file)
         return None
@@ -236,6 +238,11 @@ def _syntax(dataset: Dataset) -> UID:
 
 def _truncated(file: Path) -> SeriesError:
     return SeriesError("a file is truncated", where=file.name, cure=TRUNCATED, code="truncated")
+
+
+def _unsupported(file: Path, what: str) -> SeriesError:
+    cure = "Export the series again as Explicit VR Little Endian"
+    return SeriesError(what, where=file.name, cure=cure, code="unsupported_syntax")
 
 
 def _readable(file: Path, dataset: Dataset) -> list[Slice]:
@@ -256,18 +263,20 @@ def _damaged(file: Path) -> SeriesError:
     return SeriesError("a header is damaged", where=file.name, cure=cure, code="unreadable")
 
 
-def _report(file: Path, dataset: Dataset) -> Report:
-    """Return what an object without pixels is; SeriesError (truncated) for a CT image that has lost them."""
+def _kind(file: Path, dataset: Dataset) -> str:
+    """Return what an object without pixels is, such as Raw Data; SeriesError for a CT image (truncated, not_hu)."""
     try:
         modality = str(header_value(dataset, "Modality") or "")
         kind = UID(str(header_value(dataset, "SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
-        description = str(header_value(dataset, "SeriesDescription") or "").strip()
     except Exception as error:  # as above
         raise _damaged(file) from error
     if kind in CT_IMAGES or (not kind and modality == "CT"):
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            cure = "Export the CT images themselves, with whole numbers as pixels"
+            raise SeriesError("the pixels are floating-point numbers", where=file.name, cure=cure, code="not_hu")
         raise _truncated(file)
     known = not kind.is_private and kind.name != kind  # an unknown UID would repeat text from the header
-    return Report(modality, description, kind.name.removesuffix(" Storage") if known else "unknown kind")
+    return kind.name.removesuffix(" Storage") if known else "unknown kind"
 
 
 def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:

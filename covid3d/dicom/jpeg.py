@@ -16,6 +16,8 @@ SCAN, HUFFMAN_TABLES, RESTART_INTERVAL = 0xDA, 0xC4, 0xDD
 FRAMES: Final = {0xC3, 0xF7}
 """Markers of the headers of a frame: JPEG Lossless, JPEG-LS."""
 END = b"\xff\xd9"
+INTERVAL_END: Final = re.compile(rb"\xff+[\xd0-\xd7\xd9]")
+FILLINGS: Final = b"\x55" * 64, b"\xaa" * 64
 RESTART: Final = re.compile(rb"\xff+[\xd0-\xd7]")
 CATEGORIES: Final = np.ceil(np.log2(np.abs(np.arange(1 << 16, dtype="<u2").view("<i2").astype(int)) + 1)).astype(int)
 """Number of further bits of every difference; of 32768, whose category is 16, there are none."""
@@ -80,6 +82,24 @@ def decode_lossless(content: bytes) -> tuple[np.ndarray, int]:
         differences = _differences(known >> transform if transform else known, predictor, precision - transform)
         _compare(part.rstrip(b"\xff"), differences, codes)
     return values, precision
+
+
+def decode_lossy(content: bytes) -> np.ndarray:
+    """Return the values of a sequential frame of lossy JPEG (rows, columns), 8 or 12 bits.
+
+    A decoder makes up what a scan lacks from the bits that follow, or from none. Hence a scan is whole if other bits before
+    the markers that end its intervals change nothing. Raises ValueError where they do, or where the end is missing.
+    """
+    start = max(end for *_, end in segments(content))
+    end = content.find(END, start)
+    if end < 0:
+        raise ValueError("the frame does not end")
+    values = imagecodecs.jpeg8_decode(content)
+    for filling in FILLINGS:
+        filled = INTERVAL_END.sub(filling + rb"\g<0>", content[start : end + 2])
+        if not np.array_equal(imagecodecs.jpeg8_decode(content[:start] + filled), values):
+            raise ValueError("the values are not all in the frame")
+    return values
 
 
 def _tables(segment: bytes) -> dict[int, Codes]:

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from covid3d.ct.volume import HU_MAX, HU_MIN
 from covid3d.dicom.headers import PIXEL_DATA, TRUNCATED, Slice
-from covid3d.dicom.jpeg import END, decode_lossless, precision_of
+from covid3d.dicom.jpeg import END, decode_lossless, decode_lossy, precision_of
 from covid3d.run.errors import SeriesError
 
 NATIVE: Final = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
@@ -28,6 +28,8 @@ PLUGINS: Final = {  # of pydicom, "" for its own decoder
     "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000 Lossless
     "1.2.840.10008.1.2.4.91": "pylibjpeg",  # JPEG 2000
     "1.2.840.10008.1.2.4.201": "pylibjpeg",  # High-Throughput JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.202": "pylibjpeg",  # the same with resolutions first (RPCL)
+    "1.2.840.10008.1.2.4.203": "pylibjpeg",  # High-Throughput JPEG 2000
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE Lossless
 }
 LOWEST_HU, HIGHEST_HU = -3024, 4000
@@ -55,6 +57,7 @@ def stored_values(entry: Slice) -> np.ndarray:
             cure="Export the series again as Explicit VR Little Endian, or convert it with `gdcmconv --raw`",
             code="unsupported_syntax",
         )
+    _check_words(entry)
     try:
         values = _native(entry) if _is_plain(entry) else _decoded(entry)
     except (KeyboardInterrupt, SystemExit):
@@ -65,12 +68,20 @@ def stored_values(entry: Slice) -> np.ndarray:
         ) from error
     if values.shape != (entry.rows, entry.columns):
         raise SeriesError(
-            f"a slice has {values.shape} pixels instead of {(entry.rows, entry.columns)}",
+            f"a slice has {values.shape} pixels, and its header says {(entry.rows, entry.columns)}",
             where=entry.path.name,
-            cure=TRUNCATED,
-            code="truncated",
+            cure="Export the series again",
+            code="unreadable",
         )
     return values
+
+
+def _check_words(entry: Slice) -> None:
+    """Refuse a header that does not say how a pixel is stored."""
+    allocated, stored = entry.get("BitsAllocated"), entry.get("BitsStored")
+    if allocated not in (8, 16, 32) or not isinstance(stored, int) or not 0 < stored <= allocated:
+        what, cure = "a header does not say how its pixels are stored", "Export the series again"
+        raise SeriesError(what, where=entry.path.name, cure=cure, code="unreadable")
 
 
 def _is_plain(entry: Slice) -> bool:
@@ -154,7 +165,7 @@ def _frame(entry: Slice) -> bytes:
 
 def _jpeg(entry: Slice) -> np.ndarray:
     """Decode lossy JPEG of 8 or 12 bits."""
-    return imagecodecs.jpeg8_decode(_frame(entry))
+    return decode_lossy(_frame(entry))
 
 
 def _jpeg_lossless(entry: Slice) -> np.ndarray:
@@ -168,9 +179,7 @@ def _jpeg_lossless(entry: Slice) -> np.ndarray:
 
 def _jpeg_ls(entry: Slice) -> np.ndarray:
     """Decode JPEG-LS; a frame without its end is refused, because CharLS may look for it for ever."""
-    content = _frame(entry)
-    if not content.rstrip(b"\0").endswith(END):
-        raise ValueError("the frame does not end")
+    content = _ended(_frame(entry))
     if not _holds_words(entry) or (_is_signed(entry) and precision_of(content) < 16):
         raise _Unusual
     return _words(entry, imagecodecs.jpegls_decode(content))
@@ -178,7 +187,7 @@ def _jpeg_ls(entry: Slice) -> np.ndarray:
 
 def _jpeg_2000(entry: Slice) -> np.ndarray:
     """Decode JPEG 2000 that starts with the size segment of a code stream (ITU-T T.800, A.5.1)."""
-    content, signed = _frame(entry), _is_signed(entry)
+    content, signed = _ended(_frame(entry)), _is_signed(entry)
     if not _holds_words(entry) or content[:4] != b"\xff\x4f\xff\x51":
         raise _Unusual
     if content[42] != 0x80 | 15 if signed else content[42] >> 7:  # the sign, and the number of bits minus 1
@@ -187,6 +196,19 @@ def _jpeg_2000(entry: Slice) -> np.ndarray:
         return _words(entry, imagecodecs.jpeg2k_decode(content))
     except (imagecodecs.Jpeg2kError, ValueError) as error:
         raise _Unusual from error
+
+
+def _htj2k(entry: Slice) -> np.ndarray:
+    """Leave High-Throughput JPEG 2000 to pydicom, once its end was seen; a part that holds zeros would be decoded."""
+    _ended(_frame(entry))
+    raise _Unusual
+
+
+def _ended(content: bytes) -> bytes:
+    """Return a frame of JPEG-LS or JPEG 2000; ValueError where its end is missing."""
+    if not content.rstrip(b"\0").endswith(END):
+        raise ValueError("the frame does not end")
+    return content
 
 
 def _rle(entry: Slice) -> np.ndarray:
@@ -223,6 +245,7 @@ OWN: Final[dict[str, Callable[[Slice], np.ndarray]]] = {
     "1.2.840.10008.1.2.4.81": _jpeg_ls,
     "1.2.840.10008.1.2.4.90": _jpeg_2000,
     "1.2.840.10008.1.2.4.91": _jpeg_2000,
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{number}" for number in (201, 202, 203)), _htj2k),
     "1.2.840.10008.1.2.5": _rle,
 }
 SYNTAXES: Final = PLUGINS.keys() | OWN.keys()

@@ -7,21 +7,19 @@ ordered by their position along the normal of the slices, never by name or numbe
 import contextlib
 import hashlib
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from covid3d.ct.volume import CTVolume, SeriesInfo, axial_volume
-from covid3d.dicom.headers import Report, Slice, read_objects
+from covid3d.dicom.headers import Slice, read_objects
 from covid3d.dicom.images import is_image, read_image
 from covid3d.dicom.one_scan import check_headers, contrast
 from covid3d.dicom.pixels import hounsfield
+from covid3d.dicom.quiet import quiet
 from covid3d.dicom.refusals import CURES, FEWEST_SLICES, refusal
 from covid3d.dicom.stack import TILT_DEGREES, geometry
 from covid3d.run.errors import SeriesError
@@ -36,17 +34,17 @@ ADULT_YEARS = 18
 
 
 def read_ct(path: str | Path, series: int | None = None, *, threads: int | None = None) -> CTVolume:
-    """Read one scan as int16 HU (z, y, x), axial, head up; `series` picks one of several by its number (`list_series`).
+    """Read one scan as int16 HU (z, y, x), axial, head up; `series` picks one of several by its number.
 
     HU are clipped to -1024 … 3071; padding is -1024. `threads` decode slices (None: one a core).
     Raises SeriesError with a stable code and a cure (see CURES).
     """
     path = _existing(path)
-    if is_image(path):
-        return _without_gaps(checked_range(read_image(path), path), path)
     with _damaged_headers(path):
-        slices, reports, passed = read_objects(path)
-        chosen, left = _choose(group_by_number(slices), series, path, reports)
+        if is_image(path):
+            return _without_gaps(checked_range(read_image(path), path), path)
+        slices, without_pixels, passed = read_objects(path)
+        chosen, left = _choose(group_by_number(slices), series, path, without_pixels)
         check_headers(chosen, path)
         ordered, affine, spacing = geometry(chosen, path)
         return _decode(ordered, affine, spacing, path, threads or cpu_count(), (*left, *passed))
@@ -61,10 +59,9 @@ def check_series(slices: list[Slice], path: Path) -> None:
 
 @contextlib.contextmanager
 def _damaged_headers(path: Path) -> Iterator[None]:
-    """Turn the errors that odd values of a header may raise into a refusal."""
+    """Turn the errors that odd values of a header may raise into a refusal, and let no remark of other packages out."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on odd headers, which may repeat what identifies a patient
+        with quiet():
             yield
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as error:
         raise refusal("unreadable", f"a header is damaged ({type(error).__name__})", path) from error
@@ -76,32 +73,6 @@ def _existing(path: str | Path) -> Path:
         what = "no path was given" if path == "" else "there is no such file or folder"
         raise SeriesError(what, where=str(path), cure=CURES["no_such_path"], code="no_such_path")
     return Path(path)
-
-
-def list_series(path: str | Path) -> pd.DataFrame:
-    """Return the series of a file or folder: number (for `--series`), description, modality, slices, rows, columns, aside.
-
-    The number is DICOM's SeriesNumber where every series has its own, else 1, 2, … in the order of the table. `aside`
-    says why a series is not taken for the scan, "" for a CT volume. Objects without pixels come last, without a number.
-    """
-    path = _existing(path)
-    slices, reports, _ = read_objects(path)
-    rows: list[dict[str, Any]] = [
-        {
-            "number": number,
-            "description": group[0].description,
-            "modality": group[0].modality,
-            "slices": len(group),
-            "rows": group[0].rows,
-            "columns": group[0].columns,
-            "aside": why_aside(group),
-        }
-        for number, group in group_by_number(slices).items()
-    ]
-    for report in reports:
-        about = {"description": report.description, "modality": report.modality, "aside": f"no pixels: {report.kind}"}
-        rows.append({"number": pd.NA, "slices": 0, "rows": 0, "columns": 0, **about})
-    return pd.DataFrame(rows, columns=["number", "description", "modality", "slices", "rows", "columns", "aside"])
 
 
 def group_by_number(slices: list[Slice]) -> dict[int, list[Slice]]:
@@ -135,7 +106,7 @@ def why_aside(group: list[Slice]) -> str:
 
 
 def _choose(
-    groups: dict[int, list[Slice]], series: int | None, path: Path, reports: Sequence[Report]
+    groups: dict[int, list[Slice]], series: int | None, path: Path, without_pixels: Sequence[str]
 ) -> tuple[list[Slice], tuple[str, ...]]:
     """Return the slices of the one CT volume meant, and lines of history on the series and objects that were set aside.
 
@@ -144,7 +115,7 @@ def _choose(
     ct = {number: group for number, group in groups.items() if any(entry.modality == "CT" for entry in group)}
     if not ct:
         seen = {group[0].modality for group in groups.values()} - {""}
-        besides = f", but {_named(reports)}" if reports else ""
+        besides = f", but {_named(without_pixels)}" if without_pixels else ""
         raise refusal("not_ct" if seen else "no_ct_volume", f"there is no CT image here{besides}", path)
     if series is not None and series not in ct:
         raise refusal("no_such_series", f"there is no CT series {series}", path, f"Choose one: {_listing(ct)}")
@@ -166,15 +137,14 @@ def _choose(
         if number != volumes[0]
     ]
     aside = [f"series {_first_few(left)}"] if left else []
-    aside += [_named(reports)] if reports else []
+    aside += [_named(without_pixels)] if without_pixels else []
     return ct[volumes[0]], tuple(f"set aside: {text}" for text in aside)
 
 
-def _named(reports: Sequence[Report]) -> str:
+def _named(kinds: Sequence[str]) -> str:
     """Return how many objects without pixels there are, and of what kinds."""
-    kinds = sorted({report.kind for report in reports} - {""})
-    count = f"{len(reports)} object{'' if len(reports) == 1 else 's'} without pixels"
-    return f"{count} ({_first_few(kinds)})" if kinds else count
+    count = f"{len(kinds)} object{'' if len(kinds) == 1 else 's'} without pixels"
+    return f"{count} ({_first_few(sorted(set(kinds)))})"
 
 
 def _listing(groups: dict[int, list[Slice]]) -> str:

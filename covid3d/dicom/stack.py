@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from covid3d.dicom.axes import OBLIQUE_DEGREES
 from covid3d.dicom.headers import Slice
-from covid3d.dicom.images import OBLIQUE_DEGREES
 from covid3d.dicom.one_scan import check_one_scan
 from covid3d.dicom.refusals import CURES, FEWEST_SLICES, refusal
 

@@ -20,12 +20,13 @@ PACKED_STARTS = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf",
 ADDED = (*PACKED, ".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp", ".htm", ".html")
 NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 START_BYTES = 4096
+SHORTEST = 132
 CURES = {
     "broken_link": "Copy what the link leads to, or remove the link",
     "missing_file": "Copy the whole medium, or give the folder instead of its DICOMDIR",
     "packed": "Unpack it first, or move it away if no slice is in it",
     "truncated": "Copy or export this scan again, or move the file away if it is no slice",
-    "unreadable": "Make it readable, or move it away",
+    "unreadable": "Make it readable or copy it again, or move it away",
 }
 
 
@@ -42,6 +43,7 @@ EMPTY = Fault("truncated", "a file is empty")
 PAGE = Fault("truncated", "a file holds a web page or a message, no slice")
 TEXT = Fault("truncated", "a file holds text, no slice")
 OTHER = Fault("truncated", "a file is no DICOM file")
+NAMED = Fault("unreadable", "a file named as DICOM is none")
 CLOSED = Fault("unreadable", "a file cannot be opened")
 HIDDEN = Fault("unreadable", "a file of DICOM is hidden")
 PASSED = {LINK: "links to nowhere", ARCHIVE: "packed", HIDDEN: "hidden with DICOM"}
@@ -167,6 +169,8 @@ def doubts(others: Sequence[Path], slices: Sequence[Path]) -> Iterator[Doubt]:
         if fault is None or (path.name.startswith(".") and fault != HIDDEN):
             continue
         meant = fault != HIDDEN and beside.lack(path, text=fault == TEXT)
+        if fault in (PAGE, TEXT, OTHER) and beside.only_named(path):
+            fault = NAMED
         if meant or fault in PASSED or fault == EMPTY or not _ending(path.name):
             yield Doubt(path, fault, meant)
 
@@ -189,6 +193,11 @@ class _Slices:
         self.names = {file.parent / stem for file in slices for stem in (file.name, _stem(file.name))}
         self.shapes = {_shape(stem) for file in slices for stem in (file.name, _stem(file.name))}
         self.endings = {_ending(file.name) for file in slices}
+
+    def only_named(self, path: Path) -> bool:
+        """True where nothing but its ending says that a file, not cut before its mark, were DICOM."""
+        named = _ending(path.name) in DICOM_ENDINGS and _shape(path.name) not in self.shapes
+        return named and path.stat().st_size >= SHORTEST
 
     def lack(self, path: Path, *, text: bool) -> bool:
         """True where a file's name says that it was meant as a slice, or where it lies among slices and is no text."""

@@ -30,16 +30,16 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
 
 
 def fold_aucs(folds: pd.DataFrame, mean: float, oracle: float | None) -> Figure:
-    """Draw each fold's AUC at the last and at its best epoch; columns fold, auc, auc_best, deployed (0 or 1)."""
+    """Draw each fold's AUC at the last and at its best epoch; columns fold, auc_last, auc_best, deployed (0 or 1)."""
     figure, axes = canvas(height=3.2)
     plot = axes[0, 0]
     plot.scatter(
         folds["fold"], folds["auc_best"], facecolors="none", edgecolors=SKY, s=60, label="best epoch (optimistic)"
     )
-    plot.scatter(folds["fold"], folds["auc"], color=BLUE, s=28, label="last epoch", zorder=3)
+    plot.scatter(folds["fold"], folds["auc_last"], color=BLUE, s=28, label="last epoch", zorder=3)
     chosen = folds[folds["deployed"] == 1]
     plot.scatter(
-        chosen["fold"], chosen["auc"], marker="s", s=120, facecolors="none", edgecolors="black", label="deployed"
+        chosen["fold"], chosen["auc_last"], marker="s", s=120, facecolors="none", edgecolors="black", label="deployed"
     )
     plot.axhline(mean, color=BLUE, linewidth=1, linestyle="--", label="mean of the folds")
     plot.axhline(0.5, color=GREY, linewidth=1, linestyle=":")

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from covid3d.figures.privacy import WHOLE, Box
 from covid3d.figures.style import GREY, HOSPITALS, MODELS, canvas, empty, overlay, peak_position, plane, tidy, windowed
 
-NAMES = {"covid3d": "COVID3D", "resnet_2d": "2D baseline", "covid3d_ensemble": "ensemble", "tuned": "COVID3D*"}
+NAMES = {"covid3d": "COVID3D", "resnet_2d": "2D baseline", "covid3d_ensemble": "ensemble", "tuned": "COVID3D* (tuned)"}
 
 
 def figure_1(
@@ -45,39 +44,25 @@ def figure_1(
     return figure
 
 
-def roc(points: pd.DataFrame, hospitals: Sequence[str], marks: pd.DataFrame | None = None) -> Figure:
-    """Draw ROC curves, one panel a hospital; columns model, hospital, false_positive, true_positive.
-
-    marks: operating points of readers and models with columns reader, hospital, sensitivity, specificity.
-    """
+def roc(points: pd.DataFrame, hospitals: Sequence[str]) -> Figure:
+    """Draw ROC curves, one panel a hospital; columns model, hospital, false_positive, true_positive."""
     if points.empty:
         return empty("no hospital has both classes")
     figure, axes = canvas(1, len(hospitals), width=4.2 * len(hospitals), height=4.0)
     for column, hospital in enumerate(hospitals):
         plot = axes[0, column]
         for model, part in points[points["hospital"] == hospital].groupby("model", sort=False):
-            style = "--" if model == "tuned" else "-"
             plot.plot(
                 part["false_positive"],
                 part["true_positive"],
-                style,
                 color=MODELS.get(str(model), GREY),
                 label=NAMES.get(str(model), str(model)),
             )
-        if marks is not None:
-            _marks(plot, marks[marks["hospital"] == hospital])
         plot.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1)
         plot.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         plot.legend(frameon=False, fontsize=8, loc="lower right")
         tidy(plot, "1 - specificity", "sensitivity", f"hospital {hospital}")
     return figure
-
-
-def _marks(plot: Axes, marks: pd.DataFrame) -> None:
-    for (reader, part), shape in zip(marks.groupby("reader", sort=False), "^v*sD", strict=False):
-        plot.scatter(
-            1 - part["specificity"], part["sensitivity"], marker=shape, s=60, color="black", label=str(reader), zorder=3
-        )
 
 
 def window_curve(curve: pd.DataFrame) -> Figure:
@@ -103,32 +88,16 @@ def window_curve(curve: pd.DataFrame) -> Figure:
     return figure
 
 
-def window_spread(scores: pd.DataFrame) -> Figure:
-    """Draw the AUC in every sampled window; columns model, hospital, auc."""
-    groups = list(scores.groupby(["model", "hospital"], sort=False))
-    if not groups:
-        return empty("no window was scored")
-    figure, axes = canvas(height=3.0)
-    for position, ((_, hospital), part) in enumerate(groups):
-        jitter = np.linspace(-0.25, 0.25, len(part))
-        axes[0, 0].scatter(position + jitter, part["auc"], s=8, color=HOSPITALS.get(str(hospital), GREY))
-    axes[0, 0].set_xticks(
-        range(len(groups)), [f"{NAMES.get(str(model), model)}\n{hospital}" for (model, hospital), _ in groups]
-    )
-    tidy(axes[0, 0], "", "AUC in each window")
-    return figure
-
-
 def examples(
-    cases: Sequence[tuple[str, np.ndarray, np.ndarray]], spacing: Sequence[float], level: float, width: float
+    cases: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[float]]], level: float, width: float
 ) -> Figure:
-    """Draw cases (name, HU grid, map) as one axial plane each through the map's peak, one colour scale for all."""
+    """Draw cases (name, HU grid, map, voxels in mm) as one axial plane each through the map's peak, one colour scale for all."""
     cases = [case for case in cases if case[1].size]
     if not cases:
         return empty("no case was drawn")
-    limit = max(float(np.abs(heat).max()) for _, _, heat in cases)
+    limit = max(float(np.abs(heat).max()) for _, _, heat, _ in cases)
     figure, axes = canvas(1, len(cases), width=2.4 * len(cases) + 0.6, height=2.9)
-    for column, (name, grid, heat) in enumerate(cases):
+    for column, (name, grid, heat, spacing) in enumerate(cases):
         z = peak_position(np.abs(heat))[0]
         image = overlay(axes[0, column], windowed(grid, level, width), heat, z, "axial", spacing, limit)
         axes[0, column].set_title(name, fontsize=9, loc="left")

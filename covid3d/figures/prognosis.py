@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -46,43 +45,15 @@ def _at_risk(part: pd.DataFrame, day: float) -> int:
     return int(later["at_risk"].iloc[0]) if len(later) else 0
 
 
-def score_against_stay(table: pd.DataFrame, columns: Sequence[str]) -> Figure:
-    """Draw the remaining stay over each score; columns remaining_stay_days and those named."""
-    if table.empty:
-        return empty("no patient has two scans")
-    figure, axes = canvas(1, len(columns), width=3.4 * len(columns), height=3.0, sharey=True)
-    for column, name in enumerate(columns):
-        axes[0, column].scatter(table[name], table["remaining_stay_days"], s=14, color=BLUE)
-        axes[0, column].axhline(7, color=GREY, linestyle=":", linewidth=1)
-        tidy(axes[0, column], name, "remaining stay, days" if column == 0 else "")
-    return figure
-
-
 def incidence(table: pd.DataFrame, causes: Mapping[str, str]) -> Figure:
     """Draw cumulative incidences under competing events; columns day and those in `causes` (column -> name)."""
-    if table.empty:
-        return empty("no patient has two scans")
+    drawn = {column: name for column, name in causes.items() if column in table}
+    if not drawn:
+        return empty("no patient with two scans was discharged or died")
     figure, axes = canvas(height=2.8)
-    for (column, name), colour in zip(causes.items(), (BLUE, ORANGE, GREY), strict=False):
-        if column in table:
-            axes[0, 0].step(table["day"], table[column], where="post", color=colour, label=name)
+    for (column, name), colour in zip(drawn.items(), (BLUE, ORANGE, GREY), strict=False):
+        axes[0, 0].step(table["day"], table[column], where="post", color=colour, label=name)
     axes[0, 0].legend(frameon=False, fontsize=8)
     axes[0, 0].set_ylim(-0.02, 1.05)
     tidy(axes[0, 0], "days since the index scan", "cumulative incidence")
-    return figure
-
-
-def forest(table: pd.DataFrame, label: str) -> Figure:
-    """Draw estimates with intervals on a common axis; columns name, value, low, high."""
-    table = table.dropna(subset=["value", "low", "high"])
-    if table.empty:
-        return empty("no estimate")
-    figure, axes = canvas(height=0.8 + 0.34 * len(table))
-    rows = np.arange(len(table))
-    error = [(table["value"] - table["low"]).clip(lower=0), (table["high"] - table["value"]).clip(lower=0)]
-    axes[0, 0].errorbar(table["value"], rows, xerr=error, fmt="o", color=BLUE)
-    axes[0, 0].set_yticks(rows, table["name"])
-    axes[0, 0].invert_yaxis()
-    axes[0, 0].axvline(0.5, color=GREY, linewidth=1, linestyle=":")
-    tidy(axes[0, 0], label)
     return figure

@@ -45,7 +45,7 @@ def empty(reason: str) -> Figure:
     return figure
 
 
-def grid_spacing(scan: Mapping[str, Any], grid: Sequence[int]) -> tuple[float, float, float]:
+def grid_spacing(scan: Mapping[Any, Any], grid: Sequence[int]) -> tuple[float, float, float]:
     """Return the voxel size (z, y, x) in mm of a scan on a grid; `scan` is its row of intake.csv."""
     counts = zip("zyx", ("n_slices", "rows", "columns"), grid, strict=True)
     z, y, x = (float(scan[f"spacing_{axis}_mm"]) * int(scan[count]) / cells for axis, count, cells in counts)

@@ -21,8 +21,8 @@ from covid3d.figures.style import (
 )
 
 
-def figure_2(
-    course: pd.DataFrame,
+def course(
+    table: pd.DataFrame,
     curve: pd.DataFrame,
     half_width: float,
     time: str = "day",
@@ -30,14 +30,14 @@ def figure_2(
 ) -> Figure:
     """Draw s(t) of every followed patient, the pooled curve with its 95 % band, and as a bar aside the noise.
 
-    course: patient_id, hospital, logit and the time column; curve: day, s, low, high.
+    table: patient_id, hospital, logit and the time column; curve: day, s, low, high.
     """
-    course = course.dropna(subset=[time])
-    if course.empty:
+    table = table.dropna(subset=[time])
+    if table.empty:
         return empty("no patient has a follow-up scan")
     figure, axes = canvas(width=7.5, height=4.4)
     plot, named = axes[0, 0], set()
-    for _, part in course.sort_values(time).groupby("patient_id"):
+    for _, part in table.sort_values(time).groupby("patient_id"):
         hospital = str(part["hospital"].iloc[0])
         name = None if hospital in named else f"hospital {hospital}"
         named.add(hospital)
@@ -57,11 +57,11 @@ def figure_2(
             curve["day"].astype(float), curve["low"], curve["high"], color="black", alpha=0.15, linewidth=0
         )
     if np.isfinite(half_width):
-        aside, middle = 1.05 * float(course[time].max()) + 0.5, float(course["logit"].median())
+        aside, middle = 1.05 * float(table[time].max()) + 0.5, float(table["logit"].median())
         largest = "largest change without cause (95 %)"
         plot.errorbar(aside, middle, half_width / 2, color=ORANGE, linewidth=2, capsize=5, label=largest)
     plot.axhline(0, color=GREY, linewidth=1)
-    plot.legend(frameon=False, fontsize=8)
+    figure.legend(*plot.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     tidy(plot, label, "s(t), logit")
     return figure
 
@@ -72,6 +72,7 @@ def peaks(days: pd.DataFrame) -> Figure:
         return empty("no patient has a follow-up scan")
     figure, axes = canvas(height=2.8)
     axes[0, 0].bar(days["days"].astype(str), days["patients"], color=BLUE)
+    axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
     tidy(axes[0, 0], "days since the first scan", "patients whose highest s is there")
     return figure
 

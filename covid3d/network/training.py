@@ -29,9 +29,9 @@ from covid3d.network.team import Team
 from covid3d.network.weights import grid_text, load_weights, read_tensors, save_weights, write_tensors
 from covid3d.run.errors import Covid3DError, WeightsError
 from covid3d.run.files import progress, random_seed, sha256_file, sha256_json, write_csv
+from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Run, Training
-from covid3d.run.steps import code_fingerprint
-from covid3d.stats.metrics import auc
+from covid3d.stats.auc import auc_value
 
 
 class TrainingError(Covid3DError):
@@ -168,7 +168,7 @@ def _fit(
     identity = _identity(model, train, validation, plan, seed) if checkpoint else ""
     team.equip(model, device)
     place(model, device)
-    optimiser = torch.optim.Adam(model.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
+    optimiser = optimiser_of(model, plan)
     rows, logits = _resume(checkpoint, identity, model, optimiser)
     resumed, started = len(rows), time.perf_counter()
     for epoch in progress(range(resumed + 1, plan.epochs + 1), "epochs"):
@@ -187,6 +187,16 @@ def _fit(
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     return Fit(pd.DataFrame(rows), np.stack(logits))
+
+
+def optimiser_of(model: nn.Module, plan: Plan) -> torch.optim.Adam:
+    """Return the optimiser of every training: Adam (Kingma & Ba, 2015)."""
+    return torch.optim.Adam(model.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
+
+
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss of every training: the mean binary cross-entropy of logits (N,) against labels (N,), in nats."""
+    return F.binary_cross_entropy_with_logits(logits, labels)
 
 
 def cost_card(epochs: int, seconds: float, checkpoint: Path | None) -> str:
@@ -220,7 +230,7 @@ def _train_epoch(
         mine = team.share(len(batch))
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits = model(x[mine])
-        loss = F.binary_cross_entropy_with_logits(logits.float(), labels[torch.from_numpy(batch[mine]).to(device)])
+        loss = loss_of(logits.float(), labels[torch.from_numpy(batch[mine]).to(device)])
         loss = loss * (len(batch[mine]) / len(batch))
         mean = loss.detach().clone()
         team.add_up([mean])
@@ -297,9 +307,9 @@ def _shifted(x: Tensor, dz: int) -> Tensor:
 
 def _validation(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     """Return validation loss and AUC; the AUC of a single class is NaN."""
-    loss = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float())
+    loss = loss_of(torch.from_numpy(logits), torch.from_numpy(labels).float())
     both = 0 < labels.sum() < len(labels)
-    return {"validation_loss": loss.item(), "validation_auc": float(auc(labels, logits)) if both else math.nan}
+    return {"validation_loss": loss.item(), "validation_auc": auc_value(labels, logits) if both else math.nan}
 
 
 def _identity(model: nn.Module, train: Examples, validation: Examples, plan: Plan, seed: int) -> str:

@@ -5,15 +5,13 @@ a profile is tabulated once a slice and angle and spread over the plane; on list
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from covid3d.phantom.shapes import Array, Points, blend, soft, waves
-
-if TYPE_CHECKING:
-    from covid3d.phantom.chest import Thorax
+from covid3d.phantom.thorax import Thorax
 
 BINS = 1536
 ANGLES = ((np.arange(BINS, dtype=np.float32) + 0.5) * np.float32(2 * np.pi / BINS) - np.float32(np.pi))[None]
@@ -57,7 +55,7 @@ def bump(u: Array, centre: float, width: float) -> Array:
     return np.exp(-(((u - centre) / width) ** 2))
 
 
-def kyphosis(thorax: "Thorax", t: Array) -> Array:
+def kyphosis(thorax: Thorax, t: Array) -> Array:
     """Return how far the patient's bent back moves the chest backwards at a relative height, mm."""
     return (thorax.kyphosis * (0.35 - ((t - 0.5) / 0.5) ** 2)).astype(np.float32)
 
@@ -72,7 +70,7 @@ def bins(p: Points) -> Array:
     return ((angles(p)[0] + np.pi) * (BINS / (2 * np.pi))).astype(np.intp).clip(0, BINS - 1)
 
 
-def cavity_radius(thorax: "Thorax", z: Array, angle: Array) -> Array:
+def cavity_radius(thorax: Thorax, z: Array, angle: Array) -> Array:
     """Return the radius of the inner chest wall, mm."""
     t = z / thorax.height
     shift = kyphosis(thorax, t)
@@ -88,14 +86,14 @@ def cavity_radius(thorax: "Thorax", z: Array, angle: Array) -> Array:
     return (radius - dent * np.clip(front / 70, 0.3, 1)).astype(np.float32)
 
 
-def ripple(thorax: "Thorax", t: Array, angle: Array, orders: tuple[int, ...]) -> Array:
+def ripple(thorax: Thorax, t: Array, angle: Array, orders: tuple[int, ...]) -> Array:
     """Return the patient's own smooth irregularity of a profile, SD about 1, no longer than the given orders round the body."""
     phases = thorax.texture[:, 3]
     terms = (np.cos(k * angle + (2.1 * t + 1) * phases[i % len(phases)]) for i, k in enumerate(orders))
     return np.asarray(sum(terms) * np.sqrt(2 / len(orders)), np.float32)
 
 
-def muscle(thorax: "Thorax", z: Array, angle: Array) -> Array:
+def muscle(thorax: Thorax, z: Array, angle: Array) -> Array:
     """Return the thickness of the muscles outside the ribs, mm."""
     t, a = z / thorax.height, np.abs(angle)
     upper = bump(t, 0.70, 0.16)
@@ -113,13 +111,13 @@ def _shoulder(t: Array) -> Array:
     return 1 / (1 + np.exp(-np.clip((t - 0.90) / 0.05, -30, 30)))
 
 
-def breast(thorax: "Thorax", z: Array, angle: Array) -> Array:
+def breast(thorax: Thorax, z: Array, angle: Array) -> Array:
     """Return the thickness that the breasts add to the fat, mm."""
     a, t = np.abs(angle), z / thorax.height
     return (thorax.breast * bump(a, 0.85, 0.42) * bump(t, 0.47, 0.17)).astype(np.float32)
 
 
-def skin_radius(thorax: "Thorax", z: Array, angle: Array) -> Array:
+def skin_radius(thorax: Thorax, z: Array, angle: Array) -> Array:
     """Return the radius of the skin, mm: layers added to the cavity, flattened by the table under the back."""
     t, a = z / thorax.height, np.abs(angle)
     fat = thorax.fat * (
@@ -134,7 +132,7 @@ def skin_radius(thorax: "Thorax", z: Array, angle: Array) -> Array:
     return (np.minimum(rest, free) - 3.5 * gap**2).astype(np.float32)
 
 
-def cloth(thorax: "Thorax", z: Array, angle: Array) -> Array:
+def cloth(thorax: Thorax, z: Array, angle: Array) -> Array:
     """Return how far the cloth over the patient lies from the skin, mm; far off at the back."""
     t = z / thorax.height
     folds = ripple(thorax, 1.5 * t, angle, (9, 14, 23, 31)) + ripple(thorax, -2 * t, angle, (5, 17))
@@ -148,7 +146,7 @@ def spread(p: Points, profile: Profile) -> Array:
     return np.take(profile(p.z[:, 0], ANGLES), bins(p), axis=1)
 
 
-def wall_distance(thorax: "Thorax", p: Points, radius: Callable[["Thorax", Array, Array], Array]) -> Array:
+def wall_distance(thorax: Thorax, p: Points, radius: Callable[[Thorax, Array, Array], Array]) -> Array:
     """Return the distance inside a polar surface, mm: the radial gap times the cosine of the surface's slope."""
 
     def tables(z: Array, angle: Array) -> tuple[Array, Array]:
@@ -168,13 +166,13 @@ def wall_distance(thorax: "Thorax", p: Points, radius: Callable[["Thorax", Array
     return distance
 
 
-def vertebra(thorax: "Thorax", z: Array) -> Array:
+def vertebra(thorax: Thorax, z: Array) -> Array:
     """Return the count of vertebrae above the twelfth thoracic one at a height (mm); whole at the centre of a body."""
     q = np.clip(0.107**2 - 4 * 0.0011 * (z / thorax.height + thorax.spine_start), 1e-4, None)
     return ((0.107 - np.sqrt(q)) / 0.0022).astype(np.float32)
 
 
-def rib_turn(thorax: "Thorax", z: Array, angle: Array) -> Array:
+def rib_turn(thorax: Thorax, z: Array, angle: Array) -> Array:
     """Return the count of ribs above the twelfth one at a height and angle: ribs fall from spine to front, cartilage climbs."""
     a = np.pi - np.abs(angle)  # 0 at the spine
     slope = np.clip(1.15 - 0.55 * np.clip(z / thorax.height, 0, 1.1), 0.5, 1.15)
@@ -183,7 +181,7 @@ def rib_turn(thorax: "Thorax", z: Array, angle: Array) -> Array:
     return vertebra(thorax, z + (drop - climb) * slope * thorax.rib_slope)
 
 
-def ribs(thorax: "Thorax", z: Array, angle: Array) -> tuple[Array, Array]:
+def ribs(thorax: Thorax, z: Array, angle: Array) -> tuple[Array, Array]:
     """Return the half thickness of bone or cartilage in the wall (mm, negative between the ribs) and the share of cartilage."""
     turn = rib_turn(thorax, z, angle)
     number = np.clip(np.round(turn), 0, RIBS - 1)  # 0: twelfth rib
@@ -201,7 +199,7 @@ def ribs(thorax: "Thorax", z: Array, angle: Array) -> tuple[Array, Array]:
     return np.minimum(thick, ends).astype(np.float32), cartilage.astype(np.float32)
 
 
-def sternum(thorax: "Thorax", z: Array) -> Array:
+def sternum(thorax: Thorax, z: Array) -> Array:
     """Return the half width of the breastbone at a height, mm; negative where there is none."""
     t = z / thorax.height
     width = 15 + 13 * np.clip((t - 0.72) / 0.08, 0, 1) - 9 * np.clip((0.40 - t) / 0.08, 0, 1)
@@ -209,7 +207,7 @@ def sternum(thorax: "Thorax", z: Array) -> Array:
     return (np.minimum(width, np.minimum(t - 0.27, 0.865 - t) * thorax.height) - seam).astype(np.float32)
 
 
-def add_wall(hu: Array, thorax: "Thorax", p: Points, inside: Array, skin: Array, edge: float) -> None:
+def add_wall(hu: Array, thorax: Thorax, p: Points, inside: Array, skin: Array, edge: float) -> None:
     """Add skin, fat, muscles, ribs, cartilage and breastbone outside the cavity, in place."""
     for view, out, deep, y, x, angle, z, look in _slices(hu, p, inside, skin, edge):
         zone = np.flatnonzero((out < 1 + edge) & (deep > -edge))
@@ -232,7 +230,7 @@ def add_wall(hu: Array, thorax: "Thorax", p: Points, inside: Array, skin: Array,
         view[zone] = new
 
 
-def _tables(thorax: "Thorax", z: Array, angle: Array) -> Array:
+def _tables(thorax: Thorax, z: Array, angle: Array) -> Array:
     """Return thickness of muscle, rib, share of cartilage, thickness of the breast and share of the armpit's fat, (5, ...)."""
     t, a = z / thorax.height, np.abs(angle)
     axilla = 0.95 * np.clip(9 * bump(a, 1.36, 0.36) * bump(t, 0.82, 0.15) - 4.5, 0, 1)
@@ -240,7 +238,7 @@ def _tables(thorax: "Thorax", z: Array, angle: Array) -> Array:
     return np.stack([flesh, *ribs(thorax, z, angle), breast(thorax, z, angle), axilla]).astype(np.float32)
 
 
-def _glands(hu: Array, thorax: "Thorax", p: Points, over: Array, depth: Array, breast: Array) -> None:
+def _glands(hu: Array, thorax: Thorax, p: Points, over: Array, depth: Array, breast: Array) -> None:
     """Mix the strands of the breasts' glands into flat arrays; `over` is the distance outside the muscles, mm."""
     where = np.flatnonzero((breast > 4) & (over > LAYER_MM + 1) & (depth > 4))
     if not len(where):
@@ -270,7 +268,7 @@ def _slices(hu: Array, p: Points, inside: Array, skin: Array, edge: float) -> It
         yield hu[k].reshape(-1), inside[k].ravel(), skin[k].ravel(), y, x, angle, z, look
 
 
-def _layers(hu: Array, thorax: "Thorax", o: Array, depth: Array, tables: Array, edge: float) -> None:
+def _layers(hu: Array, thorax: Thorax, o: Array, depth: Array, tables: Array, edge: float) -> None:
     """Mix the layers from the skin inwards into flat arrays; `o` is the distance outside the cavity, mm."""
     thick, rib, cartilage, _, axilla = tables
     blend(hu, FAT_HU, soft(depth, edge))

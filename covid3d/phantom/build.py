@@ -33,8 +33,8 @@ from covid3d.run.files import (
     write_csv,
     write_json,
 )
+from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Profile
-from covid3d.run.steps import code_fingerprint
 
 AfterScan = Callable[[dict[str, Any], Path], None]
 RECORDS = ("done", "phantom")

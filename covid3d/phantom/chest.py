@@ -4,16 +4,15 @@ Coordinates are mm in the patient's frame: z towards the head (0: the lowest poi
 back, x towards the patient's left. Distances are mm, positive inside.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from covid3d.phantom import body_wall, organs
-from covid3d.phantom.organs import Part, carina, spine_y, windpipe
+from covid3d.phantom.organs import carina
 from covid3d.phantom.shapes import Array, Points, blend, soft
+from covid3d.phantom.thorax import Thorax
 
-__all__ = ["Points", "Thorax", "body", "cavity", "draw_thorax", "hilum", "lungs", "pleura", "soft", "spine_y", "table"]
-__all__ += ["add_table", "carina", "tissue", "windpipe"]
 LUNG_DEPTH_MM = organs.MARGIN_MM  # lungs() does not grow beyond this depth
 PLEURA_MM = 1.6  # of fat and fascia between ribs and lungs
 _CELL_MM = 4.0
@@ -21,48 +20,6 @@ _GRID_X, _GRID_Y = np.arange(-200, 201, _CELL_MM, dtype=np.float32), np.arange(-
 _TABLE_HU = 120.0
 _MALE, _FEMALE = (273.0, 129.0, 94.0), (253.0, 119.5, 89.5)  # mean height, half width, half depth, mm
 _BULK_MM3 = (2.40e6, 3.90e6)  # bounds of their product: lungs of 3 to 6.5 litres
-
-
-@dataclass(frozen=True, eq=False)
-class Thorax:
-    """Sizes of one patient's chest, in mm and HU; shares without a unit."""
-
-    height: float
-    half_width: float
-    half_depth: float
-    fat: float
-    muscle: float
-    breast: float
-    glands: float
-    heart: float
-    aorta: float
-    dome_right: float
-    dome_left: float
-    liver: float
-    gas_level: float
-    lean: float
-    kyphosis: float
-    scoliosis: float
-    apex_width: float
-    squareness: float
-    rib_slope: float
-    spine_start: float
-    cortex_hu: float
-    marrow_hu: float
-    muscle_hu: float
-    liver_hu: float
-    lung_hu: float
-    gravity_hu: float
-    sag: float  # curvature of the table, 1/mm
-    back: float  # y of the table's middle
-    texture: Array  # (waves, 4): kx, ky, kz in rad/mm and phase
-    bounds: Array  # (4, y, x): height of the diaphragm and its slope's cosine, the same of the tops of the lungs
-    parts: tuple[Part, ...]
-    belly: tuple[Part, ...]
-
-    def level(self, t: float) -> float:
-        """Return z of a relative height t (0 base, 1 apex)."""
-        return t * self.height
 
 
 def draw_thorax(rng: np.random.Generator, sex: str, age: float) -> Thorax:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from covid3d.phantom.chest import Thorax, cavity, hilum, lungs, pleura
+from covid3d.phantom.chest import cavity, hilum, lungs, pleura
 from covid3d.phantom.lung import Background, lattice, lobe, parenchyma
 from covid3d.phantom.shapes import Array, Points, soft
+from covid3d.phantom.thorax import Thorax
 
 ATYPICAL = 0.01  # share of each class that shows the other class's pattern
 CASE_MIX = {"A": 0.02, "B": 0.06, "C": 0.08}  # share of viral cases among COVID-, by hospital

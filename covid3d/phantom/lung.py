@@ -6,8 +6,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage, sparse
 
-from covid3d.phantom import chest
 from covid3d.phantom.shapes import Array, Points, blend, soft
+from covid3d.phantom.thorax import Thorax
 
 LOBES = ("rul", "rml", "rll", "lul", "lll")
 FISSURE_MM, FISSURE_HU = 0.35, -100.0
@@ -27,9 +27,6 @@ class Background:
     paraseptal: float
     scars: Array
     dependent_hu: float
-
-
-NO_BACKGROUND = Background(0.0, 0.0, np.zeros((0, 5), np.float32), 0.0)
 
 
 def draw_background(rng: np.random.Generator, age: float) -> Background:
@@ -54,7 +51,7 @@ def draw_background(rng: np.random.Generator, age: float) -> Background:
     )
 
 
-def lobe(thorax: chest.Thorax, p: Points) -> tuple[Array, Array]:
+def lobe(thorax: Thorax, p: Points) -> tuple[Array, Array]:
     """Return the lobe's number in `LOBES` and the distance to the nearest fissure (mm)."""
     height, depth, width = thorax.height, thorax.half_depth, thorax.half_width
     shift = _individual(thorax)
@@ -84,7 +81,7 @@ def add_fissures(filling: Array, gap: Array, edge: float) -> None:
 
 
 def parenchyma(
-    thorax: chest.Thorax, background: Background | None, p: Points, breath_hu: float, depth: Array, edge: float
+    thorax: Thorax, background: Background | None, p: Points, breath_hu: float, depth: Array, edge: float
 ) -> Array:
     """Return the HU of healthy lung, float32, in the shape of `depth` (mm inside the lungs, from `lungs`).
 
@@ -109,7 +106,7 @@ def parenchyma(
     return out
 
 
-def _healthy(thorax: chest.Thorax, p: Points, edge: float) -> Array:
+def _healthy(thorax: Thorax, p: Points, edge: float) -> Array:
     """Return the HU of lung around its mean: gravity, a little from apex to base, and the octaves of texture."""
     hu = thorax.gravity_hu * (p.y / thorax.half_depth) - 14 * (p.z / thorax.height - 0.45)
     shift = _individual(thorax)
@@ -119,7 +116,7 @@ def _healthy(thorax: chest.Thorax, p: Points, edge: float) -> Array:
     return hu.astype(np.float32)
 
 
-def _add_background(hu: Array, b: Background, thorax: chest.Thorax, p: Points, depth: Array, edge: float) -> None:
+def _add_background(hu: Array, b: Background, thorax: Thorax, p: Points, depth: Array, edge: float) -> None:
     """Add emphysema, dependent density and scars to lung in place."""
     shift = _individual(thorax)
     t = p.z / thorax.height
@@ -139,7 +136,7 @@ def _add_background(hu: Array, b: Background, thorax: chest.Thorax, p: Points, d
 
 
 def _add_scar(
-    hu: Array, thorax: chest.Thorax, p: Points, scar: tuple[float, float, float, float, float], edge: float
+    hu: Array, thorax: Thorax, p: Points, scar: tuple[float, float, float, float, float], edge: float
 ) -> None:
     """Add one thin slightly bent band near the pleura in place."""
     height, angle, tilt, half, thick = scar
@@ -195,7 +192,7 @@ def _table() -> Array:
     return table
 
 
-def _individual(thorax: chest.Thorax) -> Array:
+def _individual(thorax: Thorax) -> Array:
     """Return eight standard normal numbers that belong to this chest."""
     return (
         np.random.default_rng([round(thorax.height * 1e4), round(thorax.half_width * 1e4)])

@@ -1,6 +1,6 @@
 """A frozen reading rule on true masks: how COVID-like are the site, the laterality and the shape of the lesions.
 
-The coefficients are those that `python -m covid3d.phantom.fit_oracle` fits to simulated patients outside every cohort.
+The coefficients are those that `python -m benchmarks.fit_oracle` fits to simulated patients outside every cohort.
 """
 
 from typing import Any

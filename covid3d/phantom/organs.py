@@ -1,58 +1,18 @@
 """What lies inside the ribs besides the lungs: heart, vessels, gullet, spine, and what shows below the diaphragm."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from covid3d.phantom.body_wall import SPINE, at, kyphosis, vertebra
 from covid3d.phantom.shapes import Array, Points, Triple, blend, soft
-
-if TYPE_CHECKING:
-    from covid3d.phantom.chest import Thorax
+from covid3d.phantom.thorax import Part, Thorax
 
 BLOOD_HU, HEART_HU, SPLEEN_HU, GUT_HU = 41.0, 45.0, 50.0, 35.0
 MARGIN_MM = 30.0  # how far around a structure its distance is worked out
 ROUNDING_MM = 5.0  # of the grooves between structures, filled with fat
-_FAT_MM = 2.5
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A tapered capsule from `start` to `end` (z, y, x in mm), or an ellipsoid about `start` when `axes` is given."""
-
-    start: Array
-    end: Array
-    radius: tuple[float, float]
-    hu: float
-    axes: Array | None = None  # rows: unit axis / half length
-    fat: float = _FAT_MM  # of fat between it and the lungs, mm
-    painted: bool = True
-
-    def box(self, margin: float) -> tuple[Array, Array]:
-        """Return the lowest and highest corner (z, y, x) of what lies within `margin` mm of the part."""
-        if self.axes is not None:
-            reach = np.linalg.norm(np.linalg.inv(self.axes), axis=1) + margin
-            return self.start - reach, self.start + reach
-        reach = max(self.radius) + margin
-        return np.minimum(self.start, self.end) - reach, np.maximum(self.start, self.end) + reach
-
-    def distance(self, p: Points) -> Array:
-        """Return the distance inside, mm."""
-        z, y, x = p.z - self.start[0], p.y - self.start[1], p.x - self.start[2]
-        if self.axes is not None:
-            m = self.axes
-            u, v, w = (m[i, 0] * z + (m[i, 1] * y + m[i, 2] * x) for i in range(3))
-            k0 = np.sqrt(u * u + v * v + w * w)
-            s, t, r = (float(np.linalg.norm(row)) for row in m)
-            k1 = np.sqrt((u * s) ** 2 + (v * t) ** 2 + (w * r) ** 2)
-            return np.asarray(k0 * (1 - k0) / (k1 + np.float32(1e-4)))
-        d = (self.end - self.start).astype(np.float32)
-        share = np.clip((z * d[0] + (y * d[1] + x * d[2])) / max(float(d @ d), 1e-4), 0, 1)
-        gap = np.sqrt((z - share * d[0]) ** 2 + (y - share * d[1]) ** 2 + (x - share * d[2]) ** 2)
-        return np.asarray(np.float32(self.radius[0]) + share * np.float32(self.radius[1] - self.radius[0]) - gap)
 
 
 def near(p: Points, low: Array, high: Array) -> tuple[Any, Points] | None:
@@ -85,13 +45,13 @@ def _span(lowest: Array, highest: Array, low: float, high: float) -> slice:
     return slice(int(hit[0]), int(hit[-1]) + 1) if len(hit) else slice(0, 0)
 
 
-def spine_y(thorax: "Thorax", z: Array) -> Array:
+def spine_y(thorax: Thorax, z: Array) -> Array:
     """Return y of the centre of the vertebral bodies at a height, mm."""
     t = np.asarray(z) / thorax.height
     return thorax.half_depth * at(SPINE, t) + kyphosis(thorax, t)
 
 
-def spine_x(thorax: "Thorax", z: Array) -> Array:
+def spine_x(thorax: Thorax, z: Array) -> Array:
     """Return x of the centre of the vertebral bodies at a height, mm."""
     return np.asarray(thorax.scoliosis * np.sin(2.2 * np.pi * z / thorax.height + 0.6), np.float32)
 
@@ -113,7 +73,7 @@ def egg(centre: Triple, half: Triple, long_axis: Triple = (1, 0, 0), hu: float =
     return Part(np.array(centre, np.float32), np.array(centre, np.float32), (0.0, 0.0), hu, axes, **more)
 
 
-def mediastinum(thorax: "Thorax", rng: np.random.Generator) -> tuple[Part, ...]:
+def mediastinum(thorax: Thorax, rng: np.random.Generator) -> tuple[Part, ...]:
     """Place heart, great vessels, gullet, lymph nodes and the sleeve of the windpipe."""
     parts = [*_heart(thorax), *_nodes(thorax, rng)]
     gullet, *vessels = _courses(thorax, rng)
@@ -129,7 +89,7 @@ def mediastinum(thorax: "Thorax", rng: np.random.Generator) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _courses(thorax: "Thorax", rng: np.random.Generator) -> Iterator[list[tuple[float, ...]]]:
+def _courses(thorax: Thorax, rng: np.random.Generator) -> Iterator[list[tuple[float, ...]]]:
     """Yield the courses of the gullet and of vessels: rows of relative height, y, x and radius (mm)."""
     d, r = thorax.half_depth / 88, thorax.aorta
     arch, beside = 0.695 + float(rng.normal(0, 0.008)), float(rng.normal(15, 2))
@@ -176,18 +136,18 @@ def _courses(thorax: "Thorax", rng: np.random.Generator) -> Iterator[list[tuple[
     yield [(-0.15, 0, -24, 13), (0.20, -8 * d, -26, 13), (0.33, -24 * d, -24, 13)]
 
 
-def carina(thorax: "Thorax") -> Triple:
+def carina(thorax: Thorax) -> Triple:
     """Return z, y, x where the windpipe divides, mm."""
     level = 0.62 * thorax.height
     return level, float(spine_y(thorax, np.array(level))) - 40, thorax.lean - 2
 
 
-def windpipe(thorax: "Thorax") -> tuple[Triple, Triple]:
+def windpipe(thorax: Thorax) -> tuple[Triple, Triple]:
     """Return the ends of the windpipe, above the chest and where it divides: z, y, x in mm."""
     return (1.13 * thorax.height, float(spine_y(thorax, np.array(1.1 * thorax.height))) - 33, 0.0), carina(thorax)
 
 
-def _heart(thorax: "Thorax") -> Iterator[Part]:
+def _heart(thorax: Thorax) -> Iterator[Part]:
     """Yield the four chambers, the fat pads and the sleeve of the heart."""
     s, h, d = thorax.heart, thorax.height, thorax.half_depth / 88
     cz, cy, cx = 0.325 * h, -46.0 * d, 14 + thorax.lean
@@ -207,7 +167,7 @@ def _heart(thorax: "Thorax") -> Iterator[Part]:
     yield egg(at_heart(-34, -26, -28), (22, pad, 18), hu=-95.0, painted=False)
 
 
-def _nodes(thorax: "Thorax", rng: np.random.Generator) -> Iterator[Part]:
+def _nodes(thorax: Thorax, rng: np.random.Generator) -> Iterator[Part]:
     """Yield a few small lymph nodes, muscles of the neck and soft tissue of the armpits."""
     h, w = thorax.height, thorax.half_width
     for _ in range(int(rng.integers(3, 7))):
@@ -222,7 +182,7 @@ def _nodes(thorax: "Thorax", rng: np.random.Generator) -> Iterator[Part]:
         yield egg((1.06 * h, -18, side * 17), (22, 12, 11), hu=70.0)
 
 
-def around(thorax: "Thorax", p: Points, shape: tuple[int, ...]) -> Array:
+def around(thorax: Thorax, p: Points, shape: tuple[int, ...]) -> Array:
     """Return the distance inside the mediastinum with its fat and the spine, mm; -MARGIN_MM far away."""
     total = np.full(shape, -MARGIN_MM, np.float32)
     for part in thorax.parts:
@@ -244,7 +204,7 @@ def _join(a: Array, b: Array, rounding: float) -> Array:
     return np.asarray(np.maximum(a, b) + gap * gap * np.float32(0.25 / rounding))
 
 
-def _column(thorax: "Thorax", p: Points) -> Array:
+def _column(thorax: Thorax, p: Points) -> Array:
     """Return the distance inside the spine with the muscles beside it, joined with the sheet behind the breastbone."""
     u, v = np.abs(p.x - spine_x(thorax, p.z)), p.y - spine_y(thorax, p.z)
     body = 20.5 - np.sqrt((0.95 * u) ** 2 + v * v)
@@ -256,7 +216,7 @@ def _column(thorax: "Thorax", p: Points) -> Array:
     return np.maximum(np.maximum(body, wedge), sheet).astype(np.float32)
 
 
-def add_mediastinum(hu: Array, thorax: "Thorax", p: Points, above: Callable[[Points], Array], edge: float) -> None:
+def add_mediastinum(hu: Array, thorax: Thorax, p: Points, above: Callable[[Points], Array], edge: float) -> None:
     """Add heart, vessels and gullet to the cavity's fat, in place; `above` gives the distance above the diaphragm."""
     for part in thorax.parts:
         found = near(p, *part.box(edge)) if part.painted else None
@@ -270,7 +230,7 @@ def add_mediastinum(hu: Array, thorax: "Thorax", p: Points, above: Callable[[Poi
             hu[index] = view
 
 
-def add_belly(hu: Array, thorax: "Thorax", p: Points, above: Array, inside: Array, edge: float) -> None:
+def add_belly(hu: Array, thorax: Thorax, p: Points, above: Array, inside: Array, edge: float) -> None:
     """Add diaphragm, liver, spleen, stomach and colon below the domes, in place."""
     below = -above
     blend(hu, np.float32(50), soft(inside, edge) * soft(np.minimum(below + 0.5, 2.8 - below), edge))
@@ -293,7 +253,7 @@ def add_belly(hu: Array, thorax: "Thorax", p: Points, above: Array, inside: Arra
         blend(hu, np.float32(52), soft(np.minimum(crus, below + 4), edge))
 
 
-def place_belly(thorax: "Thorax", rng: np.random.Generator) -> tuple[Part, ...]:
+def place_belly(thorax: Thorax, rng: np.random.Generator) -> tuple[Part, ...]:
     """Place stomach, spleen, a loop of colon and the veins of the liver under the domes."""
     w, top = thorax.half_width, thorax.dome_left
     n = rng.normal(0, 4, 9)
@@ -305,7 +265,7 @@ def place_belly(thorax: "Thorax", rng: np.random.Generator) -> tuple[Part, ...]:
     return stomach, spleen, colon, *veins
 
 
-def add_spine(hu: Array, thorax: "Thorax", p: Points, edge: float) -> None:
+def add_spine(hu: Array, thorax: Thorax, p: Points, edge: float) -> None:
     """Add vertebrae, discs, canal and processes, in place."""
     centre = spine_y(thorax, p.z)
     found = near(p, np.array([-1e4, centre.min() - 26, -50.0]), np.array([1e4, centre.max() + 74, 50.0]))
@@ -343,7 +303,7 @@ def add_bone(hu: Array, d: Array, shell: float, cortex_hu: float, marrow_hu: flo
     blend(hu, np.float32(marrow_hu), soft(d - shell, edge))
 
 
-def _arch(hu: Array, thorax: "Thorax", p: Points, u: Array, v: Array, size: Array, edge: float) -> None:
+def _arch(hu: Array, thorax: Thorax, p: Points, u: Array, v: Array, size: Array, edge: float) -> None:
     """Mix pedicles, laminae, transverse and spinous processes into `hu` in place."""
     width, unit = np.abs(u), 0.095 * thorax.height
     back = v - 23 * size

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from covid3d.phantom import chest, lesions, lung, masks, oracle, scanner, trees
-from covid3d.phantom.chest import Thorax
 from covid3d.phantom.course import Appearance
 from covid3d.phantom.lesions import Reference, Sites
 from covid3d.phantom.lung import Background
 from covid3d.phantom.scanner import Acquisition
 from covid3d.phantom.shapes import Array, Points, blend, segment_distance, soft
+from covid3d.phantom.thorax import Thorax
 from covid3d.phantom.trees import Trees
 from covid3d.run.files import random_seed
 

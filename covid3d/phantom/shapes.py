@@ -28,19 +28,6 @@ def blend(hu: Array, value: Any, weight: Array) -> None:
     hu += weight * (value - hu)
 
 
-def norm(u: Array, v: Array, power: float) -> Array:
-    """Return the superellipse norm of two coordinates."""
-    return (np.abs(u) ** power + np.abs(v) ** power) ** (1 / power)
-
-
-def ellipsoid(p: Points, centre: Triple, axes: Triple) -> Array:
-    """Return roughly the distance inside an ellipsoid with centre and half axes in z, y, x."""
-    r = np.sqrt(
-        ((p.z - centre[0]) / axes[0]) ** 2 + ((p.y - centre[1]) / axes[1]) ** 2 + ((p.x - centre[2]) / axes[2]) ** 2
-    )
-    return ((1 - r) * min(axes)).astype(np.float32)
-
-
 def segment_distance(p: Points, start: Array, end: Array) -> Array:
     """Return the distance to the segment between two points (z, y, x), mm."""
     d = end - start

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covid3d.phantom import chest
+from covid3d.phantom import chest, organs
 from covid3d.phantom.lung import lobe
 from covid3d.phantom.shapes import Array, Points, soft
+from covid3d.phantom.thorax import Thorax
 
 BLOOD_HU, WALL_HU, AIR_HU = np.float32(40), np.float32(10), np.float32(-985)
 TIP_MM, MURRAY, LARGEST_MM = 0.46, 0.345, 6.5
@@ -42,7 +43,7 @@ def wall_mm(radius: Array) -> Array:
     return np.asarray(0.28 + 0.12 * radius)
 
 
-def grow(thorax: chest.Thorax, rng: np.random.Generator) -> Trees:
+def grow(thorax: Thorax, rng: np.random.Generator) -> Trees:
     """Grow a patient's trees: arteries beside the airways of each lobe, veins between them."""
     points, lobes = _targets(thorax, rng)
     regions = _regions(thorax, points, lobes)
@@ -59,7 +60,7 @@ def grow(thorax: chest.Thorax, rng: np.random.Generator) -> Trees:
     return Trees(vessels, airways)
 
 
-def _targets(thorax: chest.Thorax, rng: np.random.Generator) -> tuple[Array, Array]:
+def _targets(thorax: Thorax, rng: np.random.Generator) -> tuple[Array, Array]:
     """Return the branches' tips, jittered grid points inside the lungs and off the fissures, and their lobes."""
     spans = ((0.0, thorax.height), (-1.1 * thorax.half_depth, 1.2 * thorax.half_depth))
     axes = [np.arange(a, b, SPACING_MM) for a, b in (*spans, (-thorax.half_width, thorax.half_width))]
@@ -74,7 +75,7 @@ def _targets(thorax: chest.Thorax, rng: np.random.Generator) -> tuple[Array, Arr
     return grid[kept], number[kept]
 
 
-def _regions(thorax: chest.Thorax, points: Array, lobes: Array) -> Array:
+def _regions(thorax: Thorax, points: Array, lobes: Array) -> Array:
     """Return which of eight regions points lie in: rul, rml, lower right's tip and base, lul's top and lingula, likewise lll."""
     z = points[:, 0]
     tip = z > np.where(points[:, 2] < 0, *(chest.hilum(thorax, side)[0] - 18 for side in (-1, 1)))
@@ -82,11 +83,11 @@ def _regions(thorax: chest.Thorax, points: Array, lobes: Array) -> Array:
     return np.asarray(np.array([0, 1, 3, 4, 7])[lobes] - ((lobes == 2) | (lobes == 4)) * tip + (lobes == 3) * lingula)
 
 
-def _bronchi(thorax: chest.Thorax) -> tuple[_Nodes, tuple[int, ...]]:
+def _bronchi(thorax: Thorax) -> tuple[_Nodes, tuple[int, ...]]:
     """Return trachea, main and lobar bronchi, and the nodes that feed each region."""
-    carina = np.array(chest.carina(thorax))
+    carina = np.array(organs.carina(thorax))
     right, left = (np.asarray(chest.hilum(thorax, side), float) for side in (-1, 1))
-    top = np.array([1.13 * thorax.height, chest.spine_y(thorax, np.array(1.1 * thorax.height)) - 33, 0.0])
+    top = np.array([1.13 * thorax.height, organs.spine_y(thorax, np.array(1.1 * thorax.height)) - 33, 0.0])
     h = thorax.height / 255
     fork = carina + 0.62 * (right - carina)
     lower, end = np.add(right, (-10 * h, 4.0, 0.0)), np.add(left, (0.0, 2.0, -4.0))
@@ -117,12 +118,12 @@ def _trunk(rows: Sequence[tuple[Array, int, float]], size: float, middle: float)
     return _Nodes(places, np.array([row[1] for row in rows]), np.array([row[2] for row in rows]) * size, _unit(aside))
 
 
-def _tracheal_radius(thorax: chest.Thorax) -> float:
+def _tracheal_radius(thorax: Thorax) -> float:
     """Return the trachea's radius (mm): about 9 in men, 7.5 in women, by the size of the chest."""
     return float(np.clip(8.2 + 0.055 * (thorax.half_width - 122), 6.5, 10.5))
 
 
-def _venous_roots(thorax: chest.Thorax) -> tuple[_Nodes, tuple[int, ...]]:
+def _venous_roots(thorax: Thorax) -> tuple[_Nodes, tuple[int, ...]]:
     """Return the pulmonary veins from the left atrium's corners, and the nodes that feed each region."""
     atrium = np.array([0.325 * thorax.height + 22, -0.16 * thorax.half_depth, thorax.lean + 10])
     rows: list[tuple[Array, int, float]] = []
@@ -197,7 +198,7 @@ def _unit(vectors: Array) -> Array:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6))
 
 
-def _beside(thorax: chest.Thorax, tree: _Nodes, trunk: int) -> _Nodes:
+def _beside(thorax: Thorax, tree: _Nodes, trunk: int) -> _Nodes:
     """Return the arteries that run beside a bronchial tree; their own trunk starts at each hilum."""
     lumen = LUMEN_SHARE * tree.radius
     radius = np.minimum(tree.radius, LARGEST_MM)

@@ -1,16 +1,24 @@
-"""The ledger: every checkable claim of the paper beside what this run computed, and a careful verdict."""
+"""The ledger: every checkable claim of the paper beside what this run computed, and a careful verdict.
 
+`claims_map.csv` is the only place where a claim meets an address of what notebooks show: `address` is the number that is judged,
+`beside` names what is printed beside it (numbers, tables or figures), `statement` documents what cannot be computed.
+"""
+
+import ast
+import functools
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from covid3d.chapter import read_values
-from covid3d.run.errors import Covid3DError
+from covid3d.cohort.folds import require_certificate
+from covid3d.run.errors import ConfigError, Covid3DError
 from covid3d.run.files import read_json
-from covid3d.run.profile import CHAPTERS, DATA, Run
+from covid3d.run.profile import DATA, Run
+from covid3d.run.steps import CHAPTERS
 
 Row = Mapping[Any, Any]
 COLUMNS = (
@@ -27,13 +35,13 @@ COLUMNS = (
     "cell",
     "how_checked",
 )
+KEY_CLAIMS = tuple("C008 C095 C064 C066 C060 C062 C097 C083 C084 C085 C086 C123 C124 C125".split())
 BY_CONSTRUCTION = "by construction"
 NOT_COMPARABLE = "simulated, not comparable"
 BY_DEFINITION = "differs by definition"
 NOT_RERUNNABLE = "not re-runnable"
 NOT_AVAILABLE = "not available"
 JUDGEMENTS = ("agrees", "compatible", "disagrees")
-VERDICTS = (*JUDGEMENTS, BY_CONSTRUCTION, NOT_COMPARABLE, BY_DEFINITION, NOT_RERUNNABLE, NOT_AVAILABLE)
 NEVER_JUDGED_ON_PHANTOM = ("cohort", "result", "interpretation", "figure")
 
 
@@ -52,27 +60,111 @@ def load_claims() -> pd.DataFrame:
     return table
 
 
+@functools.cache
+def answers() -> dict[str, list[str]]:
+    """Return the claims that each address answers, from claims_map.csv."""
+    found: dict[str, list[str]] = {}
+    for claim in load_claims().to_dict("records"):
+        for address in addresses(claim):
+            found.setdefault(address, []).append(claim["claim_id"])
+    return found
+
+
+def addresses(claim: Row) -> list[str]:
+    """Return every address that a claim's row names: the judged one first."""
+    return [*claim["address"].split(), *claim["beside"].split()]
+
+
+def published_texts() -> dict[str, str]:
+    """Return the printed values as prose names them: `paper.C095` and its text."""
+    return {f"paper.{claim['claim_id']}": published(claim) for claim in load_claims().to_dict("records")}
+
+
+def published(claim: Row) -> str:
+    """Return the printed value with its unit, or blank when the claim is in words only."""
+    value = "" if claim["value"] == "-" else claim["value"]
+    if claim["unit"] == "p":
+        return f"p = {value}"
+    unit = "" if claim["unit"] in ("-", "date") or not value else f" {claim['unit']}"
+    return f"{value}{unit}"
+
+
+def read_values(run: Run) -> dict[str, dict[str, Any]]:
+    """Return the numbers of all finished chapters by address; each entry also names its `chapter` and `cell`.
+
+    Raises ConfigError when two chapters use one address.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    where = shown_in(run.root / "notebooks")
+    for path in sorted(run.path("chapters").glob("*/values.json")):
+        for address, entry in read_json(path).items():
+            if address in found:
+                raise ConfigError(
+                    f"'{address}' is shown in chapters {found[address]['chapter']} and {path.parent.name}",
+                    where="values.json",
+                    cure="Give one of them another name in its notebook",
+                )
+            cell = where.get(address.split(".")[0], ("", ""))[1]
+            found[address] = {**entry, "chapter": path.parent.name, "cell": cell}
+    return found
+
+
+@functools.cache
+def shown_in(notebooks: Path) -> dict[str, tuple[str, str]]:
+    """Return the chapter and the cell's id of everything that the notebooks show, by its name.
+
+    Raises ConfigError when two cells show things of one name.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for chapter in CHAPTERS:
+        path = notebooks / f"{chapter}.ipynb"
+        cells = read_json(path)["cells"] if path.is_file() else []
+        for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+            for name in names_shown("".join(cell["source"])):
+                if name in found:
+                    where, cure = f"notebooks/{chapter}.ipynb", "Give one of them another name"
+                    raise ConfigError(f"'{name}' is also shown in {found[name][0]}", where=where, cure=cure)
+                found[name] = chapter, cell["id"]
+    return found
+
+
+def names_shown(source: str) -> list[str]:
+    """Return the names under which a cell shows something: the second argument of its calls of `show`."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    shows = [
+        call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "show" and len(call.args) > 1
+    ]
+    return [str(call.args[1].value) for call in shows if isinstance(call.args[1], ast.Constant)]
+
+
+def load(run: Run) -> pd.DataFrame:
+    """Return the ledger of a run whose leakage certificate has passed; else a ManifestError or MissingResult."""
+    require_certificate(run)
+    return ledger(run)
+
+
+def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a ledger by which the paper is known, indexed by claim_id."""
+    return table.set_index("claim_id").loc[list(KEY_CLAIMS)]
+
+
 def ledger(run: Run) -> pd.DataFrame:
     """Return one row a claim (142): published value, the run's own, the verdict, and the cell that shows it."""
-    values = read_values(run)
-    shown = _shown(run)
-    cohort = run.cohort
+    values, cells = read_values(run), shown_in(run.root / "notebooks")
     rows = []
     for claim in load_claims().to_dict("records"):
-        used = {key: entry for key, entry in values.items() if claim["claim_id"] in entry["claims"]}
-        main = _main(claim, used)
-        where = [(entry["chapter"], entry["cell"]) for entry in ([main] if main else [])] + list(_cells(used))
-        where += [(about["chapter"], about["cell"]) for about in shown if claim["claim_id"] in about["claims"]]
+        main = _judged(claim, values)
+        where = [cells[name] for name in (address.split(".")[0] for address in addresses(claim)) if name in cells]
         rows.append(
             {
                 **{name: claim[name] for name in ("claim_id", "section", "kind", "text", "how_checked")},
-                "published": _published(claim),
+                "published": published(claim),
                 "re_run": _rerun_text(claim, main),
-                "beside": _beside(main, used),
-                "verdict": verdict(claim, main, cohort),
-                "cohort": main["cohort"] if main else cohort if claim["basis"] in ("input", "performance") else "paper",
-                "notebook": _notebook(where[0][0]) if where else claim["where_regenerated"].split(";")[0],
-                "cell": next((cell for _, cell in where if cell), ""),
+                "beside": _beside(claim, values),
+                "verdict": verdict(claim, main, run.cohort),
+                "cohort": run.cohort if claim["basis"] in ("input", "performance") else "paper",
+                "notebook": where[0][0] if where else claim["where_regenerated"].split(";")[0],
+                "cell": where[0][1] if where else "",
             }
         )
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -104,11 +196,11 @@ def _judge_numbers(claim: Row, entry: dict[str, Any]) -> str:
     """Judge a number from real scans: equal as printed, inside the interval, or neither."""
     if claim["expected"]:
         return "agrees" if _meets(entry["value"], claim["expected"]) else "disagrees"
-    published = published_number(claim["value"])
+    printed = published_number(claim["value"])
     value = entry["value"]
-    if published is None or isinstance(value, (str, bool)):
+    if printed is None or isinstance(value, (str, bool)):
         return BY_DEFINITION
-    number, tolerance = published
+    number, tolerance = printed
     if abs(value - number) <= tolerance:
         return "agrees"
     if entry["low"] is not None and entry["high"] is not None and entry["low"] <= number <= entry["high"]:
@@ -142,50 +234,25 @@ def _meets(value: Any, expected: str) -> bool:
         return str(value) == expected
 
 
-def _main(claim: Row, used: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the entry that is judged: the one the map names, else the first computed one, else a statement."""
-    if claim["key"] in used:
-        return used[claim["key"]]
-    computed = [entry for key, entry in used.items() if not key.startswith("note_")]
-    return next(iter(computed or used.values()), None)
+def _judged(claim: Row, values: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the entry that is judged: the number at the claim's address, else its statement."""
+    if claim["address"] in values:
+        return values[claim["address"]]
+    statement = claim["statement"]
+    return {"value": statement, "low": None, "high": None, "text": statement} if statement else None
 
 
 def _rerun_text(claim: Row, main: dict[str, Any] | None) -> str:
     if main is None:
         return claim["reason"] or "not available (its chapter has not been run)"
-    return f"{main['text']} ({claim['reason']})" if claim["reason"] and claim["basis"] != "software" else main["text"]
+    silent = not claim["reason"] or claim["basis"] == "software" or claim["reason"] in main["text"]
+    return str(main["text"]) if silent else f"{main['text']} ({claim['reason']})"
 
 
-def _beside(main: dict[str, Any] | None, used: dict[str, dict[str, Any]]) -> str:
-    """Return the other values that serve a claim, each with its name."""
-    others = {key.removeprefix("note_"): entry for key, entry in used.items() if entry is not main}
-    return "; ".join(f"{key.replace('_', ' ')}: {entry['text']}" for key, entry in others.items())
-
-
-def _published(claim: Row) -> str:
-    """Return the printed value with its unit, or blank when the claim is in words only."""
-    value = "" if claim["value"] == "-" else claim["value"]
-    unit = "" if claim["unit"] in ("-", "date") or not value else f" {claim['unit']}"
-    return f"{value}{unit}"
-
-
-def _cells(used: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return (chapter, cell) of every value that serves a claim."""
-    return [(entry["chapter"], entry["cell"]) for entry in used.values()]
-
-
-def _shown(run: Run) -> list[dict[str, Any]]:
-    """Return what the captions of all tables and figures say, each with its chapter."""
-    found = []
-    for path in sorted(run.path("chapters").glob("*/captions.json")):
-        for group in read_json(path).values():
-            found += [{**about, "chapter": path.parent.name} for about in group.values()]
-    return found
-
-
-def _notebook(number: str) -> str:
-    """Return a chapter's notebook by its two digits."""
-    return next((name for name in CHAPTERS if name.startswith(number)), number)
+def _beside(claim: Row, values: Mapping[str, dict[str, Any]]) -> str:
+    """Return the other numbers that serve a claim, each with its name."""
+    others = [address for address in addresses(claim) if address in values and address != claim["address"]]
+    return "; ".join(f"{address.replace('.', ' ').replace('_', ' ')}: {values[address]['text']}" for address in others)
 
 
 def without_cell(table: pd.DataFrame) -> list[str]:

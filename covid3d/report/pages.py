@@ -5,29 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid3d.chapter import figure_html, table_html
 from covid3d.dicom.refusals import CAUSES, CURES
 from covid3d.report import audit
-from covid3d.report.claims import ledger
+from covid3d.report.claims import key_numbers, ledger
 from covid3d.run.files import read_json
 from covid3d.run.profile import Run
+from covid3d.show import figure_html, table_html
 
-KEY_CLAIMS = (
-    "C008",
-    "C095",
-    "C064",
-    "C066",
-    "C060",
-    "C062",
-    "C097",
-    "C083",
-    "C084",
-    "C085",
-    "C086",
-    "C123",
-    "C124",
-    "C125",
-)
 BADGES = {"agrees": "green", "compatible": "blue", "disagrees": "red"}
 
 
@@ -67,7 +51,7 @@ def badge(text: str) -> str:
 
 def key_numbers_html(claims: pd.DataFrame) -> str:
     """Return the landing page's table: published beside re-run."""
-    chosen = claims.set_index("claim_id").loc[list(KEY_CLAIMS)].reset_index()
+    chosen = key_numbers(claims).reset_index()
     return _claims_table(
         chosen, ("claim_id", "text", "published", "re_run", "verdict"), "Key numbers, published and re-run."
     )
@@ -108,5 +92,5 @@ def _picture(run: Run) -> str:
         figures = read_json(captions)["figures"]
         path = captions.parent / "figures" / "figure_1.png"
         if "figure_1" in figures and path.is_file():
-            return figure_html(path.read_bytes(), figures["figure_1"]["caption"])
+            return figure_html(path.read_bytes(), figures["figure_1"])
     return "<p>Figure 1 is not available in this run.</p>"

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -11,19 +12,22 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 from tqdm import tqdm
 
-from covid3d.run.errors import StorageError
+from covid3d.run.errors import Covid3DError, StorageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+CALLER = "COVID3D_CALLER"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -168,6 +172,20 @@ def tree_files(folder: str | Path, *, hidden: bool = True) -> Iterator[Path]:
         waiting += reversed(folders)
 
 
+def remembered(read: Callable[[Path], "pd.DataFrame"]) -> Callable[[Path], "pd.DataFrame"]:
+    """Let a table be read and checked again only when its file has other content; every caller gets a copy."""
+    kept: dict[str, pd.DataFrame] = {}
+
+    @functools.wraps(read)
+    def once(path: Path) -> "pd.DataFrame":
+        key = f"{path.name} {sha256_file(path)}"
+        if key not in kept:
+            kept[key] = read(path)
+        return kept[key].copy()
+
+    return once
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as stream:
@@ -222,6 +240,9 @@ def parallel_map(
                     waiting[submitted] = pool.submit(function, items[submitted])
                     submitted += 1
                 yield waiting.pop(position).result()
+        except BrokenProcessPool:
+            cure = "Most often memory ran out: free some, then repeat the command; finished work is kept"
+            raise Covid3DError("a worker process was killed", where=description, cure=cure) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -237,6 +258,30 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_caller() -> None:
+    """Let this process and all that it starts end when its caller does, even by `kill -9`.
+
+    The caller is the process whose number COVID3D_CALLER holds; for what this process starts, it is this process. Without
+    the variable it goes on alone, so that `nohup` and a closed terminal mean what they always mean.
+    """
+    caller = os.environ.get(CALLER, "")
+    os.environ[CALLER] = str(os.getpid())
+    if caller.isdecimal() and int(caller) != os.getpid():
+        threading.Thread(target=_end_after, args=(int(caller),), daemon=True).start()
+
+
+def _end_after(caller: int) -> None:
+    """Wait for the end of a process, then kill what this one started, and end."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(caller)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:  # nobody may collect a dead caller
+            time.sleep(0.5)
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(1)
 
 
 def cpu_count() -> int:

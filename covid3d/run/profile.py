@@ -1,19 +1,17 @@
-"""Profiles (sizes), runs (the paths of one run) and the parameters of a notebook."""
+"""Profiles (sizes) and runs (the paths of one run)."""
 
 import csv
 import hashlib
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
-from covid3d.run.errors import ConfigError, MissingResult, nearest
+from covid3d.run.errors import ConfigError, nearest
 from covid3d.run.files import read_json, write_private, write_text
 from covid3d.run.strict import Strict, read_keys, validate
 
@@ -183,7 +181,7 @@ class RunConfig(Strict):
     manifest: str | None = None
     world: Literal["effect", "null"] = "effect"
     seed: int = Field(default=1, ge=0)
-    weights: str | None = Field(default=None, description="site mode: given weights, chapters 01, 02 and 04 only")
+    weights: str | None = Field(default=None, description="site mode: given weights, chapter 10 only")
 
 
 @dataclass(frozen=True)
@@ -338,77 +336,7 @@ def open_run(name: str, **options: Any) -> Run:
     return run
 
 
-class Parameters(Strict):
-    """Parameters of every notebook."""
-
-    run: str
-    compute: bool
-    device: Literal["auto", "cpu", "cuda"]
-
-
-class ModelParameters(Parameters):
-    scan_id: str = Field(description="the scan shown; '' takes the first COVID+ one of hospital B")
-
-
-class CaseParameters(Parameters):
-    seed_of_examples: int = Field(ge=0, description="draws the example cases")
-
-
-class ReaderParameters(Parameters):
-    margin_points: float | None = Field(gt=0, description="equivalence margin; None takes the profile's")
-
-
-class TrajectoryParameters(Parameters):
-    late_days: int = Field(ge=0, description="a last scan further than this from discharge is 'no late scan'")
-
-
-CHAPTERS: dict[str, type[Parameters]] = {
-    "01_data": Parameters,
-    "02_model": ModelParameters,
-    "03_cross_validation": Parameters,
-    "04_external_tests": CaseParameters,
-    "05_reader_comparison": ReaderParameters,
-    "06_trajectories": TrajectoryParameters,
-    "07_prognosis": Parameters,
-    "08_claims": Parameters,
-}
-SITE_CHAPTERS = ("01_data", "02_model", "04_external_tests")
-
-
 def chapter_title(chapter: str) -> str:
     """Return a chapter's name for a reader: '03_cross_validation' -> '3 Cross-validation'."""
     number, _, words = chapter.partition("_")
     return f"{int(number)} {words.replace('_', ' ').capitalize()}"
-
-
-def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
-    """Check a notebook's parameters and open its run.
-
-    Call it as `run = covid3d.run.profile.start("03_cross_validation", globals())` right after the cell of parameters.
-    A misspelt or ill-typed parameter is a ConfigError that gives the nearest name.
-    """
-    if chapter not in CHAPTERS:
-        raise ConfigError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
-    ignored = {"In", "Out"}
-    found = {
-        name: value
-        for name, value in namespace.items()
-        if not name.startswith("_")
-        and name not in ignored
-        and not callable(value)
-        and not isinstance(value, (ModuleType, Run))
-    }
-    if isinstance(
-        namespace.get("run"), Run
-    ):  # the cell is run again, step by step: the reader's own variables are there too
-        found = {name: found[name] for name in found.keys() & CHAPTERS[chapter].model_fields.keys()}
-        found["run"] = namespace["run"].name
-    parameters = validate(CHAPTERS[chapter], found, where=f"parameters of {chapter}")
-    run = open_run(parameters.run).with_options(compute=parameters.compute, device=parameters.device)
-    if run.is_site and chapter not in SITE_CHAPTERS:
-        raise MissingResult(
-            f"chapter {chapter} is not part of a run with given weights",
-            where=f"run '{run.name}'",
-            cure=f"Site mode has {', '.join(SITE_CHAPTERS)}",
-        )
-    return run

@@ -1,106 +1,314 @@
-"""Reuse of results: a step is computed when its data, profile keys or code have changed, and never else.
+"""The one registry of steps, and reuse: a step is computed when its data, profile keys or code have changed, never else.
 
-The fingerprint of a step is the hash of
-  - the content of its inputs (hashes of files, or plain values),
-  - the profile keys that the step declares,
-  - the code of the module it starts in and of every covid3d module that this one imports, transitively; comments,
-    docstrings and layout do not count.
-It is stored with the hashes of the step's outputs in `done.json`, and it is the only authority on reuse.
+To add a step is to add one entry to `STEPS`: the order of a run, the fingerprints, the inputs of the chapters and the table
+of costs follow from it. The fingerprint of a step is the hash of the content of its inputs, of the profile keys that it
+declares, of seed and world, and of the code of the module it starts in (`covid3d.run.fingerprint`). It is stored with the
+hashes of the step's outputs in `done.json`, and it is the only authority on reuse.
 """
 
-import ast
-import functools
+import importlib
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from covid3d.run.errors import MissingResult, nearest
+from covid3d.run.errors import ConfigError, MissingResult, nearest
 from covid3d.run.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from covid3d.run.fingerprint import code_fingerprint, profile_values
 from covid3d.run.profile import Run
-
-PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step starts in, which profile keys it reads, and what it costs on the reference machine."""
+    """One step of a run.
 
-    module: str
-    keys: tuple[str, ...]
+    does: one sentence for the terminal. entry: "module:function", called with the run and one value of each name in `over`.
+    needs: steps that come first. keys: the profile keys it reads. makes: what it leaves in the run's folder. budget: the
+    line of the cost table that it belongs to. code: the module whose code counts, where it is not the entry's. trains:
+    it is no part of a run with given weights. all_cores: it spreads over the cores by itself.
+    """
+
     does: str
+    entry: str
+    needs: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    budget: str = ""
+    code: str = ""
+    trains: bool = False
+    all_cores: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module whose code, with all that it imports, counts in the fingerprint."""
+        return self.code or self.entry.partition(":")[0]
 
 
-STEPS = {
+@dataclass(frozen=True)
+class Chapter(Step):
+    """A notebook: it presents what its needs have made.
+
+    stored: campaign tables that it shows (benchmarks/results/<name>.csv). files: other files of the checkout that it
+    shows. optional: steps whose result it shows where it is there. `needs`, `stored`, `files` and `optional` are all that
+    its fingerprint takes from outside its own cells and code.
+    """
+
+    does: str = "execute the notebook"
+    entry: str = "covid3d.report.chapter:ensure_chapter"
+    budget: str = "notebooks"
+    stored: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+WINDOW = ("windows.level", "windows.width")
+STEPS: dict[str, Step] = {
     "cohort": Step(
-        "covid3d.phantom.build",
-        ("cohort", "phantom", "model.grid"),
         "deliver the cohort: simulate it, or take over a hospital's scans",
+        "covid3d.commands.deliver:ensure_cohort",
+        keys=("cohort", "phantom", "model.grid"),
+        makes=("manifest.csv", "controls.csv", "reader_study.csv", "truth/truth.csv"),
+        budget="cohort and intake",
+        code="covid3d.phantom.build",
+        all_cores=True,
     ),
     "intake": Step(
-        "covid3d.cohort.intake", ("model.grid", "phantom.keep_dicom"), "read, check and resample every scan"
+        "read, check and resample every scan",
+        "covid3d.cohort.intake:ensure_intake",
+        needs=("cohort",),
+        keys=("model.grid", "phantom.keep_dicom"),
+        makes=("intake.csv", "flow.json"),
+        budget="cohort and intake",
+        all_cores=True,
     ),
-    "splits": Step("covid3d.cohort.folds", ("training.folds",), "draw the folds and check them for leaks"),
+    "splits": Step(
+        "draw the folds and check them for leaks",
+        "covid3d.cohort.folds:ensure_splits",
+        needs=("intake",),
+        keys=("training.folds",),
+        makes=("splits.csv", "leakage.json"),
+        budget="cohort and intake",
+    ),
     "fold": Step(
-        "covid3d.chapters.cross_validation",
-        ("model", "training", "windows.level", "windows.width"),
         "train one fold of COVID3D",
+        "covid3d.chapters.cross_validation:ensure_fold",
+        needs=("splits",),
+        over=("fold",),
+        keys=("model", "training", *WINDOW),
+        makes=("models/task1/covid3d",),
+        budget="folds of Task 1",
+        trains=True,
     ),
-    "selection": Step("covid3d.chapters.cross_validation", ("training.folds",), "choose the fold that is deployed"),
+    "selection": Step(
+        "choose the fold that is deployed",
+        "covid3d.chapters.cross_validation:ensure_selection",
+        needs=("fold",),
+        keys=("training.folds",),
+        makes=("models/task1/selection",),
+        budget="folds of Task 1",
+        trains=True,
+    ),
     "slices": Step(
-        "covid3d.chapters.cross_validation",
-        ("slices", "model.grid", "training", "windows.level", "windows.width"),
         "train the 2D baseline",
-    ),
-    "comparator": Step(
-        "covid3d.comparators.interface",
-        ("model.grid", "model.width", "training", "slices", "windows.level", "windows.width"),
-        "train one fold of a compared model",
-    ),
-    "comparators": Step(
-        "covid3d.chapters.comparison",
-        ("model", "training", "slices", "windows.level", "windows.width"),
-        "score every compared model",
+        "covid3d.chapters.cross_validation:ensure_slices",
+        needs=("selection",),
+        keys=("slices", "model.grid", "training", *WINDOW),
+        makes=("models/task1/resnet_2d",),
+        budget="2D baseline",
+        trains=True,
     ),
     "external": Step(
-        "covid3d.chapters.external_tests",
-        ("model", "slices", "windows.level", "windows.width", "statistics"),
         "score hospitals B and C",
+        "covid3d.chapters.external_tests:ensure_external",
+        needs=("slices",),
+        keys=("model", "slices", "statistics", *WINDOW),
+        makes=("external",),
+        budget="folds of Task 1",
+        trains=True,
     ),
-    "windows": Step("covid3d.chapters.robustness", ("model", "slices", "windows"), "score every window"),
+    "given": Step(
+        "score a hospital's scans with the given weights",
+        "covid3d.chapters.your_hospital:ensure_scores",
+        needs=("splits",),
+        keys=("model", *WINDOW),
+        makes=("external",),
+    ),
+    "windows": Step(
+        "score every window",
+        "covid3d.chapters.robustness:ensure_windows",
+        needs=("slices",),
+        keys=("model", "slices", "windows"),
+        makes=("windows",),
+        budget="windows and maps",
+        trains=True,
+        all_cores=True,
+    ),
     "explain": Step(
-        "covid3d.chapters.explanation",
-        ("model", "explain", "windows.level", "windows.width"),
         "compute activation maps",
+        "covid3d.chapters.explanation:ensure_explain",
+        needs=("selection",),
+        keys=("model", "explain", *WINDOW),
+        makes=("explain",),
+        budget="windows and maps",
+        trains=True,
     ),
-    "trajectories": Step("covid3d.chapters.trajectories", ("model", "windows"), "score every follow-up scan"),
+    "trajectories": Step(
+        "score every follow-up scan",
+        "covid3d.chapters.trajectories:ensure_trajectories",
+        needs=("selection",),
+        keys=("model", "windows"),
+        makes=("trajectories",),
+        budget="folds of Task 1",
+        trains=True,
+    ),
     "prognosis": Step(
-        "covid3d.chapters.prognosis",
-        ("model", "prognosis", "windows.level", "windows.width", "training"),
         "fine-tune one fold for prognosis",
+        "covid3d.chapters.fine_tuning:ensure_prognosis",
+        needs=("fold",),
+        over=("variant", "fold"),
+        keys=("model", "prognosis", "training", *WINDOW),
+        makes=("models/prognosis",),
+        budget="prognosis",
+        trains=True,
     ),
+    "comparator": Step(
+        "train one fold of a compared model",
+        "covid3d.chapters.comparison:ensure_comparator",
+        needs=("splits",),
+        over=("model", "fold"),
+        keys=("model.grid", "model.width", "training", "slices", *WINDOW),
+        code="covid3d.comparators.interface",
+        trains=True,
+    ),
+    "comparators": Step(
+        "score every compared model",
+        "covid3d.chapters.comparison:ensure_comparators",
+        needs=("external", "comparator"),
+        keys=("model", "training", "slices", *WINDOW),
+        makes=("comparators/summary",),
+        trains=True,
+    ),
+    "01_data": Chapter(needs=("splits",)),
+    "02_model": Chapter(needs=("selection",)),
+    "03_cross_validation": Chapter(needs=("selection", "windows")),
+    "04_external_tests": Chapter(
+        needs=("external", "windows", "explain"),
+        stored=("comparators", "map_layers"),
+        optional=("comparators",),
+    ),
+    "05_reader_comparison": Chapter(needs=("external",)),
+    "06_trajectories": Chapter(needs=("trajectories", "external", "explain")),
+    "07_prognosis": Chapter(needs=("trajectories", "prognosis")),
+    "08_claims": Chapter(),
+    "09_simulator": Chapter(
+        needs=("splits",),
+        stored=(
+            "phantom_realism",
+            "phantom_fairness",
+            "phantom_difficulty",
+            "learnability",
+            "scaling",
+            "null_world",
+            "null_smoke",
+            "phantom_course",
+            "phantom_prognosis",
+            "phantom_speed",
+        ),
+        files=("book/images/phantom_contact_sheet.jpg",),
+    ),
+    "10_your_hospital": Chapter(needs=("given",)),
+    "collect": Step("merge the chapters", "covid3d.report.collect:collect"),
+    "book": Step("build the book", "covid3d.report.book:build", needs=("collect",), budget="book"),
+}
+CHAPTERS = tuple(name for name, step in STEPS.items() if isinstance(step, Chapter))
+BUDGET = {  # minutes of the profile `standard` on the reference machine
+    "cohort and intake": 4.0,
+    "folds of Task 1": 10.0,
+    "2D baseline": 2.0,
+    "prognosis": 3.0,
+    "windows and maps": 2.0,
+    "notebooks": 2.0,
+    "book": 1.5,
 }
 
 
-def static_fingerprint(run: Run, step: str) -> str:
+def chapters_of(run: Run) -> tuple[str, ...]:
+    """Return the chapters that a run's book has: a hospital's own with given weights, else the paper's; 09 needs a simulator."""
+    if run.is_site:
+        return ("10_your_hospital",)
+    return tuple(name for name in CHAPTERS if name < ("10" if run.is_phantom else "09"))
+
+
+def needs(run: Run, name: str) -> tuple[str, ...]:
+    """Return the steps that come before a step or chapter; with given weights nothing is trained."""
+    if name in ("08_claims", "collect"):
+        return tuple(chapter for chapter in chapters_of(run) if chapter != name)
+    return tuple(other for other in known(name).needs if not (run.is_site and STEPS[other].trains))
+
+
+def all_needs(run: Run, name: str) -> list[str]:
+    """Return every step that a step or chapter rests on, in an order in which they can be computed."""
+    found: dict[str, None] = {}
+    for other in needs(run, name):
+        found.update(dict.fromkeys([*all_needs(run, other), other]))
+    return list(found)
+
+
+def values_over(run: Run, name: str) -> Iterator[dict[str, Any]]:
+    """Yield what a step is called with, once for each fold, model or variant: {} for a step that runs once."""
+    names = known(name).over
+    for values in itertools.product(*(options(run, one) for one in names)):
+        yield dict(zip(names, values, strict=True))
+
+
+def options(run: Run, name: str) -> Sequence[Any]:
+    """Return the values of what steps fan out over: fold, variant or model."""
+    if name == "fold":
+        return range(run.profile.training.folds)
+    if name == "variant":
+        return ("single", "pair")
+    return importlib.import_module("covid3d.comparators.catalogue").OTHERS
+
+
+def call(run: Run, name: str, **values: Any) -> None:
+    """Compute one step for one fold, variant or model, where it is missing or out of date."""
+    module, _, function = known(name).entry.partition(":")
+    entry = getattr(importlib.import_module(module), function)
+    entry(run, name) if name in CHAPTERS else entry(run, **values)
+
+
+def ensure_needs(run: Run, name: str) -> None:
+    """Compute, in order, all that a step or chapter rests on and that is missing or out of date.
+
+    With `run.compute` False, what is missing is a MissingResult that names the command to run.
+    """
+    for step in all_needs(run, name):
+        if not isinstance(STEPS[step], Chapter):
+            for values in values_over(run, step):
+                call(run, step, **values)
+
+
+def static_fingerprint(run: Run, name: str) -> str:
     """Return the part of a step's fingerprint that is known before its inputs exist: code, profile keys and seed."""
-    known = _step(step)
-    return sha256_json([code_fingerprint(known.module), profile_values(run, known.keys), run.seed, run.world])
+    step = known(name)
+    return sha256_json([code_fingerprint(step.module), profile_values(run, step.keys), run.seed, run.world])
 
 
-def fingerprint(run: Run, step: str, inputs: Mapping[str, Any]) -> str:
+def fingerprint(run: Run, name: str, inputs: Mapping[str, Any]) -> str:
     """Return the fingerprint of a step: the static part and the content of its inputs.
 
     A `Path` among the inputs counts by the SHA-256 of its bytes; anything else must be JSON-able.
     """
-    content = {name: sha256_file(value) if isinstance(value, Path) else value for name, value in inputs.items()}
-    return sha256_json([static_fingerprint(run, step), content])
+    content = {key: sha256_file(value) if isinstance(value, Path) else value for key, value in inputs.items()}
+    return sha256_json([static_fingerprint(run, name), content])
 
 
 def ensure(
     run: Run,
-    step: str,
+    name: str,
     folder: Path,
     inputs: Mapping[str, Any],
     compute: Callable[[Path], None],
@@ -112,63 +320,66 @@ def ensure(
     `compute(temporary)` writes its files into a temporary folder, which replaces `folder` only when it has succeeded.
     With `run.compute` False, a missing result is a MissingResult that names the command `again`.
     """
-    wanted = fingerprint(run, step, inputs)
+    wanted = fingerprint(run, name, inputs)
     if is_done(folder, wanted):
         return folder
-    name = folder.relative_to(run.folder).as_posix()
-    if not run.compute:
-        raise MissingResult(
-            f"'{name}' has not been computed, or is out of date",
-            where=f"run '{run.name}'",
-            cure=f"Run `{again or f'make run RUN={run.name}'}`, or set compute=True",
-        )
-    print(f"{name}: {_step(step).does} …", flush=True)
-    started = time.perf_counter()
-    with atomic_folder(folder) as temporary:
-        compute(temporary)
-        mark_done(temporary, step, wanted)
-    seconds = time.perf_counter() - started
-    print(f"{name}: done in {seconds:.1f} s", flush=True)
-    note_cost(run, name, seconds)
+    place = folder.relative_to(run.folder).as_posix()
+    _refuse_to_compute(run, place, again)
+
+    def whole() -> None:
+        with atomic_folder(folder) as temporary:
+            compute(temporary)
+            mark_done(temporary, name, wanted)
+
+    _timed(run, name, place, whole)
     return folder
 
 
 def ensure_in_place(
-    run: Run, step: str, outputs: Sequence[str], inputs: Mapping[str, Any], compute: Callable[[], None]
+    run: Run, name: str, outputs: Sequence[str], inputs: Mapping[str, Any], compute: Callable[[], None]
 ) -> None:
     """Like `ensure`, for a step that resumes by itself and writes named files into the run's folder.
 
     `compute()` writes `outputs` (paths relative to the run's folder) atomically, each as its last act; the record lies in
     `done/<step>.json`.
     """
-    wanted = fingerprint(run, step, inputs)
-    record = run.path("done", f"{step}.json")
+    wanted = fingerprint(run, name, inputs)
+    record = run.path("done", f"{name}.json")
     try:
         current = read_json(record)["fingerprint"] == wanted
     except (OSError, ValueError, KeyError, TypeError):
         current = False
-    if current and all(run.path(name).is_file() for name in outputs):
+    if current and all(run.path(output).is_file() for output in outputs):
         return
+    _refuse_to_compute(run, outputs[0], None)
+    _timed(run, name, name, compute)
+    write_json(record, {"step": name, "fingerprint": wanted})
+
+
+def _refuse_to_compute(run: Run, place: str, again: str | None) -> None:
+    """Raise MissingResult for a run that may not compute, with the command that does."""
     if not run.compute:
         raise MissingResult(
-            f"'{outputs[0]}' has not been computed, or is out of date",
+            f"'{place}' has not been computed, or is out of date",
             where=f"run '{run.name}'",
-            cure=f"Run `make run RUN={run.name}`, or set compute=True",
+            cure=f"Run `{again or f'make run RUN={run.name}'}`, or set compute=True",
         )
-    print(f"{step}: {_step(step).does} …", flush=True)
+
+
+def _timed(run: Run, name: str, place: str, compute: Callable[[], None]) -> None:
+    print(f"{place}: {known(name).does} …", flush=True)
     started = time.perf_counter()
     compute()
-    write_json(record, {"step": step, "fingerprint": wanted})
     seconds = time.perf_counter() - started
-    print(f"{step}: done in {seconds:.1f} s", flush=True)
-    note_cost(run, step, seconds)
+    print(f"{place}: done in {seconds:.1f} s", flush=True)
+    note_cost(run, place, seconds, budget=known(name).budget)
 
 
-def mark_done(folder: Path, step: str, value: str) -> None:
+def mark_done(folder: Path, name: str, value: str) -> None:
     """Write done.json: the step, its fingerprint and the hash of every file of the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "done.json")
     outputs = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-    write_json(folder / "done.json", {"step": step, "fingerprint": value, "outputs": outputs})
+    write_json(folder / "done.json", {"step": name, "fingerprint": value, "outputs": outputs})
 
 
 def is_done(folder: Path, wanted: str) -> bool:
@@ -190,80 +401,14 @@ def content(folder: Path) -> str:
         ) from error
 
 
-def note_cost(run: Run, name: str, seconds: float) -> None:
+def note_cost(run: Run, place: str, seconds: float, *, budget: str) -> None:
     """Keep when a step ended (seconds since 1970) and how long it took outside the results, for cost.json."""
-    note = {"step": name, "seconds": round(seconds, 2), "ended": round(time.time(), 2)}
-    write_json(run.path("logs", "cost", name.replace("/", "__") + ".json"), note)
+    note = {"step": place, "budget": budget, "seconds": round(seconds, 2), "ended": round(time.time(), 2)}
+    write_json(run.path("logs", "cost", place.replace("/", "__") + ".json"), note)
 
 
-def profile_values(run: Run, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return the values of dotted profile keys, e.g. `training.folds` or all of `model`."""
-    values = run.profile.model_dump(mode="json")
-    return {key: functools.reduce(lambda level, part: level[part], key.split("."), values) for key in keys}
-
-
-@functools.cache
-def code_fingerprint(module: str) -> str:
-    """Return the hash of a module's code and of all covid3d modules it imports, transitively."""
-    return sha256_json({name: _code_hash(name) for name in sorted(imported_modules(module))})
-
-
-@functools.cache
-def imported_modules(module: str) -> frozenset[str]:
-    """Return a covid3d module and every covid3d module that it imports, transitively, found in the source."""
-    found: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in found and _source(name) is not None:
-            found.add(name)
-            waiting.extend(imports_of(ast.parse(_source(name) or "")))
-    return frozenset(found)
-
-
-def imports_of(tree: ast.AST) -> set[str]:
-    """Return the covid3d modules that a piece of code imports anywhere, also inside functions."""
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-            names.add(node.module)
-    return {name for name in names if name.split(".")[0] == "covid3d" and _source(name) is not None}
-
-
-def _source(module: str) -> str | None:
-    """Return the source of a covid3d module, or None when there is no such file."""
-    path = PACKAGE.joinpath(*module.split(".")[1:])
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate.read_text(encoding="utf-8")
-    return None
-
-
-@functools.cache
-def _code_hash(module: str) -> str:
-    return code_hash(_source(module) or "")
-
-
-def code_hash(source: str) -> str:
-    """Return a hash of Python source that ignores comments, docstrings and layout."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
-            first = body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = body[1:] or [ast.Pass()]
-    return sha256_json(ast.dump(tree))
-
-
-def _step(name: str) -> Step:
+def known(name: str) -> Step:
+    """Return a step by its name; a ConfigError gives the nearest name."""
     if name not in STEPS:
-        raise MissingResult(f"there is no step '{name}'", cure=nearest(name, STEPS))
+        raise ConfigError(f"there is no step '{name}'", cure=nearest(name, STEPS))
     return STEPS[name]

@@ -11,9 +11,9 @@ import pandas as pd
 from patsy import cr, dmatrix
 from scipy import stats
 
-from covid3d.stats.metrics import Interval
+from covid3d.stats.auc import mean_interval
+from covid3d.stats.estimate import NAN, Estimate
 
-NAN = float("nan")
 CURVE_DF = 4
 
 
@@ -39,6 +39,18 @@ def rescan_pairs(table: pd.DataFrame) -> pd.DataFrame:
         for side in ("own", "rescan")
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def noise_band(scores: pd.DataFrame) -> NoiseBand:
+    """Return the noise band of a change of s between two scans of one patient.
+
+    scores: scan_id, patient_id, kind, day, logit, and window_sd (SD of s over windows) of the rescan pairs.
+    """
+    pairs = rescan_pairs(scores).merge(scores[["scan_id", "logit", "window_sd"]], on="scan_id")
+    wide = pairs.pivot(index="pair", columns="side", values="logit").reindex(columns=["own", "rescan"])
+    spread = pairs["window_sd"].dropna()
+    window_sd = float(np.sqrt((spread**2).mean())) if len(spread) else 0.0
+    return noise_band_of((wide["rescan"] - wide["own"]).to_numpy(float), window_sd)
 
 
 def noise_band_of(differences: np.ndarray, window_sd: float = 0.0) -> NoiseBand:
@@ -103,7 +115,7 @@ def late_scans(table: pd.DataFrame, late_days: float = 3) -> pd.Series:
     return (gap <= late_days).astype("boolean").mask(gap.isna())
 
 
-def change_of(table: pd.DataFrame, first_day: float = 7, last_day: float = 10) -> Interval:
+def change_of(table: pd.DataFrame, first_day: float = 7, last_day: float = 10) -> Estimate:
     """Return the mean over patients of s in a span of days minus s at the first scan, with a paired t interval."""
     start = table[table["scan_index"] == 0].set_index("patient_id")["logit"]
     later = (
@@ -112,37 +124,10 @@ def change_of(table: pd.DataFrame, first_day: float = 7, last_day: float = 10) -
         .mean()
     )
     values = (later - start).dropna()
-    count = len(values)
-    if count < 2:
-        return Interval(
-            float(values.mean()) if count else NAN, NAN, NAN, f"not available: {count} patients with such a scan"
-        )
-    half = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count))
-    return Interval(
-        float(values.mean()), float(values.mean()) - half, float(values.mean()) + half, f"paired t, n = {count}"
-    )
-
-
-def second_differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the curvature of s at each patient's first three scans: patient_id, curvature (logit per day squared).
-
-    Divided second difference 2 [t0, t1, t2] s; negative is concave down. Patients with fewer scans are left out.
-    """
-    rows = []
-    for patient, part in table.sort_values("day").groupby("patient_id"):
-        t, s = part["day"].to_numpy(float)[:3], part["logit"].to_numpy(float)[:3]
-        if len(t) == 3 and np.all(np.diff(t) > 0):
-            rows.append(
-                (patient, 2 * float(((s[2] - s[1]) / (t[2] - t[1]) - (s[1] - s[0]) / (t[1] - t[0])) / (t[2] - t[0])))
-            )
-    return pd.DataFrame(rows, columns=["patient_id", "curvature"])
-
-
-def same_peak_by_probability(table: pd.DataFrame) -> bool:
-    """True when each patient's highest probability is the scan of the highest logit (they must rise together)."""
-    by = table.groupby("patient_id")
-    highest = table.loc[by["logit"].idxmax()].set_index("patient_id")["probability"]
-    return bool((by["probability"].max() <= highest + 1e-12).all())
+    if len(values) < 2:
+        few = f"{len(values)} patients with such a scan"
+        return Estimate(float(values.iloc[0]), method=f"no interval: {few}") if len(values) else Estimate.missing(few)
+    return mean_interval(values).by(f"paired t, n = {len(values)}")
 
 
 def percentile_in(values: pd.Series, score: float) -> float:
@@ -150,7 +135,7 @@ def percentile_in(values: pd.Series, score: float) -> float:
     return min(float(stats.percentileofscore(values, score, kind="mean")), 100.0) if len(values) else NAN
 
 
-def curve_of(table: pd.DataFrame, time: str, bootstrap: int, rng: np.random.Generator) -> tuple[pd.DataFrame, Interval]:
+def curve_of(table: pd.DataFrame, time: str, bootstrap: int, rng: np.random.Generator) -> tuple[pd.DataFrame, Estimate]:
     """Return (day, s, low, high) of a natural cubic spline with patient effects, and the day of its highest point.
 
     Within-patient least squares: each patient's own level is removed, so that patients with more scans, or scanned at
@@ -162,7 +147,7 @@ def curve_of(table: pd.DataFrame, time: str, bootstrap: int, rng: np.random.Gene
     none = pd.DataFrame(columns=["day", "s", "low", "high"], dtype=float)
     days = known[time].to_numpy(float)
     if known["patient_id"].nunique() < 4 or len(np.unique(days)) < CURVE_DF + 2:
-        return none, Interval(NAN, NAN, NAN, "not available: too few patients or days")
+        return none, Estimate.missing("too few patients or days")
     grid = np.linspace(np.quantile(days, 0.05), np.quantile(days, 0.95), 61)
     knots = np.quantile(days, np.linspace(0, 1, CURVE_DF)[1:-1])
     limits = {"lower_bound": float(days.min()), "upper_bound": float(days.max())}
@@ -185,7 +170,7 @@ def curve_of(table: pd.DataFrame, time: str, bootstrap: int, rng: np.random.Gene
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     tops = grid[draws.argmax(1)]
     first, last = np.quantile(tops, [0.025, 0.975]).tolist()
-    peak = Interval(float(grid[best.argmax()]), first, last, "patient bootstrap of the spline's peak")
+    peak = Estimate(float(grid[best.argmax()]), first, last, "patient bootstrap of the spline's peak")
     return pd.DataFrame({"day": grid, "s": best, "low": low, "high": high}), peak
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 NAN = float("nan")
 
@@ -71,12 +71,31 @@ class Estimate:
             return f"not available ({self.method.removeprefix('not available: ') or 'no data'})"
         return value_text(self.value, self.unit) + self._limits() + (f" ({self.remark})" if self.remark else "")
 
+    def short(self) -> str:
+        """Return the number for a cell of a table: "0.831 (0.727 to 0.935)", or why there is none."""
+        if not self.known:
+            return self.method or "not available"
+        limits = f" ({number(self.low, self.unit)} to {number(self.high, self.unit)})" if self.has_limits else ""
+        return number(self.value, self.unit) + limits + (f" ({self.remark})" if self.remark else "")
+
     def _limits(self) -> str:
         if not self.has_limits:
             return ""
         if self.high - self.low < 1e-9:  # of equal folds, or of classes that do not overlap
             return " (no interval: nothing varies)"
         return f" (95 % CI {number(self.low, self.unit)} to {number(self.high, self.unit)})"
+
+
+class Tested(NamedTuple):
+    """An estimate with its interval and a two-sided p."""
+
+    estimate: Estimate
+    p: float
+
+    @classmethod
+    def missing(cls, why: str) -> "Tested":
+        """Return the test that cannot be made."""
+        return cls(Estimate.missing(why), NAN)
 
 
 def p_value(p: float, remark: str = "", *, method: str = "") -> Estimate:

@@ -4,17 +4,17 @@ A table has one row a patient (or pair) with patient_id, remaining_days, event (
 NA = unknown), logit (higher = longer stay) and high (0 | 1, the group).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from covid3d.stats import metrics, survival
-from covid3d.stats.contrasts import auc_or_nan, wilson_or_nan
-from covid3d.stats.metrics import Interval
+from covid3d.stats import survival
+from covid3d.stats.auc import auc, spearman
+from covid3d.stats.estimate import NAN, Estimate
+from covid3d.stats.proportions import mcnemar_exact, paired_difference, wilson
 
-NAN = float("nan")
 Floats = NDArray[np.float64]
 
 
@@ -65,62 +65,52 @@ def resampled(table: pd.DataFrame, draws: int, rng: np.random.Generator) -> Floa
 
 def bootstrap_interval(
     table: pd.DataFrame, measure: str, draws: int, rng: np.random.Generator, *, against: str | None = None
-) -> Interval:
+) -> Estimate:
     """Return c_index or auc of `logit` (minus that of the column `against`) with its percentile interval over patients.
 
     No limits where every resample gives the same value (a perfect order of few patients): a point would look certain.
     """
     known = table.dropna(subset=["remaining_days", "logit", *([against] if against else [])])
     if known.empty:
-        return Interval(NAN, NAN, NAN, "not available: no patient")
+        return Estimate.missing("no patient")
     weights = np.vstack([np.ones(len(known)), resampled(known, draws, rng)])
     values = MEASURES[measure](known).value(weights)
     if against:
         values = values - MEASURES[measure](known, against).value(weights)
     drawn = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or len(drawn) < draws / 2:
-        return Interval(float(values[0]), NAN, NAN, "not available: a class is missing, here or in most resamples")
+        return Estimate(float(values[0]), method="a class is missing, here or in most resamples")
     if np.ptp(drawn) == 0:
-        return Interval(float(values[0]), NAN, NAN, "patient bootstrap, no interval: every resample gives this value")
+        return Estimate(float(values[0]), method="patient bootstrap, no interval: every resample gives this value")
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(float(values[0]), float(low), float(high), "patient bootstrap, percentile")
+    return Estimate(float(values[0]), float(low), float(high), "patient bootstrap, percentile")
 
 
-def separation(table: pd.DataFrame, bootstrap: int, rng: np.random.Generator) -> dict[str, object]:
-    """Return what a predictor's groups say about the stay: n, events, log-rank, hazard ratio of discharge, C-index, AUC.
+def separation(table: pd.DataFrame, bootstrap: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Return what a predictor's groups and scores say about the stay; the names are words for a reader.
 
-    table: remaining_days, event, label, high (0 | 1), logit. p_nominal is the chi-square p, which takes out-of-fold groups
-    for independent ones. Intervals of C-index and AUC resample patients.
+    table: remaining_days, event, label, high (0 | 1), logit. The log-rank p is the chi-square one, nominal because it takes
+    out-of-fold groups for independent ones; the hazard ratio is one of discharge. C-index and AUC resample patients.
     """
     table = table.dropna(subset=["high", "remaining_days"])
     days, event, high = table["remaining_days"], table["event"], table["high"]
-    test, ratio = survival.log_rank(days, event, high), survival.hazard_ratio(days, event, high)
-    c, area = (bootstrap_interval(table, measure, bootstrap, rng) for measure in MEASURES)
-    accuracy = ((high == table["label"])[table["label"].notna()]).mean()
+    test = survival.log_rank(days, event, high)
+    known = table["label"].notna()
     return {
-        "n": len(table),
-        "n_high": test.n[0],
-        "n_low": test.n[1],
-        "events_high": test.events[0],
-        "events_low": test.events[1],
-        "chi_square": test.chi_square,
-        "p_nominal": test.p,
-        "hazard_ratio": ratio.value,
-        "hazard_low": ratio.low,
-        "hazard_high": ratio.high,
-        "c_index": c.value,
-        "c_low": c.low,
-        "c_high": c.high,
-        "auc": area.value,
-        "auc_low": area.low,
-        "auc_high": area.high,
-        "accuracy": float(accuracy) if len(table) else NAN,
-        "reason": test.reason or ratio.reason,
+        "patients": len(table),
+        "high risk": test.n[0],
+        "low risk": test.n[1],
+        "chi-square": test.chi_square,
+        "log-rank p": test.nominal,
+        "hazard ratio": survival.hazard_ratio(days, event, high).estimate,
+        "C-index": bootstrap_interval(table, "c_index", bootstrap, rng),
+        "AUC": bootstrap_interval(table, "auc", bootstrap, rng),
+        "accuracy": float((high == table["label"])[known].mean()) if len(table) else NAN,
     }
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, draws: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Return the difference of two predictors on the patients that both have: measure, difference, low, high, n.
+    """Return the difference of two predictors on the patients that both have: rows c_index and auc; patients, difference.
 
     The same resampled patients serve both, so the comparison is paired. The interval is nominal for out-of-fold scores: it
     takes them for fixed, though refitting makes them depend on each other.
@@ -129,31 +119,32 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, draws: int, rng: np.rando
         second[["scan_id", "logit"]].dropna(), on="scan_id", suffixes=("", "_other")
     )
     found = {name: bootstrap_interval(both, name, draws, rng, against="logit_other") for name in MEASURES}
-    rows = [(name, interval.value, interval.low, interval.high, len(both)) for name, interval in found.items()]
-    return pd.DataFrame(rows, columns=["measure", "difference", "low", "high", "n"])
+    rows = [(name, len(both), interval.noted("nominal")) for name, interval in found.items()]
+    return pd.DataFrame(rows, columns=["measure", "patients", "difference"]).set_index("measure")
 
 
 def permuted_gain(
     table: pd.DataFrame, pair: list[Floats], single: list[Floats], permutations: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Return the permutation test of what two scans add to one: measure, gain_heads (pair - single), p_permutation.
+    """Return what two scans add to one in heads on frozen features, and its permutation p: rows c_index and auc.
 
     table: fold and known outcomes; pair, single: each fold's head inputs (N, K). Stay, event and label are permuted jointly,
     and the heads of both are fitted again to the same permuted outcomes: the comparison is paired, and the dependence of
     out-of-fold scores is in its null distribution (Ojala & Garriga 2010, test 1). Two-sided: twice the smaller tail, the
     observed gain counted in (Phipson & Smyth 2010). Exact where no scan tells of the outcome; where one scan does, an
-    approximation, for the null gains are those of two uninformed predictors. NaN for few patients or one class.
+    approximation, for the null gains are those of two uninformed predictors. Missing for few patients or one class.
     """
+    index, columns = pd.Index(MEASURES, name="measure"), ["difference of heads", "permutation p"]
     if len(table) < 4 or table["label"].nunique() < 2:
-        return pd.DataFrame({"measure": list(MEASURES), "gain_heads": NAN, "p_permutation": NAN})
+        return pd.DataFrame([(NAN, survival.permuted(NAN))] * len(MEASURES), columns=columns, index=index)
     orders = survival.permuted_orders(len(table), permutations, rng)
     held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
     logits, other = (survival.permuted_logits(inputs, held, label, orders) for inputs in (pair, single))
-    rows: list[tuple[str, float, float]] = []
-    for name, measure in MEASURES.items():
+    rows: list[tuple[float, Estimate]] = []
+    for measure in MEASURES.values():
         usable = measure(table.assign(logit=0.0)).usable
         if not usable.sum():
-            rows.append((name, NAN, NAN))
+            rows.append((NAN, survival.permuted(NAN)))
             continue
         gains = np.array(
             [
@@ -162,8 +153,8 @@ def permuted_gain(
             ]
         )
         tails = (survival.permutation_p(sign * gains[0], sign * gains[1:] + 1e-12) for sign in (1, -1))
-        rows.append((name, float(gains[0]), min(1.0, 2 * min(tails))))
-    return pd.DataFrame(rows, columns=["measure", "gain_heads", "p_permutation"])
+        rows.append((float(gains[0]), survival.permuted(min(1.0, 2 * min(tails)))))
+    return pd.DataFrame(rows, columns=columns, index=index)
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -177,43 +168,48 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def frozen_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return measure, n, spearman, low, high, p, auc, auc_low, auc_high of pairs with scores `s` (index scan) and `prior`."""
+    """Return Spearman's correlation with the stay, and the AUC for high risk, of s, its slope and its curvature.
+
+    table: pairs with scores `s` (the scan) and `prior` (the one before). s at the index scan; its slope since the prior scan
+    (per day); the curvature over the first three scans, which is judged against the stay after the third.
+    """
     table = table.assign(slope=(table["s"] - table["prior"]) / table["interval_days"].where(table["interval_days"] > 0))
     index, third = table[table["scan_index"] == 1], table[table["scan_index"] == 2]
     both = third.merge(index[["patient_id", "slope", "interval_days"]], on="patient_id", suffixes=("", "_before"))
     both["curvature"] = (
         2 * (both["slope"] - both["slope_before"]) / (both["interval_days"] + both["interval_days_before"])
     )
-    names = {"s": "s at the index scan", "slope": "slope of s since the prior scan"}
-    measures = [(text, index, name) for name, text in names.items()] + [
-        ("curvature of s over three scans", both, "curvature")
+    measures = [
+        ("s at the index scan", index, "s"),
+        ("slope of s since the prior scan", index, "slope"),
+        ("curvature of s over three scans", both, "curvature"),
     ]
     rows = []
     for text, part, name in measures:
         part = part.dropna(subset=[name, "remaining_days"])
-        found, area = metrics.spearman(part[name], part["remaining_days"]), auc_or_nan(part["label"], part[name])
-        rank = {"spearman": found.estimate.value, "low": found.estimate.low, "high": found.estimate.high, "p": found.p}
-        rows.append(
-            {"measure": text, "n": len(part), **rank, "auc": area.value, "auc_low": area.low, "auc_high": area.high}
-        )
-    return pd.DataFrame(rows)
+        found = spearman(part[name], part["remaining_days"])
+        rows.append((text, len(part), found.estimate, found.p, auc(part["label"], part[name])))
+    return pd.DataFrame(rows, columns=["measure", "patients", "Spearman", "p", "AUC"]).set_index("measure")
 
 
-def long_stays(table: pd.DataFrame, days: float) -> dict[str, float]:
-    """Return the wrong groups among stays longer than `days` (k, n, share, Wilson's interval) and among the others (k, n)."""
+def long_stays(table: pd.DataFrame, days: float) -> dict[str, Any]:
+    """Return the wrong groups among stays longer than `days` (share with Wilson's interval) and among the others."""
     known = table[table["label"].notna()]
     wrong, long = (known["high"] != known["label"]).astype(bool), known["remaining_days"] > days
-    share = wilson_or_nan(int(wrong[long].sum()), int(long.sum()))
-    found = {"long_errors": int(wrong[long].sum()), "long_n": int(long.sum()), "long_share": share.value}
-    found |= {"long_low": share.low, "long_high": share.high}
-    return found | {"other_errors": int(wrong[~long].sum()), "other_n": int((~long).sum())}
+    return {
+        "longer stays": int(long.sum()),
+        "wrong in longer stays": int(wrong[long].sum()),
+        "share wrong in longer stays": wilson(int(wrong[long].sum()), int(long.sum())),
+        "other stays": int((~long).sum()),
+        "wrong in other stays": int(wrong[~long].sum()),
+    }
 
 
 def reader_gain(groups: pd.DataFrame) -> pd.DataFrame:
-    """Return how many more patients a reader gets right with two scans than with one.
+    """Return how many more patients a reader gets right with two scans than with one, one row a reader.
 
-    groups: reader_id, task (stay_single | stay_pair), scan_id, high, label. Columns reader_id, n, only_two, only_one (right
-    with two or one scan alone), difference of accuracy, low, high (Tango's score interval), p (exact McNemar).
+    groups: reader_id, task (stay_single | stay_pair), scan_id, high, label. The gain is the difference of accuracy with
+    Tango's score interval; its p is the exact one of McNemar.
     """
     known, rows = groups[groups["label"].notna()], []
     for reader, part in known.assign(right=known["high"] == known["label"]).groupby("reader_id"):
@@ -222,6 +218,6 @@ def reader_gain(groups: pd.DataFrame) -> pd.DataFrame:
         pair, single = wide["stay_pair"], wide["stay_single"]
         two, one = int((pair & ~single).sum()), int((single & ~pair).sum())
         if len(wide):
-            gain = metrics.paired_difference(two, one, len(wide))
-            rows.append((reader, len(wide), two, one, *gain[:3], metrics.mcnemar_exact(two, one)))
-    return pd.DataFrame(rows, columns=["reader_id", "n", "only_two", "only_one", "difference", "low", "high", "p"])
+            rows.append((reader, len(wide), two, one, paired_difference(two, one, len(wide)), mcnemar_exact(two, one)))
+    columns = ["reader", "patients", "right with two scans only", "right with one only", "gain", "McNemar p"]
+    return pd.DataFrame(rows, columns=columns).set_index("reader")

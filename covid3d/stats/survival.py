@@ -1,7 +1,7 @@
 """Time to discharge: Kaplan-Meier, log-rank, hazard of discharge, competing deaths and out-of-fold permutation.
 
 Days are counted from the index scan; the event is "discharged alive", so the Kaplan-Meier ordinate reads "still in
-hospital" and a hazard ratio below 1 means a longer stay. What cannot be computed is NaN with a `reason`, never an error.
+hospital" and a hazard ratio below 1 means a longer stay. What cannot be computed is missing with its reason, never an error.
 """
 
 import warnings
@@ -15,8 +15,9 @@ from lifelines.exceptions import ConvergenceError, ConvergenceWarning
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2
 
+from covid3d.stats.estimate import NAN, Estimate, Tested, p_value
+
 Floats = NDArray[np.float64]
-NAN = float("nan")
 
 
 class LogRank(NamedTuple):
@@ -29,16 +30,10 @@ class LogRank(NamedTuple):
     events: tuple[int, int]
     reason: str = ""
 
-
-class HazardRatio(NamedTuple):
-    """Cox hazard ratio of the event with its 95 % Wald interval."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-    method: str
-    reason: str = ""
+    @property
+    def nominal(self) -> Estimate:
+        """The chi-square p, marked nominal: it takes the groups for independent ones; or why there is none."""
+        return Estimate.missing(self.reason) if self.reason else p_value(self.p, "nominal", method="log-rank")
 
 
 class Permutation(NamedTuple):
@@ -113,21 +108,15 @@ def kaplan_meier(days: ArrayLike, events: ArrayLike) -> pd.DataFrame:
     )[columns]
 
 
-def numbers_at_risk(days: ArrayLike, group: ArrayLike, times: Sequence[float]) -> pd.DataFrame:
-    """Return how many patients of each group are still in hospital just before each time: columns group, day, at_risk."""
-    time, member = np.asarray(days, float), np.asarray(group)
-    rows = [(name, at, int((time[member == name] >= at).sum())) for name in pd.unique(member) for at in times]
-    return pd.DataFrame(rows, columns=["group", "day", "at_risk"])
+def hazard_ratio(days: ArrayLike, events: ArrayLike, covariate: ArrayLike, cluster: ArrayLike | None = None) -> Tested:
+    """Return the Cox hazard ratio per unit of one covariate (Efron ties) with its Wald interval and p.
 
-
-def hazard_ratio(
-    days: ArrayLike, events: ArrayLike, covariate: ArrayLike, cluster: ArrayLike | None = None
-) -> HazardRatio:
-    """Return the Cox hazard ratio per unit of one covariate (Efron ties); `cluster` (N,) gives a sandwich interval."""
+    `cluster` (N,) gives a sandwich interval.
+    """
     time, event, value = _columns(days, events, covariate)
     method = "Cox, Efron ties, Wald" + (", clustered by patient" if cluster is not None else "")
     if len(time) < 3 or event.sum() < 2 or np.ptp(value) == 0:
-        return HazardRatio(NAN, NAN, NAN, NAN, method, "too few events, or one group only")
+        return Tested.missing("too few events, or one group only")
     table = pd.DataFrame({"time": time, "event": event, "value": value})
     if cluster is not None:
         table["cluster"] = pd.factorize(np.asarray(cluster))[0]
@@ -137,12 +126,12 @@ def hazard_ratio(
             warnings.simplefilter("ignore", RuntimeWarning)
             fitter = CoxPHFitter().fit(table, "time", "event", cluster_col="cluster" if cluster is not None else None)
     except (ConvergenceError, ConvergenceWarning, np.linalg.LinAlgError):
-        return HazardRatio(NAN, NAN, NAN, NAN, method, "the groups are separated completely: no finite estimate")
+        return Tested.missing("the groups are separated completely: no finite estimate")
     row = fitter.summary.iloc[0]
     if not row["se(coef)"] < 10:
-        return HazardRatio(NAN, NAN, NAN, NAN, method, "the groups are separated completely: no finite estimate")
+        return Tested.missing("the groups are separated completely: no finite estimate")
     limits = (float(row["exp(coef) lower 95%"]), float(row["exp(coef) upper 95%"]))
-    return HazardRatio(float(row["exp(coef)"]), *limits, float(row["p"]), method)
+    return Tested(Estimate(float(row["exp(coef)"]), *limits, method), float(row["p"]))
 
 
 def aalen_johansen(days: ArrayLike, causes: ArrayLike) -> pd.DataFrame:
@@ -269,6 +258,11 @@ def permuted_logits(
         if test.any() and not test.all():
             logits[:, test] = logistic_heads(values, label[orders], ~test)[:, test]
     return logits
+
+
+def permuted(p: float, reason: str = "too few patients") -> Estimate:
+    """Return a permutation p, which says what was permuted; or why there is none."""
+    return p_value(p, "outcomes permuted") if np.isfinite(p) else Estimate.missing(reason)
 
 
 def permutation_p(statistic: float, null: Floats) -> float:

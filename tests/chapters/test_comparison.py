@@ -7,13 +7,14 @@ import pytest
 from conftest import CHECKOUT
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import comparison
+from covid3d.chapters import comparison, explanation, results
 from covid3d.chapters import external_tests as external
-from covid3d.commands.pipeline import ENTRIES, chapter_code, model_code, run_step
+from covid3d.commands.pipeline import job_code, run_step
 from covid3d.comparators import catalogue
+from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, MissingResult
-from covid3d.run.steps import STEPS, imported_modules
-from covid3d.stats.metrics import paired_delong
+from covid3d.run.fingerprint import imported_modules
+from covid3d.stats.auc import paired_delong
 
 FEW = ("metadata", "histogram", "s3d")
 
@@ -31,12 +32,18 @@ def run(root, monkeypatch):
         )
 
     monkeypatch.setattr(comparison, "split_of", split_of)
-    selection = pd.read_csv(run.path("models", "task1", "selection", "selection.csv"))
-    monkeypatch.setattr(comparison, "ensure_selection", lambda run: selection)
     monkeypatch.setattr(comparison, "OTHERS", FEW)
     monkeypatch.setattr(comparison, "COMPARATORS", {name: catalogue.COMPARATORS[name] for name in ("covid3d", *FEW)})
     external.ensure_external(run)
     return run
+
+
+def compute(run):
+    """Train and score what is compared, as the registry calls it, and return the comparison."""
+    for model in FEW:
+        for fold in range(2):
+            steps.call(run, "comparator", model=model, fold=fold)
+    return pd.read_csv(comparison.ensure_comparators(run) / "comparison.csv")
 
 
 def test_nothing_is_shown_before_it_was_trained_and_showing_trains_nothing(run):
@@ -45,10 +52,10 @@ def test_nothing_is_shown_before_it_was_trained_and_showing_trains_nothing(run):
 
 
 def test_every_model_has_a_row_of_the_same_scans_with_paired_differences(run):
-    table = comparison.ensure_comparators(run).set_index("model")
+    table = compute(run).set_index("model")
     assert list(table.index) == ["COVID3D", "metadata alone", "histogram alone", "S3D (width 1/8, from scratch)"]
     scores = pd.read_csv(run.path("comparators", "summary", "predictions.csv"), dtype={"scan_id": str})
-    reference = external.ensure_external(run).query("model == 'covid3d'")
+    reference = results.external_scores(run).query("model == 'covid3d'")
     for site in ("B", "C"):
         pair = scores.query("model == 'histogram' and hospital == @site").merge(reference, on="scan_id")
         assert len(pair) == {"B": 8, "C": 6}[site]
@@ -61,6 +68,38 @@ def test_every_model_has_a_row_of_the_same_scans_with_paired_differences(run):
     shown = comparison.shown(run)
     assert pd.isna(shown["minutes"].iloc[0]) and shown["minutes"].notna().sum() == len(FEW)
     pd.testing.assert_frame_equal(shown.drop(columns="minutes"), table.reset_index())
+    models, caption = comparison.other_models(run)
+    assert "same scans" in caption and list(models.columns) == [
+        "A",
+        "B",
+        "C",
+        "B - COVID3D",
+        "C - COVID3D",
+        "parameters",
+        "minutes",
+    ]
+    found, cells = models.at["histogram alone", "B"], table.loc["histogram alone", ["B", "B low", "B high"]]
+    assert [found.value, found.low, found.high] == cells.tolist()
+    assert not models.at["COVID3D", "B - COVID3D"].known, "COVID3D does not differ from itself"
+
+
+def test_stored_models_are_shown_for_simulated_scans_alone_and_say_so(run, monkeypatch):
+    monkeypatch.setattr(type(run), "is_phantom", False)
+    models, caption = comparison.other_models(run)
+    assert models.empty and "make extended RUN=noise" in caption
+    monkeypatch.setattr(type(run), "is_phantom", True)
+    models, caption = comparison.other_models(run)
+    assert caption.startswith("Not of this run") and models.at["COVID3D", "A"].has_limits
+    assert not {"run", *campaigns.STAMP} & set(models.columns)
+
+
+def test_the_chapter_declares_every_stored_table_that_it_reads(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(campaigns, "read", lambda name: asked.append(name))
+    monkeypatch.setattr(type(run), "is_phantom", True)
+    comparison.other_models(run)
+    explanation.ratios_by_layer()
+    assert set(asked) == set(steps.STEPS["04_external_tests"].stored)
 
 
 def test_a_finished_fold_is_kept_and_new_facts_or_scans_train_it_again(run, monkeypatch):
@@ -79,7 +118,7 @@ def test_a_missing_fold_names_its_command(run):
 
 
 def test_a_table_made_from_other_scans_is_not_shown(run):
-    comparison.ensure_comparators(run)
+    compute(run)
     assert comparison.shown(run) is not None
     run.intake.write_text(run.intake.read_text().replace(",120,", ",100,", 1))
     assert comparison.shown(run) is None
@@ -88,18 +127,18 @@ def test_a_table_made_from_other_scans_is_not_shown(run):
 def test_no_model_is_trained_again_because_another_was_added(make_run):
     """A line of the catalogue is not part of any fold's code; a model's own file is."""
     run = make_run()
-    modules = imported_modules(STEPS["comparator"].module)
+    modules = imported_modules(steps.STEPS["comparator"].module)
     assert not {name for name in modules if name.startswith("covid3d.comparators.")} - {"covid3d.comparators.interface"}
-    assert model_code(run, "comparator", "s3d") != model_code(run, "comparator", "metadata")
-    assert model_code(run, "prognosis", "single") == model_code(run, "prognosis", "pair")
+    one, two = (job_code(run, "comparator", {"model": model, "fold": 0}) for model in ("s3d", "metadata"))
+    assert one != two
 
 
 def test_a_finished_comparison_makes_chapter_4_run_again_and_no_other(run):
     shutil.copytree(CHECKOUT / "notebooks", run.root / "notebooks")
     chapters = ("03_cross_validation", "04_external_tests")
-    before = [chapter_code(run, name) for name in chapters]
-    comparison.ensure_comparators(run)
-    after = [chapter_code(run, name) for name in chapters]
+    before = [job_code(run, name, {}) for name in chapters]
+    compute(run)
+    after = [job_code(run, name, {}) for name in chapters]
     assert after[0] == before[0] and after[1] != before[1]
 
 
@@ -107,5 +146,4 @@ def test_a_finished_comparison_makes_chapter_4_run_again_and_no_other(run):
 def test_a_step_of_an_unknown_model_is_one_message(make_run, model, message):
     run = make_run()
     with pytest.raises(ConfigError, match=message):
-        run_step(run, "comparator", fold=0, variant=None, model=model, chapter=None)
-    assert "comparators" in ENTRIES
+        run_step(run, "comparator", fold=0, model=model)

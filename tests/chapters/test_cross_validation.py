@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from covid3d.chapters import cross_validation as cv
 from covid3d.cohort.store import Store
 from covid3d.network import training
+from covid3d.run import steps
 from covid3d.run.errors import Covid3DError, MissingResult
 from covid3d.run.files import write_csv, write_text
 from covid3d.run.profile import load_profile
+from covid3d.stats.estimate import Estimate
 
 SCANS = 16
 
@@ -58,33 +59,68 @@ def run(make_run, monkeypatch):
     write_csv(run.splits, folds_of(table))
     write_text(run.manifest, "scan_id\n")
     monkeypatch.setattr(cv, "accepted", lambda run: cohort())
-    monkeypatch.setattr(cv, "ensure_splits", lambda run: pd.read_csv(run.splits, dtype={"scan_id": str}))
     monkeypatch.setattr(cv, "require_certificate", lambda run: None)
     return run
 
 
-def test_folds_are_trained_selected_and_summed_up(run):
-    selection = cv.ensure_selection(run)
-    assert list(selection) == ["fold", "auc_last", "loss_last", "auc_best", "epoch_best", "deployed"]
-    assert selection["deployed"].sum() == 1
-    scores = cv.out_of_fold(run)
-    assert sorted(scores["scan_id"]) == sorted(cohort().query("role == 'development'")["scan_id"])
-    assert set(scores["epoch"]) == {2}
-    table = cv.fold_table(run)
-    for row in table.to_dict("records"):
-        fold = scores[scores["fold"] == row["fold"]]
-        assert row["auc"] == pytest.approx(roc_auc_score(fold["label"], fold["logit"]))
-        assert row["auc_low"] <= row["auc"] <= row["auc_high"] and row["optimism"] >= 0
-    summary = cv.internal_summary(run)
-    assert summary["mean_auc"].value == pytest.approx(table["auc"].mean())
-    assert summary["mean_auc_bootstrap"].value == pytest.approx(table["auc"].mean())
-    assert summary["pooled_auc"].value == pytest.approx(roc_auc_score(scores["label"], scores["logit"]))
-    assert "nominal" in summary["pooled_auc"].method
-    assert len(cv.learning_curves(run)) == 2 * 2
+@pytest.fixture
+def chapter(run, monkeypatch):
+    """The chapter of the tiny run, its two folds trained."""
+    ours = ("fold", "selection")
+    monkeypatch.setattr(steps, "all_needs", lambda run, name: ours)
+    return cv.load(run)
+
+
+def test_folds_are_trained_selected_and_summed_up(chapter, run):
+    assert list(chapter.selection) == ["fold", "auc_last", "loss_last", "auc_best", "epoch_best", "deployed"]
+    assert chapter.selection["deployed"].sum() == 1
+    assert sorted(chapter.scores["scan_id"]) == sorted(cohort().query("role == 'development'")["scan_id"])
+    assert set(chapter.scores["epoch"]) == {2} and len(chapter.history) == 2 * 2
+    table = chapter.folds()
+    for fold, part in chapter.scores.groupby("fold"):
+        found = table.loc[fold, "AUC"]
+        assert found.value == pytest.approx(roc_auc_score(part["label"], part["logit"]))
+        assert found.low <= found.value <= found.high
+    internal = chapter.internal().set_index("reading")["AUC"]
+    assert internal["mean of the folds"].value == pytest.approx(table["AUC"].map(float).mean())
+    assert internal["mean, patients resampled"].value == pytest.approx(internal["mean of the folds"].value)
+    assert internal["pooled"].value == pytest.approx(roc_auc_score(chapter.scores["label"], chapter.scores["logit"]))
+    assert str(internal["pooled"]).endswith("(nominal)") and chapter.optimism() >= 0
+    assert chapter.training()["validated every epoch"] and chapter.deployed()["has the highest AUC"]
     folder = cv.ensure_slices(run)
-    assert folder == run.model("task1", "resnet_2d", cv.deployed_fold(run))
-    rows = pd.read_csv(folder / "predictions.csv")
-    assert set(rows["model"]) == {"resnet_2d"} and not run.path("checkpoints", "x").exists()
+    assert folder == run.model("task1", "resnet_2d", chapter.deployed()["fold"])
+    assert set(pd.read_csv(folder / "predictions.csv")["model"]) == {"resnet_2d"}
+    assert not list(run.path("checkpoints").glob("*"))
+
+
+def chapter_of(aucs: dict[int, list[tuple[int, float]]], run, loss: float = 0.0) -> cv.CrossValidation:
+    """A chapter of made-up scores; `loss` is the change of the training loss in the last fifth."""
+    rows = [(fold, label, logit) for fold, cases in aucs.items() for label, logit in cases]
+    scores = pd.DataFrame(rows, columns=["fold", "label", "logit"])
+    history = curves(*[[(0.5, 0.5)] * 10] * len(aucs))
+    history.loc[history["epoch"] > 8, "train_loss"] *= 1 + loss
+    return cv.CrossValidation(run, scores, history, cv.select(history))
+
+
+PERFECT = {fold: [(1, 2.0), (1, 1.0), (0, 0.0), (0, -1.0)] for fold in range(4)}
+
+
+def test_each_bar_is_judged_and_all_of_them_together(make_run):
+    blind = pd.Series({"metadata": Estimate(0.5), "burden": Estimate(0.5)})
+    run = make_run()
+    reached = chapter_of(PERFECT, run).bars(Estimate(0.9), blind).set_index("bar")["reached"]
+    assert set(reached) == {cv.REACHED}
+    late = chapter_of(PERFECT, run, loss=-0.1).bars(Estimate(0.9), blind).set_index("bar")["reached"]
+    assert late["flat loss"] == late["all of them"] == cv.NOT_REACHED
+    low = chapter_of(PERFECT, run).bars(Estimate(0.59), blind).set_index("bar")["reached"]
+    assert low["skill"] == low["all of them"] == cv.NOT_REACHED
+
+
+def test_a_bar_without_anything_to_compare_with_is_not_judged(make_run):
+    blind = pd.Series({"metadata": Estimate(0.5), "burden": Estimate.missing("no truth")})
+    bars = chapter_of(PERFECT, make_run()).bars(Estimate.missing("no truth"), blind).set_index("bar")["reached"]
+    assert bars["skill"] == bars["above burden"] == cv.NOT_JUDGED
+    assert bars["all of them"] == cv.REACHED
 
 
 def test_a_finished_fold_is_kept_and_a_changed_label_trains_it_again(run, monkeypatch):
@@ -164,33 +200,6 @@ def test_aucs_that_differ_by_rounding_alone_are_tied():
     assert table["epoch_best"].tolist() == [1, 1]
 
 
-def test_mean_interval_equals_scipys_t_interval():
-    values = np.array([0.7, 0.8, 0.75, 0.9, 0.6])
-    found = cv.mean_interval(values)
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, min(expected.high, 1)))
-
-
-def test_bootstrap_of_the_mean_auc_equals_resampling_by_hand():
-    rng = np.random.default_rng(0)
-    labels = np.tile([0, 1], 20)
-    scores = pd.DataFrame({"fold": np.repeat([0, 1], 20), "label": labels, "logit": rng.normal(labels, 1.0)})
-    found = cv.bootstrap_mean_auc(scores, 4000, seed=1)
-    folds = [
-        [part.loc[part["label"] == label, "logit"].to_numpy() for label in (0, 1)] for _, part in scores.groupby("fold")
-    ]
-    draws = [
-        np.mean(
-            [np.greater.outer(*(rng.choice(side, len(side)) for side in (one, zero))).mean() for zero, one in folds]
-        )
-        for _ in range(3000)
-    ]
-    assert found.value == pytest.approx(
-        np.mean([roc_auc_score(part["label"], part["logit"]) for _, part in scores.groupby("fold")])
-    )
-    assert (found.low, found.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
-
-
 def test_flatness_compares_the_last_fifth_with_the_one_before():
     loss = [1.0, 0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.5, 0.45, 0.45]
     table = curves([(0.5, 0.5)] * 10).assign(train_loss=loss)
@@ -203,7 +212,7 @@ def test_a_fold_that_is_trained_on_one_class_is_refused_by_its_number(run, monke
     splits = folds_of(table)
     of_class_0 = set(table.loc[table["label"] == 0, "scan_id"])
     splits = splits[(splits["split"] == "validation") | splits["scan_id"].isin(of_class_0)]
-    monkeypatch.setattr(cv, "ensure_splits", lambda run: splits)
+    monkeypatch.setattr(cv, "read_splits", lambda run: splits)
     with pytest.raises(Covid3DError, match="splits.csv, fold 1: all 4 training scans have label 0") as error:
         cv.ensure_fold(run, 1)
     assert error.value.code == "one_class"

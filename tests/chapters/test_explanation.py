@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from covid3d.chapters import explanation as explain
 from covid3d.ct.windows import Window
@@ -155,20 +156,90 @@ def test_the_case_is_the_patient_of_24_years_with_five_scans():
     assert explain.case_patient(table[table["role"] == "external"]) is None
 
 
+def test_a_map_takes_one_forward_and_one_backward_pass(model, grid, monkeypatch):
+    assert explain.passes(model, grid, WINDOW, "Mixed_3c", "hirescam") == (1, 1)
+    once = explain.cell_map
+    monkeypatch.setattr(explain, "cell_map", lambda *args: (once(*args), once(*args)))
+    assert explain.passes(model, grid, WINDOW, "Mixed_3c", "hirescam") == (2, 2), "a second pass is seen"
+    assert not model.head._forward_hooks and not model.head._backward_hooks
+
+
+# --- what the maps show ----------------------------------------------------------------------------------------------
+
+SHARES = pd.DataFrame(
+    {
+        "hospital": ["B", "B", "B", "B"],
+        "label": [1, 1, 1, 0],
+        "role": "external",
+        "lesion_share": [0.4, 0.2, np.nan, 0.1],
+        "lesion_of_lung": [0.1, 0.2, 0.1, 0.1],
+    }
+)
+
+
 def test_lesion_share_table_leaves_out_scans_without_truth():
-    rows = pd.DataFrame(
-        {
-            "hospital": ["B", "B", "B", "B"],
-            "label": [1, 1, 1, 0],
-            "role": ["external"] * 3 + ["external"],
-            "lesion_share": [0.4, 0.2, np.nan, 0.1],
-            "lesion_of_lung": [0.1, 0.2, 0.1, 0.1],
-        }
+    table = explain.lesion_share_table(SHARES, 200, seed=1).set_index("label")
+    found = table.at[1, "ratio"]
+    assert table.at[1, "scans"] == 2
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 1.0, 4.0))
+    assert table.at[0, "ratio"].value == table.at[0, "ratio"].low == pytest.approx(1.0)
+    pooled = explain.lesion_share_ratio(SHARES, 1, 200, seed=1)
+    assert (pooled.value, pooled.low, pooled.high) == pytest.approx((2.0, 1.0, 4.0))
+    assert not explain.lesion_share_ratio(SHARES.assign(lesion_of_lung=np.nan), 1, 200, seed=1).known
+
+
+def maps_of(run, **columns) -> explain.Maps:
+    """Six external scans, three a class, with the given columns."""
+    rows = {"scan_id": [f"B{n}" for n in range(6)], "hospital": "B", "role": "external", "label": [1, 1, 1, 0, 0, 0]}
+    blank = dict.fromkeys(("lesion_share", "lesion_of_lung", "lesion_map_ratio", "ratio_in_lung"), np.nan)
+    return explain.Maps(run, pd.DataFrame({**rows, **blank, **columns}))
+
+
+def test_the_bar_asks_for_the_ratio_and_for_its_lower_limit(make_run):
+    run = make_run()
+    share = {"lesion_of_lung": 0.1, "lesion_map_ratio": [1.0, 2.0, 4.0, 9.0, 9.0, 9.0]}
+    good = maps_of(run, lesion_share=[0.25, 0.3, 0.35, 0, 0, 0], **share).ratios()
+    assert good["bar"] == "reached"
+    assert (good["the lesions themselves"].value, good["the lesions themselves"].remark) == (
+        2,
+        "quartiles 1.50 to 3.00",
     )
-    table = explain.lesion_share_table(rows, 200, seed=1).set_index("label")
-    assert table.loc[1, "scans"] == 2 and table.loc[1, "ratio"] == pytest.approx(2.0)
-    assert table.loc[1, "low"] == pytest.approx(1.0) and table.loc[1, "high"] == pytest.approx(4.0)
-    assert table.loc[0, "ratio"] == table.loc[0, "low"] == pytest.approx(1.0)
-    pooled = explain.lesion_share_ratio(rows, 1, 200, seed=1)
-    assert pooled[:3] == pytest.approx((2.0, 1.0, 4.0))
-    assert np.isnan(explain.lesion_share_ratio(rows.assign(lesion_of_lung=np.nan), 1, 200, seed=1).value)
+    assert maps_of(run, lesion_share=[0.19, 0.19, 0.19, 0, 0, 0], **share).ratios()["bar"] == "not reached"
+    assert maps_of(run, lesion_share=[0.01, 0.01, 0.9, 0, 0, 0], **share).ratios()["bar"] == "not reached"
+
+
+def test_real_scans_have_no_lesions_to_be_found_and_every_number_says_so(make_run):
+    maps = maps_of(make_run())
+    assert maps.lesion_share().empty
+    assert {str(found).split(" (")[-1].rstrip(")") for found in maps.ratios().values()} == {explain.NO_TRUTH}
+
+
+def test_the_mass_of_the_map_is_compared_by_welchs_test(make_run):
+    mass = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0]
+    maps = maps_of(make_run(), positive_mass=mass, map_sum=0.0, logit=0.0)
+    assert maps.mass_by_label().loc["COVID-", "positive mass"] == 6
+    found = maps.mass_difference()
+    expected = stats.ttest_ind(mass[3:], mass[:3], equal_var=False).confidence_interval()
+    assert (found.value, found.low, found.high) == pytest.approx((4.0, *expected))
+    few = explain.Maps(maps.run, maps.summary.head(4))
+    assert "fewer than two scans" in str(few.mass_difference())
+
+
+def test_a_map_that_is_missing_and_the_parts_of_a_map_are_counted(make_run, monkeypatch):
+    two = np.zeros((4, 8, 8), np.float32)
+    two[1, 1:3, 1:3], two[2, 6, 6], two[0, 4, 4] = 1.0, 0.6, 0.4
+    monkeypatch.setattr(explain, "read_map", lambda run, scan: two)
+    maps = maps_of(make_run())
+    found = maps.made(maps.summary["scan_id"])
+    assert (found["maps"], found["every external scan has a map"]) == (6, True)
+    assert found["connected parts of a map"].value == 2
+    assert not maps.made(pd.Series(["B0", "B9"]))["every external scan has a map"]
+
+
+def test_the_stored_layers_say_that_they_are_not_of_this_run(monkeypatch):
+    table, caption = explain.ratios_by_layer()
+    assert "not of this run" in caption and {"Grad-CAM", "HiResCAM"} <= set(table.columns)
+    assert table.index[0] == "Conv3d_1a_7x7" and table.index[-1] == "Mixed_5c"
+    monkeypatch.setattr(explain.campaigns, "read", lambda name: None)
+    table, caption = explain.ratios_by_layer()
+    assert table.empty and "has not been run" in caption

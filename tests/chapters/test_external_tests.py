@@ -1,25 +1,24 @@
-"""External tests: scores, differences with their intervals, thresholds from A, and site mode."""
+"""External tests: scores, Table 1, differences with their intervals, and the cases that are drawn."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 from sklearn.metrics import roc_auc_score
 from synthetic_run import small_profile, synthetic_run, write_truth
 
+from covid3d.chapters import explanation, robustness
 from covid3d.chapters import external_tests as external
-from covid3d.chapters import reader_comparison as readers
-from covid3d.chapters import robustness
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import scoring as inference
 from covid3d.network import training
 from covid3d.run import steps
-from covid3d.run.errors import MissingResult, WeightsError
-from covid3d.run.profile import open_run
-from covid3d.stats import contrasts
-from covid3d.stats.metrics import paired_delong
+from covid3d.run.errors import MissingResult
+from covid3d.run.profile import Run, open_run
+from covid3d.stats.coverage import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -27,24 +26,41 @@ def run(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     root = tmp_path_factory.mktemp("external")
     patch.setenv("COVID3D_ROOT", str(root))
+    patch.setattr(steps, "ensure_needs", lambda run, name: None)
     made = synthetic_run(root)
+    external.ensure_external(made)
+    robustness.ensure_windows(made)
+    explanation.ensure_explain(made)
     yield made
     patch.undo()
 
 
 @pytest.fixture(scope="module")
-def scores(run):
-    return external.ensure_external(run)
+def ext(run):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(external, "require_certificate", lambda run: None)
+    yield external.load(run)
+    patch.undo()
 
 
-def test_only_first_scans_of_the_external_hospitals_are_scored(run, scores):
-    assert set(scores["scan_id"]) == set(accepted(run).query("role == 'external'")["scan_id"])
-    assert set(scores["hospital"]) == {"B", "C"}
-    assert set(scores["split"]) == {"external"}
-    assert list(scores.columns) == list(inference.PREDICTIONS)
+@pytest.fixture
+def elsewhere(ext):
+    """The same results in a run whose second external hospital is H1, as in leave-one-site-out."""
+    names = {"C": "H1"}
+    windows = replace(ext.windows, sd=ext.windows.sd.rename(index=names), curve=ext.windows.curve.replace(names))
+    tables = {name: getattr(ext, name).replace({"hospital": names}) for name in ("scores", "predictions")}
+    return replace(ext, windows=windows, **tables)
 
 
-def test_the_deployed_row_is_the_chosen_fold_and_the_ensemble_is_the_mean_logit(run, scores):
+def test_only_first_scans_of_the_external_hospitals_are_scored(run, ext):
+    assert set(ext.predictions["scan_id"]) == set(accepted(run).query("role == 'external'")["scan_id"])
+    assert set(ext.predictions["hospital"]) == {"B", "C"}
+    assert set(ext.predictions["split"]) == {"external"}
+    assert list(ext.predictions.columns) == list(inference.PREDICTIONS)
+
+
+def test_the_deployed_row_is_the_chosen_fold_and_the_ensemble_is_the_mean_logit(run, ext):
+    scores = ext.predictions
     wide = scores.assign(name=scores["model"] + scores["fold"].astype(str)).pivot(
         index="scan_id", columns="name", values="logit"
     )
@@ -56,190 +72,171 @@ def test_the_deployed_row_is_the_chosen_fold_and_the_ensemble_is_the_mean_logit(
     assert not model.training
 
 
-def test_a_second_call_reuses_the_stored_result(run, scores, capsys):
-    again = external.ensure_external(run.with_options(compute=False))
-    pd.testing.assert_frame_equal(again, scores)
+def test_a_second_call_reuses_the_stored_result(run, ext, capsys):
+    assert external.ensure_external(run.with_options(compute=False)) == run.path("external")
     assert "done in" not in capsys.readouterr().out
 
 
-def test_table_1_has_the_2d_row_the_3d_row_and_a_tuned_row_that_waits_for_the_windows(run, scores):
-    table = external.table_1(run)
-    assert table["model"].tolist()[0].startswith("2D ResNet-10t")
-    assert table["model"].tolist()[1:3] == ["COVID3D", "COVID3D* (window tuned after evaluation)"]
-    part = scores[(scores["model"] == "covid3d") & (scores["hospital"] == "C")]
-    row = table.set_index("model").loc["COVID3D"]
-    assert row["C auc"] == pytest.approx(roc_auc_score(part["label"], part["logit"]))
-    assert row["C low"] < row["C auc"] <= row["C high"]
-    assert (row["C n_positive"], row["C n_negative"]) == (3, 3)
-    if not run.path("windows").exists():
-        assert np.isnan(table.set_index("model").loc["COVID3D* (window tuned after evaluation)", "B auc"])
+def test_missing_folds_are_named(root):
+    with pytest.raises(MissingResult):
+        external.ensure_external(open_run("noise", profile=small_profile(root)))
 
 
-def test_table_1_takes_the_window_sd_and_the_tuned_row_from_the_windows(run):
-    windows = robustness.ensure_windows(run)
-    long = external.table_1_long(run).set_index(["model", "hospital"])
-    part = windows[(windows["model"] == "covid3d") & (windows["hospital"] == "B")]
-    values = [
-        roc_auc_score(one["label"], one["logit"])
-        for name, one in part.groupby("window")
-        if name in {"w000", "w001", "w002", "w003"}
-    ]
-    assert long.loc[("covid3d", "B"), "window_sd"] == pytest.approx(np.std(values, ddof=1))
-    assert long.loc[("covid3d", "B"), "n_windows"] == 4
-    assert long.loc[("tuned", "B"), "n_windows"] == 4, "the ± of every row is over the same number of windows"
-    tuned = part[part["window"] == "tuned"]
-    assert long.loc[("tuned", "B"), "auc"] == pytest.approx(roc_auc_score(tuned["label"], tuned["logit"]))
+def test_the_questions_read_no_table_again(ext, monkeypatch):
+    monkeypatch.setattr(pd, "read_csv", lambda *args, **kwargs: pytest.fail(f"read again: {args[0]}"))
+    for question in ("table_1", "window_facts", "roc_points", "comparisons", "by_fold", "fold_models", "window_sd"):
+        getattr(ext, question)()
+    ext.plot_cases(ext.cases(1))
+    ext.maps.lesion_share(), ext.maps.ratios(), ext.maps.mass_by_label(), ext.maps.mass_difference()
 
 
-def test_comparisons_give_each_site_and_the_pooled_difference(run):
-    robustness.ensure_windows(run)
-    table = external.comparisons(run).set_index(["comparison", "site"])
-    assert {site for name, site in table.index if name == "3D - 2D"} == {"B", "C", "pooled"}
-    part = external.first_scores(run).query("hospital == 'B'")
-    assert table.loc[("3D - 2D", "B"), "difference"] == pytest.approx(
+def test_table_1_gives_each_model_its_auc_its_spread_over_windows_and_its_patients(run, ext):
+    table = ext.table_1()
+    assert list(table.index) == ["2D baseline", "COVID3D", "COVID3D* (tuned)", "ensemble"]
+    part = ext.scores.query("hospital == 'C'")
+    found = table.at["COVID3D", "AUC at C"]
+    assert found.value == pytest.approx(roc_auc_score(part["label"], part["covid3d"]))
+    assert found.low < found.value <= found.high
+    assert table.at["COVID3D", "COVID+ / COVID- at C"] == "3 / 3"
+    assert table.at["2D baseline", "what it is"] == "ResNet-10t, 2 slices of 32 px"
+    scores = ext.windows.scores.query("model == 'covid3d' and hospital == 'B'")
+    aucs = {name: roc_auc_score(one["label"], one["logit"]) for name, one in scores.groupby("window")}
+    spread = table.at["COVID3D", "SD over windows at B"]
+    assert spread.value == pytest.approx(np.std([aucs[f"w00{number}"] for number in range(4)], ddof=1))
+    assert spread.remark == table.at["COVID3D* (tuned)", "SD over windows at B"].remark == "over 4 windows"
+    assert table.at["COVID3D* (tuned)", "AUC at B"].value == pytest.approx(aucs["tuned"])
+    assert str(table.at["ensemble", "SD over windows at B"]) == "not available (scored in one window)"
+
+
+def test_b_and_c_have_a_place_in_every_table_of_a_run_with_other_hospitals(elsewhere):
+    table = elsewhere.table_1()
+    assert str(table.at["COVID3D", "AUC at C"]) == "not available (no scans of hospital C)"
+    assert table.at["COVID3D", "AUC at H1"].known and table.at["COVID3D", "SD over windows at H1"].known
+    differences = elsewhere.comparisons()
+    assert not differences.at[("3D minus 2D", "C"), "difference"].known
+    assert differences.at[("3D minus 2D", "pooled"), "difference"].known
+    assert list(elsewhere.fold_models().index) == ["B", "C", "H1"]
+    assert not elsewhere.windows.widest()["C"].known and elsewhere.windows.widest()["H1"].known
+    assert elsewhere.skill().index.tolist() == ["A", "B", "C", "H1"]
+
+
+def test_comparisons_give_each_hospital_and_the_pooled_difference(ext):
+    table = ext.comparisons()
+    part = ext.scores.query("hospital == 'B'")
+    found = table.at[("3D minus 2D", "B"), "difference"]
+    assert found.value == pytest.approx(
         roc_auc_score(part["label"], part["covid3d"]) - roc_auc_score(part["label"], part["resnet_2d"])
     )
-    assert {site for name, site in table.index if name == "external - internal"} == {"B", "C"}
+    assert 0 <= table.at[("3D minus 2D", "B"), "p"].value <= 1
+    assert set(table.loc["3D minus 2D"].index) == {"B", "C", "pooled"}
+    assert set(table.loc["external minus internal"].index) == {"B", "C"}, "A's patients are others: nothing is pooled"
 
 
-def test_the_pooled_difference_is_an_inverse_variance_mean_of_sites_never_one_roc():
-    rng = np.random.default_rng(1)
-    sites = []
-    for shift, count in ((0.0, 40), (10.0, 20)):  # a site's own offset must not matter
-        labels = pd.Series(np.arange(count) % 2)
-        sites.append((labels, labels + rng.normal(shift, 1, count), labels + rng.normal(shift, 2, count)))
-    found = contrasts.pooled_or_nan(sites)
-    each = [paired_delong(y.to_numpy(), a.to_numpy(), b.to_numpy()).estimate for y, a, b in sites]
-    weights = [1 / ((one.high - one.low) / 2 / stats.norm.ppf(0.975)) ** 2 for one in each]
-    assert found.estimate.value == pytest.approx(np.average([one.value for one in each], weights=weights))
-    assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.estimate.value) * np.sqrt(sum(weights))))
+def test_the_tuned_row_is_said_to_be_part_of_the_evaluation_when_it_is(ext):
+    assert ext.window_facts()["tuned after the evaluation"]
+    mixed = ext.predictions.assign(window=["tuned", *ext.predictions["window"][1:]])
+    assert not replace(ext, predictions=mixed).window_facts()["tuned after the evaluation"]
 
 
-def test_the_external_internal_difference_adds_both_variances():
-    inside = pd.DataFrame({"fold": np.repeat(range(6), 6), "label": [0, 0, 0, 1, 1, 1] * 6})
-    inside["logit"] = [1, 2, 3, 4, 5, 6, 1, 2, 4, 3, 5, 6] * 3  # fold AUCs 1 and 8/9, three times each
-    labels, scores = pd.Series([0, 0, 1, 1]), pd.Series([1.0, 3.0, 2.0, 4.0])  # AUC 3/4
-    found = contrasts.external_internal_difference(inside, labels, scores)
-    placements = np.var([0.5, 1.0], ddof=1) / 2  # DeLong by hand, the same for both classes
-    error = np.sqrt((1 / 18) ** 2 / 5 + 2 * placements)
-    assert found.estimate.value == pytest.approx(3 / 4 - (1 + 8 / 9) / 2)
-    assert found.estimate.high - found.estimate.value == pytest.approx(1.959964 * error)
+def test_the_folds_at_b_and_c_are_all_of_them_and_one_is_the_deployed(ext):
+    found, table = ext.by_fold(), ext.fold_models()
+    part = ext.predictions.query("model == 'covid3d_fold' and fold == 0 and hospital == 'C'")
+    assert found.at[0, "C"] == pytest.approx(roc_auc_score(part["label"], part["logit"]))
+    assert table["deployed"].tolist() == found.loc[1].tolist() and table["folds"].tolist() == [2, 2]
+    assert (table["lowest"] <= table["mean"]).all() and (table["mean"] <= table["highest"]).all()
 
 
-def test_fold_models_and_thresholds_come_from_their_own_cohorts(run):
-    folds = external.fold_models(run).set_index("hospital")
-    assert (folds["lowest"] <= folds["mean"]).all() and (folds["mean"] <= folds["highest"]).all()
-    inside = external.validation_scores(run)
-    assert set(inside["hospital"]) == {"A"}
-    cut = external.thresholds(run)["deployed validation"]
-    own = inside.loc[inside["fold"] == 1, "logit"]
-    assert own.min() - 1 <= cut <= own.max() + 1
-    assert cut == readers.thresholds(run)[readers.YOUDEN], "chapters 4 and 5 call scans by one threshold"
-    points = external.operating_points(run)
-    assert (points["k"] <= points["n"]).all()
-    assert points.query("rule == 'zero' and hospital == 'B'")["n"].tolist() == [4, 4]
-
-
-@pytest.mark.parametrize(("positives", "negatives"), [(20, 20), (12, 9)])
-def test_null_world_an_external_auc_rarely_claims_more_or_less_than_chance(positives, negatives):
-    """400 permutations of the labels over fixed scores: at most 32 intervals without 0.5."""
-    rng, claimed = np.random.default_rng(22), 0
-    scores = pd.Series(rng.normal(size=positives + negatives))
-    for _ in range(400):
-        labels = pd.Series(rng.permutation(np.repeat([1, 0], [positives, negatives])))
-        found = contrasts.auc_or_nan(labels, scores)
-        claimed += int(not found.low <= 0.5 <= found.high)
-    assert claimed <= 32
-
-
-def test_a_specificity_is_read_off_the_curve():
-    labels, scores = pd.Series([0, 0, 0, 0, 1, 1]), pd.Series([1.0, 2.0, 3.0, 5.0, 4.0, 6.0])
-    assert external.read_off(labels, scores, 0.75) == 1.0
-    assert external.read_off(labels, scores, 0.9) == 0.5
-    assert np.isnan(external.read_off(pd.Series([1, 1]), pd.Series([1.0, 2.0]), 0.5))
-
-
-def test_controls_show_the_network_scans_without_lungs_or_body(run, scores, monkeypatch):
+def test_controls_show_the_network_scans_without_lungs_or_body(ext, monkeypatch):
     seen = []
     monkeypatch.setattr(external, "_logits", lambda run, model, grids: seen.append(grids) or grids.mean((1, 2, 3)))
-    monkeypatch.setattr(external, "read_intake", accepted)
-    monkeypatch.setattr(external, "grid_spacing", lambda facts, grid: (1.0, 1.0, 1.0))
     monkeypatch.setattr(external, "blanked", lambda grid, spacing, part: grid * (part == "body"))
-    table = external.controls(run)
-    assert table["hospital"].tolist() == ["B", "C"] * 2 and table["n"].tolist() == [len(grids) for grids in seen]
-    assert table["left"].str.startswith("lungs").tolist() == [True, True, False, False]
+    table = ext.controls()
+    assert table["scans"].tolist() == [len(grids) for grids in seen] == [8, 6] * 2
     assert not np.any(seen[0]) and np.any(seen[2])
-    assert table["auc"].tolist()[:2] == [0.5, 0.5], "what is blank cannot tell the class"
-    assert table["auc"].tolist()[2:] == [1, 1], "the level of HU is the class here"
+    without, background = (
+        table.loc[left, "AUC"].map(float).tolist() for left in ("without the lungs", "background alone")
+    )
+    assert without == [0.5, 0.5], "what is blank cannot tell the class"
+    assert background == [1, 1], "the level of HU is the class here"
 
 
-def test_roc_points_start_at_zero_and_end_at_one(run):
-    for _, part in external.roc_points(run).groupby(["model", "hospital"]):
+def test_shuffled_slices_cost_a_network_that_reads_their_order_alone(ext, monkeypatch):
+    brightness = ext.scores.assign(covid3d=[Store.of(ext.run).get(scan)[0].mean() for scan in ext.scores["scan_id"]])
+    monkeypatch.setattr(external, "_logits", lambda run, model, grids: grids.mean((1, 2, 3)))
+    blind = replace(ext, scores=ext.scores.assign(covid3d=ext.scores["label"].astype(float))).shuffled()
+    assert blind["hospital"] == "B" and blind["AUC lost"].value == 0, "the mean over slices knows no order"
+    monkeypatch.setattr(external, "_logits", lambda run, model, grids: -grids[:, 0].mean((1, 2)))
+    assert replace(ext, scores=brightness).shuffled()["AUC lost"].value > 0.5
+
+
+def test_roc_curves_start_at_zero_and_end_at_one(ext):
+    for _, part in ext.roc_points().groupby(["model", "hospital"]):
         assert part.iloc[0][["false_positive", "true_positive"]].tolist() == [0, 0]
         assert part.iloc[-1][["false_positive", "true_positive"]].tolist() == [1, 1]
+    assert len(ext.plot_roc().axes) == 2
 
 
-def test_skill_and_learnability_need_the_truth_and_say_so_without(run):
-    assert external.skill(run).empty
-    assert external.learnable(run).set_index("model").loc["burden only", "method"].startswith("not available")
+def test_coverage_keeps_every_method_and_the_error_of_its_simulation(ext):
+    table = ext.coverage(replicates=20)
+    assert set(table.columns) == set(METHODS) and table.index.names == ["COVID+", "COVID-", "true AUC"]
+    assert len(table) == 12 and {row[:2] for row in table.index} == {(20, 20), (12, 9)}
+    found = table.loc[(20, 20, 0.78), "recommended"]
+    assert found.value * 20 == pytest.approx(round(found.value * 20)) and found.low < found.value <= found.high
+
+
+def test_known_confounds_are_those_of_public_scans(ext, monkeypatch):
+    assert ext.confounds().empty
+    monkeypatch.setattr(Run, "cohort", "public")
+    assert ("B", "slice count") in ext.confounds().index
+
+
+def test_skill_needs_the_truth_and_says_so_without(run, ext):
+    assert str(ext.skill().at["B", "skill"]) == "not available (real scans have no oracle)"
     write_truth(run, accepted(run))
-    table = external.skill(run).set_index("hospital")
-    assert table["oracle"].tolist() == [1, 1, 1]
-    assert table.loc["B", "skill"] == pytest.approx(2 * (table.loc["B", "auc"] - 0.5))
-    learnable = external.learnable(run).set_index("model")
-    assert learnable.loc[["COVID3D", "metadata only", "burden only"], "mean_fold_auc"].between(0, 1).all()
-    assert learnable.loc["metadata only", "mean_fold_auc"] == 1, "age and slice number give the label away here"
+    try:
+        table = ext.skill()
+    finally:
+        run.path("truth", "truth.csv").unlink()
+    assert table["perfect reader"].map(float).tolist() == [1, 1, 1]
+    assert float(table.at["B", "skill"]) == pytest.approx(2 * (float(table.at["B", "AUC"]) - 0.5))
 
 
-def test_missing_folds_are_named(root):
-    empty = open_run("noise", profile=small_profile(root))
-    with pytest.raises(MissingResult):
-        external.ensure_external(empty)
+# --- the cases that are drawn ----------------------------------------------------------------------------------------
 
 
-def test_one_class_only_is_not_available():
-    found = contrasts.auc_or_nan(pd.Series([1, 1]), pd.Series([0.1, 0.2]))
-    assert np.isnan(found.value) and "one class" in found.method
-    pair = contrasts.paired_or_nan(pd.Series([1, 1]), pd.Series([0.1, 0.2]), pd.Series([0.1, 0.2]))
-    assert np.isnan(pair.p) and np.isnan(contrasts.pooled_or_nan([]).p)
+def test_cases_are_drawn_by_seed_one_of_each_kind_of_call(ext):
+    maps = ext.maps.summary.assign(logit=np.where(ext.maps.summary["patient_id"].str[1:].astype(int) % 2, 1.0, -1.0))
+    ext = replace(ext, maps=replace(ext.maps, summary=maps))
+    cases = ext.cases(1)
+    assert list(cases.index) == ["Figure 1", "TP", "FN", "FP", "TN"]
+    assert cases["class"].tolist() == ["COVID+"] * 3 + ["COVID-"] * 2
+    assert (cases["logit"] > 0).tolist() == [True, True, False, True, False]
+    assert set(cases["hospital"]) <= {"B", "C"}
+    pd.testing.assert_frame_equal(cases, ext.cases(1))
+    assert any(ext.cases(seed)["scan"].tolist() != cases["scan"].tolist() for seed in range(2, 5))
 
 
-@pytest.fixture
-def site(run, monkeypatch):
-    """The same cohort as if it were a hospital's own, with the weights of fold 0."""
-    monkeypatch.setenv("COVID3D_ROOT", str(run.root))
-    weights = run.model("task1", "covid3d", 0).relative_to(run.root) / "weights.safetensors"
-    (run.root / "own.csv").write_text("scan_id,source\nA1,scans/a1\n")
-    made = open_run("site", profile=run.config.profile, manifest="own.csv", weights=str(weights))
-    for name in ("manifest.csv", "intake.csv", "volumes"):
-        if not made.path(name).exists():
-            made.path(name).symlink_to(run.path(name))
-    return made
+def test_every_drawn_case_has_its_own_voxels_in_picture_and_caption(ext):
+    others = ext.cases(1).iloc[1:]
+    wide = others["scan"].iloc[0]
+    facts = {scan: {**row, "spacing_x_mm": 1.4 if scan == wide else 0.7} for scan, row in ext.facts.items()}
+    ext = replace(ext, facts=facts)
+    cases = ext.cases(1)
+    plots = [axes for axes in ext.plot_cases(cases).axes if axes.get_title(loc="left")]
+    aspects = {axes.get_title(loc="left").split()[-1]: axes.get_aspect() for axes in plots}
+    assert {scan: aspect == 0.5 for scan, aspect in aspects.items()} == {scan: scan == wide for scan in cases["scan"]}
+    words = ext.about(cases)
+    sides = {scan: cases.set_index("scan").loc[[scan], "cell, mm"].iloc[0] for scan in cases["scan"]}
+    assert len(set(sides.values())) > 1 and all(
+        f"{scan} of hospital {scan[0]}" in words and f"cells of {side} mm" in words for scan, side in sides.items()
+    )
 
 
-def test_a_site_run_with_simulated_weights_claims_nothing(site):
-    assert site.is_site
-    table = external.ensure_external(site)
-    assert table["probability"].isna().all() and table["logit"].notna().all()
-    assert external.site_notice(site) == external.SIMULATED
-    rows = external.site_table(site)
-    assert rows["auc"].isna().all() and (rows["method"] == external.SIMULATED).all()
-
-
-def test_a_site_run_with_real_weights_hides_small_cells(site, monkeypatch):
-    real = external.describe_weights(external.weights_path(site)) | {"trained_on": "public"}
-    monkeypatch.setattr(external, "describe_weights", lambda path: real)
-    rows = external.site_table(site).set_index("hospital")
-    assert rows.loc["A", "auc"] > 0 and rows.loc["A", "n_positive"] == "8"
-    assert np.isnan(rows.loc["C", "auc"]) and rows.loc["C", "n_positive"] == "< 5"
-    assert "fewer than 5" in rows.loc["C", "method"]
-
-
-def test_site_weights_of_another_grid_are_refused(site, monkeypatch):
-    monkeypatch.setattr(external, "grid_text", lambda grid: "64,224,224")
-    with pytest.raises(WeightsError, match="grid"):
-        external._site_predictions(site)
-
-
-def test_the_step_declares_what_it_reads():
-    assert steps.STEPS["external"].module == "covid3d.chapters.external_tests"
+def test_figure_1_is_one_external_covid_scan_whose_map_costs_one_pass_each_way(ext):
+    cases = ext.cases(1)
+    assert ext.figure_1_facts(cases) == {"external COVID+ scans": 1, "one forward and one backward pass": True}
+    negative = ext.maps.external.query("label == 0")["scan_id"].iloc[0]
+    wrong = cases.assign(scan=[negative, *cases["scan"][1:]])
+    assert ext.figure_1_facts(wrong)["external COVID+ scans"] == 0
+    assert len(ext.plot_figure_1(cases).axes) == 7, "three planes, without and with the map, and a bar"
+    assert "no COVID+ scan" in ext.plot_figure_1(cases.iloc[1:]).axes[0].texts[0].get_text()

@@ -1,13 +1,14 @@
 """Windows: one sample for all scans and models, the curve over its SD, and the tuned window."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import wasserstein_distance
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import external_tests as external
-from covid3d.chapters import robustness
+from covid3d.chapters import results, robustness
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, apply_window, sample_windows
@@ -28,7 +29,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scores(run):
-    return robustness.ensure_windows(run.with_options(compute=False))
+    robustness.ensure_windows(run.with_options(compute=False))
+    return results.window_scores(run)
 
 
 def test_all_scans_and_models_share_the_windows_of_the_seed(run, scores):
@@ -72,10 +74,11 @@ def test_jobs_do_not_depend_on_the_machine(run, monkeypatch):
 
 
 def test_window_sd_by_hand(run, scores):
-    table = robustness.window_sd(run).set_index(["model", "hospital"])
+    table = robustness.window_sd(scores)
     aucs = robustness.auc_by_window(scores.query("model == 'resnet_2d' and hospital == 'B'")).set_index("window")["auc"]
     normal = [aucs[f"w{number:03d}"] for number in range(4)]
     row = table.loc[("resnet_2d", "B")]
+    assert robustness.spread(table, "resnet_2d", "B").value == row["sd"]
     assert row["sd"] == pytest.approx(np.std(normal, ddof=1))
     assert (row["nominal"], row["n_windows"]) == (aucs["nominal"], 4)
     assert table.loc[("covid3d", "B"), "n_uniform"] == run.profile.windows.curve_count
@@ -86,17 +89,21 @@ def test_the_tuned_row_has_as_many_windows_as_the_other_rows_of_table_1(run, sco
     own = scores.query("hospital == 'B' and model == 'covid3d'")
     around = own[own["window"].str.fullmatch(r"t\d+")]
     assert around["window"].nunique() == run.profile.windows.count
-    spread = external.window_sd_of(scores[scores["split"] == "external"]).set_index(["model", "hospital"])
-    assert spread.loc[("tuned", "B"), "n_windows"] == spread.loc[("covid3d", "B"), "n_windows"]
+    table = robustness.window_sd(scores)
+    assert table.loc[("tuned", "B"), "n_windows"] == table.loc[("covid3d", "B"), "n_windows"]
+    aucs = robustness.auc_by_window(around).set_index("window")["auc"]
+    assert table.loc[("tuned", "B"), "sd"] == pytest.approx(aucs.std(ddof=1))
+    assert not robustness.spread(table, "covid3d_ensemble", "B").known
 
 
 def test_the_curve_starts_at_the_nominal_window_and_reuses_the_sample_at_one(run, scores):
-    curve = robustness.degradation_curve(run).query("hospital == 'B'").set_index("multiple")
+    curve = robustness.Windows.of(run).curve.query("hospital == 'B'").set_index("multiple")
     assert curve.index.tolist() == [0, 0.5, 1, 2, 4]
     aucs = robustness.auc_by_window(scores.query("model == 'covid3d' and hospital == 'B'")).set_index("window")["auc"]
     assert curve.loc[0, "mean"] == aucs["nominal"]
     assert curve.loc[1, "mean"] == pytest.approx((aucs["w000"] + aucs["w001"]) / 2)
     assert curve.loc[4, "lowest"] == min(aucs["c4_000"], aucs["c4_001"])
+    assert robustness.Windows.of(run).widest()["B"].value == curve.loc[4, "mean"]
 
 
 def test_the_tuned_window_undoes_a_shift_of_the_scanner(run):
@@ -124,8 +131,14 @@ def test_tuning_reads_neither_labels_nor_scores(run):
     expected = robustness.tuned_windows(run, table)
     swapped = table.assign(label=1 - table["label"])
     pd.testing.assert_frame_equal(robustness.tuned_windows(run, swapped), expected)
-    assert set(robustness.tuned_window(run)["hospital"]) == {"B", "C"}
-    assert robustness.tuned_window(run)["note"].str.contains("after the evaluation").all()
+    assert set(robustness.Windows.of(run).tuned().index) == {"B", "C"}
+
+
+def test_the_windows_that_are_counted_are_those_that_were_scored(run):
+    windows = robustness.Windows.of(run)
+    assert windows.drawn()["windows"] == 4
+    fewer = replace(windows, scores=windows.scores.query("window != 'w003'"))
+    assert fewer.drawn()["windows"] == 3
 
 
 def test_uniform_windows_lie_within_one_sd(run):
@@ -138,9 +151,3 @@ def test_uniform_windows_lie_within_one_sd(run):
 def test_one_class_gives_nan_not_a_crash(scores):
     part = scores[scores["label"] == 1]
     assert robustness.auc_by_window(part)["auc"].isna().all()
-    assert robustness.score_shift.__doc__
-
-
-def test_score_shift_compares_windows_with_patients(run):
-    table = robustness.score_shift(run)
-    assert (table["within_scan_sd"] >= 0).all() and (table["between_scan_sd"] > 0).all()

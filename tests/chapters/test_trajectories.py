@@ -1,231 +1,217 @@
 """s(t): who scores whom, the noise band, peaks, the pooled curve and the patient of Figure 4."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.api as sm
 from scipy import stats
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import trajectories
+from covid3d.chapters import explanation, trajectories
+from covid3d.cohort.manifest import read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
-from covid3d.network import scoring as inference
-from covid3d.network import training
+from covid3d.network import scoring, training
+from covid3d.run import steps
 from covid3d.run.files import write_csv
 from covid3d.stats import courses
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    root = tmp_path_factory.mktemp("trajectories")
+    """A run of noise with scores of B and C by both folds, whose own steps are computed."""
+    patch, root = pytest.MonkeyPatch(), tmp_path_factory.mktemp("trajectories")
     patch.setenv("COVID3D_ROOT", str(root))
+    patch.setattr(steps, "ensure_needs", lambda run, name: None)
+    patch.setattr(trajectories, "require_certificate", lambda run: None)
     made = synthetic_run(root)
+    rows = [("covid3d_fold", fold, "B004-0", "B", 0, 5.0 + fold) for fold in (0, 1)]
+    rows += [("covid3d_fold", fold, "B000-0", "B", 1, 7.0 + 3 * fold) for fold in (0, 1)]
+    rows += [("covid3d", 1, "B004-0", "B", 0, 99.0)]
+    table = pd.DataFrame(rows, columns=["model", "fold", "scan_id", "hospital", "label", "logit"])
+    write_csv(made.path("external", "predictions.csv"), table)
+    trajectories.ensure_trajectories(made)
+    explanation.ensure_explain(made)
     yield made
     patch.undo()
 
 
 @pytest.fixture(scope="module")
-def scores(run):
-    return trajectories.ensure_trajectories(run)
+def s(run):
+    return trajectories.load(run)
 
 
-def course_of(patients: int, rng: np.random.Generator, noise: float = 0.2) -> pd.DataFrame:
-    """Return courses that rise to a peak of 2 at day 8 and fall, each patient on a level of its own."""
-    rows = []
-    for number in range(patients):
-        level = rng.normal(0, 3)
-        for index, day in enumerate(np.cumsum([0, *rng.integers(2, 6, 4)])):
-            s = level + 2 - (day - 8) ** 2 / 32 + rng.normal(0, noise)
-            days = {"day": float(day), "days_since_onset": day + 4.0, "days_to_discharge": 20.0 - day}
-            ids = {
-                "scan_id": f"P{number:03d}-{index}",
-                "patient_id": f"P{number:03d}",
-                "hospital": "A",
-                "scan_index": index,
-            }
-            rows.append({**ids, **days, "logit": s, "probability": 1 / (1 + np.exp(-s))})
-    return pd.DataFrame(rows)
-
-
-def test_a_patient_of_a_is_always_scored_by_the_fold_that_never_saw_the_patient(run, scores):
+def test_a_patient_of_a_is_always_scored_by_the_fold_that_never_saw_the_patient(run, s):
     splits = pd.read_csv(run.splits)
-    for row in scores.itertuples():
+    for row in s.scores.itertuples():
         seen = splits.query(f"patient_id == '{row.patient_id}' and split == 'train'")["fold"]
         assert row.fold not in set(seen)
-    assert set(scores.query("hospital != 'A'")["fold"]) == {1}, "B and C by the deployed fold"
-    assert scores.groupby("patient_id")["fold"].nunique().max() == 1, "one scale a patient"
+    assert set(s.scores.query("hospital != 'A'")["fold"]) == {1}, "B and C by the deployed fold"
+    assert s.scores.groupby("patient_id")["fold"].nunique().max() == 1, "one scale a patient"
 
 
-def test_the_score_is_the_logit_of_that_model(run, scores):
-    row = scores.set_index("scan_id").loc["A002-2"]
+def test_the_score_is_the_logit_of_that_model(run, s):
+    row = s.scores.set_index("scan_id").loc["A002-2"]
     model = training.load_fold(run, "task1", "covid3d", int(row["fold"]))
-    again = inference.score(model, Store.of(run).stack(["A002-2"]), [nominal_window(run.profile.windows)])
+    again = scoring.score(model, Store.of(run).stack(["A002-2"]), [nominal_window(run.profile.windows)])
     assert row["logit"] == pytest.approx(float(again[0, 0]), abs=1e-4)
     assert row["probability"] == pytest.approx(1 / (1 + np.exp(-row["logit"])))
 
 
-def test_follow_ups_rescans_and_controls_are_kept_apart(run, scores):
-    assert scores["kind"].value_counts().to_dict() == {"first": 30, "followup": 13, "rescan": 3, "control": 2}
-    assert set(trajectories.course(run)["kind"]) == {"first", "followup"}
-    assert set(trajectories.course(run, controls=True)["patient_id"]) == {"A008"}
-    assert set(trajectories.course(run)["patient_id"]) == {*(f"A{number:03d}" for number in range(6)), "C000"}
+def test_the_checks_find_what_is_wrong(s):
+    assert set(s.checks().values()) == {True}
+    probability = s.scores["probability"]
+    assert not replace(s, scores=s.scores.assign(probability=1 - probability)).checks()["probability rises with s"]
+    moved = replace(s, scores=s.scores.assign(probability=probability**2)).checks()
+    assert moved["probability rises with s"] and not moved["s is the logit of the probability"]
+    assert not replace(s, split_scans=s.split_scans | {"A002-2"}).checks()["no follow-up scan is in a split"]
+    assert not replace(s, scores=s.scores.assign(logit=np.nan)).checks()["every scan is scored"]
 
 
-def test_a_censored_stay_has_no_discharge(run):
-    table = trajectories.course(run).set_index("patient_id")
+def test_follow_ups_rescans_and_controls_are_kept_apart(s):
+    assert s.scores["kind"].value_counts().to_dict() == {"first": 30, "followup": 13, "rescan": 3, "control": 2}
+    assert set(s.course["kind"]) == {"first", "followup"}
+    assert set(s.controls["patient_id"]) == {"A008"}
+    assert set(s.course["patient_id"]) == {*(f"A{number:03d}" for number in range(6)), "C000"}
+
+
+def test_followed_patients_are_counted_and_a_censored_stay_has_no_discharge(s):
+    table = s.course.set_index("patient_id")
     assert table.loc["C000", "days_to_discharge"].isna().all()
-    late = courses.late_scans(table.reset_index())
+    late = courses.late_scans(s.course)
     assert pd.isna(late["C000"]) and late["A000"] and not late["A005"]
+    assert list(s.followed().values()) == [6, 1, 7, 3]
+    assert replace(s, late_days=7).followed()["of A without a late scan"] == 2
 
 
-def test_the_noise_band_comes_from_same_day_pairs(run, scores):
-    band = trajectories.noise_band(run)
-    assert band.pairs == 3
-    by_id = scores.set_index("scan_id")["logit"]
+def test_the_noise_band_comes_from_same_day_pairs(s):
+    by_id = s.scores.set_index("scan_id")["logit"]
     differences = np.array([by_id[f"{patient}-0r"] - by_id[f"{patient}-0"] for patient in ("A000", "A001", "B000")])
-    assert band.rescan_sd == pytest.approx(np.sqrt(np.mean(differences**2)))
-    assert band.half_width >= stats.t.ppf(0.975, 3) * band.rescan_sd
+    assert s.band.rescan_sd == pytest.approx(np.sqrt(np.mean(differences**2)))
+    assert s.band.half_width >= stats.t.ppf(0.975, 3) * s.band.rescan_sd
+    assert s.noise()["same-day pairs"] == 3
 
 
-@pytest.mark.parametrize(("pairs", "heavy"), [(3, False), (20, False), (20, True)])
-def test_the_band_flags_at_most_five_percent_of_true_no_change_pairs(pairs, heavy):
-    rng = np.random.default_rng(pairs)
-    draw = (lambda size: rng.standard_t(2, size)) if heavy else (lambda size: rng.normal(0, 0.7, size))
-    flagged = [abs(draw(1)[0]) > courses.noise_band_of(draw(pairs)).half_width for _ in range(4000)]
-    assert np.mean(flagged) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 4000)
+def test_a_cohort_without_rescans_has_no_band_and_calls_no_change_larger(s):
+    bare = replace(s, scores=s.scores[s.scores["kind"] != "rescan"])
+    assert not bare.noise()["half-width"].known
+    assert bare.shares().set_index("what").loc["of these, fall from the peak beyond noise", "patients"] == "0 of 0"
+    assert not bare.case_study()["beyond noise"].any()
 
 
-def test_window_noise_widens_the_band():
-    differences = np.array([0.3, -0.2, 0.1, 0.4])
-    assert courses.noise_band_of(differences, 0.5).half_width > courses.noise_band_of(differences).half_width
-    assert np.isnan(courses.noise_band_of(np.array([0.1])).half_width)
+def test_shares_count_patients_with_wilsons_interval(s):
+    table = s.shares().set_index("what")
+    share = table.loc["s above 0 at the first scan", "share"]
+    assert table.loc["s above 0 at the first scan", "patients"].endswith("of 7")
+    assert share.low <= share.value <= share.high
+    assert table.loc["last scan near discharge", "patients"] == "3 of 6"
+    assert replace(s, late_days=7).shares().set_index("what").loc["last scan near discharge", "patients"] == "4 of 6"
 
 
-def test_peak_table_by_hand():
-    table = pd.DataFrame(
-        {
-            "scan_id": ["a", "b", "c", "d"],
-            "patient_id": ["P"] * 3 + ["Q"],
-            "hospital": "A",
-            "scan_index": [0, 1, 2, 0],
-            "day": [0.0, 8.0, 13.0, 0.0],
-            "days_since_onset": [4.0, 12.0, 17.0, np.nan],
-            "days_to_discharge": [15.0, 7.0, 2.0, np.nan],
-            "logit": [1.0, 2.5, -0.5, 1.0],
-        }
+def test_medians_and_spans_of_the_highest_scan_are_of_the_peaks(s):
+    peaks = courses.peak_table(s.course)
+    assert s.peaks()["days after onset"].value == peaks["peak_days_since_onset"].median()
+    assert s.peaks()["days before discharge"].value == peaks["peak_to_discharge"].median()
+    table = s.peak_days().set_index("days")
+    assert table["patients"].sum() == 7 and table["share"].sum() == pytest.approx(1)
+    assert table.loc["7 to 10", "patients"] == peaks["peak_day"].between(7, 10).sum()
+
+
+def test_fold_offsets_and_variation(s):
+    table = s.fold_offsets()
+    own = s.scores.query("kind == 'first' and hospital == 'A' and fold == 0 and label == 1")["logit"].mean()
+    assert table.loc[0, "mean of COVID+"] == pytest.approx(own)
+    assert table["mean at B and C"].tolist() == [6, 8]
+    assert s.fold_variation().loc["B", "SD"] == pytest.approx(np.sqrt(0.5)), (
+        "differences of 1 and 3, their mean taken off"
     )
-    row = courses.peak_table(table).set_index("patient_id").loc["P"]
-    assert row[["first", "peak", "last", "peak_day"]].tolist() == [1.0, 2.5, -0.5, 8.0]
-    assert row[["peak_days_since_onset", "peak_to_discharge", "last_to_discharge"]].tolist() == [12, 7, 2]
-    assert (row["rise"], row["fall"], row["peak_inside"]) == (1.5, 3.0, 1)
-    assert courses.late_scans(table, 3).astype(object).where(lambda t: t.notna(), None).tolist() == [True, None]
-    assert courses.late_scans(table, 1)["P"] == False  # noqa: E712
 
 
-def test_change_is_a_paired_t_interval_as_scipy_gives_it():
-    table = course_of(12, np.random.default_rng(1))
-    found = courses.change_of(table)
-    first = table[table["scan_index"] == 0].set_index("patient_id")["logit"]
-    later = table[table["day"].between(7, 10) & (table["scan_index"] > 0)].groupby("patient_id")["logit"].mean()
-    expected = stats.ttest_rel(later, first[later.index]).confidence_interval()
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert np.isnan(courses.change_of(table.query("day < 5")).low)
-
-
-def test_the_pooled_curve_finds_the_peak_whatever_the_patients_levels():
-    table = course_of(40, np.random.default_rng(2))
-    curve, peak = courses.curve_of(table, "day", 99, np.random.default_rng(3))
-    assert peak.low <= 8 <= peak.high
-    assert peak.value == pytest.approx(8, abs=1)
-    assert (curve["low"] <= curve["s"] + 1e-9).all() and (curve["s"] <= curve["high"] + 1e-9).all()
-
-
-def test_the_pooled_curve_is_the_fixed_effects_regression_of_statsmodels():
-    table = course_of(10, np.random.default_rng(4))
-    curve, _ = courses.curve_of(table, "day", 99, np.random.default_rng(5))
-    days = table["day"].to_numpy()
-    knots = np.quantile(days, np.linspace(0, 1, courses.CURVE_DF)[1:-1])
-    limits = {"lower_bound": days.min(), "upper_bound": days.max()}
-    dummies = pd.get_dummies(table["patient_id"]).astype(float).to_numpy()
-    fit = sm.OLS(table["logit"].to_numpy(), np.hstack([courses._spline(days, knots, limits), dummies])).fit()
-    expected = courses._spline(curve["day"].to_numpy(), knots, limits) @ fit.params[: -dummies.shape[1]]
-    assert np.diff(curve["s"]) == pytest.approx(np.diff(expected), abs=1e-8)
-
-
-def test_a_curve_of_few_patients_is_not_available():
-    curve, peak = courses.curve_of(course_of(3, np.random.default_rng(6)), "day", 99, np.random.default_rng(7))
-    assert curve.empty and "not available" in peak.method
-
-
-def test_curvature_is_the_second_difference():
-    t = np.array([0.0, 3.0, 7.0])
-    table = pd.DataFrame({"patient_id": "P", "day": t, "logit": 5 + 2 * t - 0.5 * t**2})
-    found = courses.second_differences(table)
-    assert found["curvature"].tolist() == pytest.approx([-1.0])
-    assert courses.second_differences(table.head(2)).empty
-
-
-def test_the_highest_probability_is_the_highest_logit():
-    table = course_of(5, np.random.default_rng(8))
-    assert courses.same_peak_by_probability(table)
-    assert not courses.same_peak_by_probability(table.assign(probability=1 - table["probability"]))
-
-
-def test_shares_count_patients_with_wilsons_interval(run, scores):
-    table = trajectories.shares(run).set_index("quantity")
-    row = table.loc["s > 0 at the first scan"]
-    assert row["n"] == 7 and row["low"] <= row["value"] <= row["high"]
-    assert table.loc["last scan within 3 days of discharge", ["k", "n"]].tolist() == [3, 6]
-    assert trajectories.shares(run, 7).set_index("quantity").loc["last scan within 7 days of discharge", "k"] == 4
-    assert trajectories.shares(run, hospital="C").set_index("quantity").loc["s > 0 at the first scan", "n"] == 1
-
-
-def test_the_case_study_is_the_patient_of_24_years_with_five_scans(run, monkeypatch):
-    fallback = trajectories.case_study(run)
-    assert len(fallback) == 3 and "no patient of 24 years" in fallback["note"].iloc[0]
-    monkeypatch.setattr(trajectories, "CASE_AGE", 33)
-    monkeypatch.setattr(trajectories, "CASE_SCANS", 3)
-    found = trajectories.case_study(run)
-    assert set(found["patient_id"]) == {"A003"}
-    assert found["paper_day"].tolist() == [1, 5, 9], "the paper counts the first scan as day 1"
-    assert found["percentile"].between(0, 100).all()
-
-
-def test_fold_offsets_and_variation(run, scores):
-    table = trajectories.fold_offsets(run).set_index("fold")
-    own = scores.query("kind == 'first' and hospital == 'A' and fold == 0 and label == 1")["logit"].mean()
-    assert table.loc[0, "mean_positive"] == pytest.approx(own)
-    assert table["mean_external"].isna().all() and trajectories.fold_variation(run).empty, "external has not run"
-
-
-def test_a_scan_is_placed_among_the_negatives_of_its_own_fold_model(run, scores, monkeypatch):
+def test_a_scan_is_placed_among_the_negatives_of_its_own_fold(s):
     """One fold's scale lies 100 higher: neither percentile nor range may change with it."""
-    before, case = trajectories.shares(run), trajectories.case_study(run)
-    moved = scores.assign(logit=scores["logit"] + 100 * scores["fold"])
-    monkeypatch.setattr(trajectories, "ensure_trajectories", lambda run: moved)
-    after = trajectories.shares(run).set_index("quantity")
-    inside = "late last scan inside the COVID- distribution"
-    assert after.loc[inside, "k"] == before.set_index("quantity").loc[inside, "k"]
-    assert trajectories.case_study(run)["percentile"].tolist() == case["percentile"].tolist()
+    moved = [
+        table.assign(logit=table["logit"] + 100 * table["fold"]) for table in (s.scores, s.course, s.external, s.case)
+    ]
+    after = replace(s, **dict(zip(("scores", "course", "external", "case"), moved, strict=True)))
+    inside = "of these, last scan like COVID-"
+    before = s.shares().set_index("what").loc[inside, "patients"]
+    assert after.shares().set_index("what").loc[inside, "patients"] == before
+    assert after.case_study()["percentile"].tolist() == s.case_study()["percentile"].tolist()
 
 
-def test_every_fold_scores_the_negatives_of_b_and_c(run, scores):
-    negatives = trajectories.negative_scores(run)
+def test_every_fold_scores_the_negatives_of_b_and_c(s):
+    negatives = s.negatives()
     assert not negatives.duplicated(["fold", "scan_id"]).any()
-    assert set(negatives.loc[negatives["scan_id"].str[0] != "A", "fold"]) == {1}
-    path = run.path("external", "predictions.csv")
-    rows = [("covid3d_fold", fold, "B004-0", 0, 5.0 + fold) for fold in (0, 1)]
-    write_csv(path, pd.DataFrame(rows, columns=["model", "fold", "scan_id", "label", "logit"]))
-    try:
-        found = trajectories.negative_scores(run).query("scan_id == 'B004-0'").set_index("fold")["logit"]
-    finally:
-        path.unlink()
-    own = scores.set_index("scan_id").loc["B004-0", "logit"]
-    assert found.to_dict() == pytest.approx({0: 5.0, 1: own}), "the deployed fold's own score stays"
+    found = negatives.query("scan_id == 'B004-0'").set_index("fold")["logit"].to_dict()
+    own = s.scores.set_index("scan_id").loc["B004-0", "logit"]
+    assert found == pytest.approx({0: 5.0, 1: own}), "the deployed fold's own score stays"
 
 
-def test_a_percentile_counts_ties_half():
-    assert courses.percentile_in(pd.Series([1.0, 2.0, 2.0, 3.0]), 2.0) == 50
-    assert np.isnan(courses.percentile_in(pd.Series(dtype=float), 1.0))
+# --- the patient of Figure 4 -----------------------------------------------------------------------------------------
+
+
+def test_figure_4_shows_the_patient_whose_maps_were_made(run, s):
+    """Nobody here is the paper's patient: scores, maps and caption follow one and the same second choice."""
+    assert s.case["patient_id"].unique().tolist() == ["A000"]
+    assert "nobody here has 24 years, 5 scans: one with 3 scans is shown" in s.case_words()
+    explained = explanation.read_summary(run).query("why == 'case'")
+    assert set(explained["scan_id"]) >= set(s.case["scan_id"])
+    assert len(s.plot_case().axes) == 11
+
+
+def test_the_case_is_the_patient_of_the_papers_age_and_scans(run, monkeypatch):
+    monkeypatch.setattr(explanation, "CASE_AGE", 33)
+    monkeypatch.setattr(explanation, "CASE_SCANS", 3)
+    found = trajectories.load(run)
+    assert found.case["patient_id"].unique().tolist() == ["A003"]
+    assert found.case_words().startswith("33 years, 3 scans; ")
+    assert found.case_study()["day"].tolist() == [1, 5, 9], "the paper counts the first scan as day 1"
+    assert found.case_study()["percentile"].between(0, 100).all()
+
+
+def test_one_choice_of_the_case_counts_every_accepted_scan_and_no_control(run, monkeypatch):
+    """A patient with many rescans and controls is not the one with most scans."""
+    table = read_manifest(run.manifest)
+    more = [
+        table[table["scan_id"] == "A007-0"].assign(role=role, scan_id=f"A007-{role}") for role in ("rescan", "control")
+    ]
+    assert explanation.case_patient(pd.concat([table, *more, *more, *more])) == "A000"
+
+
+def test_the_case_in_numbers(s):
+    facts = s.case_facts()
+    last = s.case.iloc[-1]
+    assert facts["scans"] == 3
+    assert facts["day of discharge"].value == 10, "9 days after the first scan"
+    assert facts["day of the last scan"].value == last["day"] + 1
+    assert facts["probability at the last scan, %"].value == pytest.approx(100 * last["probability"])
+    assert facts["H x max(s, 0) at the last scan"] == pytest.approx(facts["H at the last scan"] * max(last["logit"], 0))
+
+
+def test_a_cohort_without_follow_up_says_so(s):
+    empty = replace(s, course=s.course.head(0), case=s.case.head(0), controls=s.controls.head(0))
+    assert not any(fact.known for fact in empty.case_facts().values())
+    assert not empty.curve()[1].known and not empty.change().known
+    assert empty.case_study().empty and empty.plot_case() and empty.plot_curve(empty.curve()[0])
+    assert empty.followed()["together"] == 0
+    assert not empty.shares()["share"].iloc[0].known
+    assert "no patient has a follow-up scan" in empty.case_words()
+
+
+def test_the_files_are_read_once(run, monkeypatch):
+    read, real = [], pd.read_csv
+    monkeypatch.setattr(pd, "read_csv", lambda path, **options: read.append(str(path)) or real(path, **options))
+    found = trajectories.load(run)
+    read.clear()
+    for method in (
+        found.checks,
+        found.followed,
+        found.noise,
+        found.shares,
+        found.peaks,
+        found.case_study,
+        found.case_facts,
+    ):
+        method()
+    assert not read

@@ -6,16 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.cohort.folds import (
-    NEAR_DUPLICATE,
-    THUMBNAIL,
-    ensure_splits,
-    leakage_certificate,
-    make_folds,
-    near_duplicates,
-    require_certificate,
-    thumbnail,
-)
+from covid3d.cohort.certificate import NEAR_DUPLICATE, THUMBNAIL, leakage_certificate, near_duplicates, thumbnail
+from covid3d.cohort.folds import ensure_splits, make_folds, require_certificate
 from covid3d.cohort.manifest import COLUMNS, write_manifest
 from covid3d.run import profile as config
 from covid3d.run.errors import ManifestError, MissingResult

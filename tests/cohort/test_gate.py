@@ -11,7 +11,7 @@ from test_intake import manifest_row
 from covid3d.cohort import gate
 from covid3d.cohort.manifest import COLUMNS
 from covid3d.cohort.scan import LEAST_LUNG_ML, find_lungs, oddities
-from covid3d.ct.lungs import lung_volume_ml
+from covid3d.ct.lungs import lung_mask
 from covid3d.dicom.series import read_ct
 from covid3d.run.errors import ManifestError, SeriesError
 
@@ -112,7 +112,7 @@ def test_a_head_with_air_in_it_is_no_chest_but_half_a_chest_is_one(tmp_path):
         head[((x - 0.25 * side) / 0.2) ** 2 + (y / 0.3) ** 2 + (z / 0.95) ** 2 < 1] = -1000
     noise = np.random.default_rng(3).normal(0, 10, head.shape).astype(int)
     volume = read_ct(write_series(tmp_path / "head", head + noise, spacing=(8.0, 5.0, 5.0), BitsStored=16, HighBit=15))
-    assert lung_volume_ml(volume.hu, volume.spacing_mm) > LEAST_LUNG_ML
+    assert lung_mask(volume.hu, volume.spacing_mm).sum() * np.prod(volume.spacing_mm) / 1000 > LEAST_LUNG_ML
     with pytest.raises(SeriesError, match="holds no tissue") as caught:
         find_lungs(volume)
     assert caught.value.code == "not_chest"

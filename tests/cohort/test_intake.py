@@ -1,6 +1,7 @@
 """Intake: every scan a row, each read once, and nothing that identifies a patient in the run."""
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -9,22 +10,31 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CHECKOUT
+from conftest import furnish
 from dicom_series import body, write_series
+from image_files import metaimage, nifti, nrrd, put
 
-from covid3d.cohort import delivery as cohort
 from covid3d.cohort import gate, intake
-from covid3d.cohort.delivery import ensure_cohort, key_file, source_of
+from covid3d.cohort.delivery import key_file, source_of
 from covid3d.cohort.draft import draft_manifest
 from covid3d.cohort.manifest import COLUMNS, read_manifest
 from covid3d.cohort.scan import pixel_sha256
 from covid3d.cohort.store import Store
+from covid3d.commands import deliver
+from covid3d.commands.deliver import ensure_cohort
 from covid3d.ct.grid import resample
 from covid3d.dicom.series import read_ct
-from covid3d.report import book
-from covid3d.run.errors import Covid3DError, ManifestError, MissingResult, SeriesError
+from covid3d.report import book, collect
+from covid3d.run import steps
+from covid3d.run.errors import ManifestError, MissingResult, SeriesError, StorageError
 
 CANARY = "CANARY"
+
+
+def take_in(run):
+    """Deliver the cohort and read every scan; return intake.csv."""
+    steps.ensure_needs(run, "splits")
+    return intake.read_intake(run)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +98,7 @@ def site(root, make_run):
 
 
 def test_a_sites_scans_are_read_and_bad_ones_are_rows_with_a_code(site):
-    table = intake.ensure_intake(site)
+    table = take_in(site)
     assert table["ok"].tolist() == [1, 1, 0, 0, 1]
     assert table["code"].tolist() == ["", "", "missing_slice", "several_series", ""]
     assert all(message.count(".") >= 1 for message in table["message"][2:4])
@@ -105,7 +115,7 @@ def test_a_sites_scans_are_read_and_bad_ones_are_rows_with_a_code(site):
 
 
 def test_the_flow_counts_every_scan_once(site):
-    intake.ensure_intake(site)
+    take_in(site)
     flow = json.loads(site.path("flow.json").read_text())
     assert (flow["ordered"], flow["delivered"], flow["controls"], flow["read"], flow["refused"]) == (5, 5, 0, 3, 2)
     assert flow["refused_by_code"] == {"missing_slice": 1, "several_series": 1}
@@ -114,9 +124,9 @@ def test_the_flow_counts_every_scan_once(site):
 
 def test_nothing_that_identifies_enters_the_run_or_the_terminal(site, capfd):
     """One word in every identifying field, a private tag, paths and columns; run, settings and the book's sources."""
-    intake.ensure_intake(site)
-    shutil.copytree(CHECKOUT / "book", site.root / "book", ignore=shutil.ignore_patterns("_build", ".*"))
-    book.collect(site)
+    take_in(site)
+    furnish(site.root)
+    collect.collect(site)
     book.stage(site, site.path("book"))
     assert site.path("book", "notebooks", "01_data.md").is_file()
     for path in site.folder.rglob("*"):
@@ -160,7 +170,7 @@ def test_two_runs_have_unlike_pseudonyms(site, make_run):
 
 
 def test_a_second_intake_reads_nothing_and_goes_on_where_it_was_killed(site, monkeypatch):
-    first = intake.ensure_intake(site)
+    first = take_in(site)
     content = site.intake.read_bytes()
     calls = []
 
@@ -170,16 +180,16 @@ def test_a_second_intake_reads_nothing_and_goes_on_where_it_was_killed(site, mon
 
     original = intake.read_scan
     monkeypatch.setattr(intake, "read_scan", counted)
-    intake.ensure_intake(site)
+    take_in(site)
     assert calls == []
     site.intake.unlink()  # killed before the table was written: stored scans are not read again, refused ones are
     lost = site.volumes / first["volume"][4]
     lost.unlink()
-    intake.ensure_intake(site)
+    take_in(site)
     assert len(calls) == 3
     assert site.intake.read_bytes() == content
     lost.unlink()  # the store was damaged later: noticed, and read again
-    intake.ensure_intake(site)
+    take_in(site)
     assert lost.is_file()
 
 
@@ -187,12 +197,12 @@ def test_changed_files_are_refused_by_their_checksum(site):
     ensure_cohort(site)
     place = source_of(site, read_manifest(site.manifest)["source"][0])
     write_series(place.path, body(seed=9))
-    assert intake.ensure_intake(site)["code"][0] == "checksum"
+    assert take_in(site)["code"][0] == "checksum"
 
 
 def test_without_compute_a_missing_intake_names_the_command(site):
     with pytest.raises(MissingResult, match="make run RUN=site"):
-        intake.ensure_intake(site.with_options(compute=False))
+        take_in(site.with_options(compute=False))
     with pytest.raises(MissingResult):
         intake.read_intake(site)
 
@@ -202,7 +212,7 @@ def test_an_unexpected_error_in_one_scan_is_a_row_without_details(site, monkeypa
         raise RuntimeError(f"{CANARY} in /secret/path")
 
     monkeypatch.setattr(intake, "read_scan", broken)
-    table = intake.ensure_intake(site)
+    table = take_in(site)
     assert set(table["code"]) == {"unreadable"}
     assert not table["message"].str.contains(CANARY).any()
 
@@ -269,7 +279,7 @@ def simulate(run, *_):
 @pytest.fixture
 def simulated(root, make_run, monkeypatch):
     """A run on an order form of simulated scans whose simulator is the stand-in; its profile keeps no DICOM."""
-    monkeypatch.setattr(cohort, "_simulate", simulate)
+    monkeypatch.setattr(deliver, "_simulate", simulate)
     rows = [manifest_row(name, name[:4], "phantom:1", hospital=name[0]) for name in ("A001-0", "B001-0")]
     form = write_rows(root / "order.csv", rows)
     profile = Path(intake.__file__).parents[1] / "profiles" / "smoke.yaml"
@@ -279,29 +289,25 @@ def simulated(root, make_run, monkeypatch):
 
 
 def test_simulated_scans_are_stored_and_their_dicom_goes_unless_it_is_kept(simulated):
-    table = intake.ensure_intake(simulated)
+    table = take_in(simulated)
     assert table["role"].tolist() == ["development", "external", "rescan"]
     assert table["ok"].eq(1).all()
     assert not any(simulated.path("dicom").iterdir())
     assert json.loads(simulated.path("flow.json").read_text())["controls"] == 1
     simulated.path("done", "intake.json").unlink()
-    assert intake.ensure_intake(simulated).equals(table)  # from the store: the files are gone
+    assert take_in(simulated).equals(table)  # from the store: the files are gone
     assert intake.accepted(simulated)["scan_id"].tolist() == ["A001-0", "B001-0", "A001-rescan"]
 
 
-def test_the_simulator_runs_in_a_process_of_its_own_and_its_error_is_passed_on(make_run, monkeypatch):
+def test_the_simulators_error_reaches_whoever_asked_for_the_cohort(make_run, monkeypatch):
+    def full(*_, **__):
+        raise StorageError("the disk is full", where="A001-0", cure="Free some space")
+
+    monkeypatch.setattr(deliver, "build", full)
     run = make_run("smoke")
-    seen = {}
-
-    def failing(command, **options):
-        seen.update(command=command, **options)
-        return type("Done", (), {"returncode": 2, "stderr": "noise\nerror: the disk is full. Free some\n"})
-
-    monkeypatch.setattr(cohort.subprocess, "run", failing)
-    with pytest.raises(Covid3DError, match="the disk is full"):
+    with pytest.raises(StorageError, match="A001-0: the disk is full"):
         ensure_cohort(run)
-    assert seen["command"][1:] == ["-m", "covid3d", "phantom", "build", "--run", "smoke"]
-    assert seen["env"]["COVID3D_ROOT"] == str(run.root)
+    assert not run.path("done", "cohort.json").exists()
 
 
 # --- check and draft ---------------------------------------------------------------------------------------------------
@@ -340,3 +346,26 @@ def test_a_draft_holds_pseudonyms_and_days_but_no_dates(root):
     with pytest.raises(SeriesError, match="no CT series"):
         draft_manifest(root / "keys", root / "none.csv", root / "none.json")
     assert not os.path.exists(root / "none.csv")
+
+
+def test_image_files_in_a_folder_named_after_a_patient_leave_no_trace_of_it(root, make_run, capfd):
+    folder = root / "hospital" / f"{CANARY}_Smith_John"
+    sound, odd = nifti(), nifti(body(seed=1), change=lambda header: header["pixdim"].__setitem__(3, 1.0))
+    names = {
+        f"{CANARY}.nii": sound,
+        "ct.nii.gz": gzip.compress(odd),
+        "cut.nrrd": nrrd(encoding="gzip")[:-900],
+        "no.nhdr": nrrd(data=f"{CANARY}.raw"),
+        "sideless.mha": metaimage(body(seed=2), matrix=None),
+    }
+    put(folder, names)
+    rows = [manifest_row(f"s{index}", f"p{index}", f"{folder.name}/{name}") for index, name in enumerate(names)]
+    run = make_run("images", manifest=str(write_rows(root / "hospital" / "manifest.csv", rows)))
+    table = take_in(run)
+    assert table["code"].tolist() == ["", "contradicting_geometry", "truncated", "missing_file", ""]
+    assert table["kept_with"].fillna("").str.contains("sides_unknown").tolist() == [False] * 4 + [True]
+    out, err = capfd.readouterr()
+    assert CANARY not in out + err
+    for path in run.folder.rglob("*"):
+        assert CANARY not in path.name
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes()

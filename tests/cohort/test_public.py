@@ -12,9 +12,9 @@ import pytest
 from conftest import CHECKOUT, NO_PUBLIC
 from dicom_series import write_series
 
-from covid3d.cohort.delivery import ensure_cohort
 from covid3d.cohort.manifest import read_manifest, write_manifest
 from covid3d.cohort.public import selection as public
+from covid3d.commands.deliver import ensure_cohort
 from covid3d.commands.pipeline import read_sweep
 from covid3d.dicom.series import read_ct
 from covid3d.run.errors import ConfigError, DownloadError, ManifestError, StorageError

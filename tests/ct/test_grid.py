@@ -5,7 +5,7 @@ import pytest
 import torch
 from dicom_series import body
 
-from covid3d.ct.grid import axis_weights, grid_affine, grid_spacing, resample, resize, to_volume_space
+from covid3d.ct.grid import axis_weights, grid_spacing, resample, resize, to_volume_space
 from covid3d.ct.volume import CTVolume
 
 RNG = np.random.default_rng(5)
@@ -49,6 +49,14 @@ def test_a_constant_stays_and_noise_is_averaged_not_picked():
     assert (resample(volume(np.full((30, 40, 50), -612)), (8, 16, 16)) == -612).all()
     noise = volume(RNG.normal(0, 100, (64, 128, 128)))
     assert resample(noise, (16, 32, 32)).std() < 15  # point sampling would keep 100; a mean of 4 x 4 x 4 gives 12.5
+
+
+def grid_affine(volume, shape):
+    """Return the affine of the resampled grid, voxel (x, y, z, 1) -> LPS mm: the outer borders of both grids agree."""
+    scale = np.array([old / new for old, new in zip(volume.shape[::-1], list(shape)[::-1], strict=True)])
+    to_voxel = np.diag([*scale, 1.0])
+    to_voxel[:3, 3] = (scale - 1) / 2
+    return volume.affine @ to_voxel
 
 
 def test_the_affine_puts_a_ramp_where_it_was():

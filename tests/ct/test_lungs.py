@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dicom_series import SPACING, body
 
-from covid3d.ct.lungs import blanked, lung_mask, lung_volume_ml
+from covid3d.ct.lungs import blanked, lung_mask
 
 
 def test_both_lungs_are_found_and_the_air_outside_is_not():
@@ -15,7 +15,7 @@ def test_both_lungs_are_found_and_the_air_outside_is_not():
     _, y, x = np.meshgrid(*(np.linspace(-1, 1, size) for size in hu.shape), indexing="ij")
     truth = lungs & ((x / 0.9) ** 2 + (y / 0.7) ** 2 < 1)
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.95
-    assert lung_volume_ml(hu, SPACING) == pytest.approx(truth.sum() * np.prod(SPACING) / 1000, rel=0.08)
+    assert mask.sum() == pytest.approx(truth.sum(), rel=0.08)
 
 
 def test_a_dense_spot_inside_a_lung_belongs_to_it():

@@ -28,9 +28,3 @@ def test_every_orientation_is_turned_and_turned_back(order):
         world = affine @ [5, 0, 3, 1]  # voxel (i, j, k)
         x, y, z, _ = np.rint(np.linalg.inv(volume.affine) @ world).astype(int)
         assert volume.hu[z, y, x] == array[3, 0, 5]
-
-
-def test_history_grows_without_changing_the_volume():
-    volume = axial_volume(np.zeros((2, 2, 2), np.int16), np.eye(4), history=("read",))
-    assert volume.with_history("masked").history == ("read", "masked")
-    assert volume.history == ("read",)

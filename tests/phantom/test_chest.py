@@ -8,32 +8,33 @@ from scipy import ndimage
 
 from covid3d.phantom import body_wall, chest, organs
 from covid3d.phantom.shapes import Points, soft
+from covid3d.phantom.thorax import Thorax
 
 STEP_MM = 4.0
 
 
-def draw(seed: int, sex: str = "F", age: float = 50) -> chest.Thorax:
+def draw(seed: int, sex: str = "F", age: float = 50) -> Thorax:
     return chest.draw_thorax(np.random.default_rng(seed), sex, age)
 
 
-def block(thorax: chest.Thorax, step: float = STEP_MM, levels: tuple[float, ...] = ()) -> Points:
+def block(thorax: Thorax, step: float = STEP_MM, levels: tuple[float, ...] = ()) -> Points:
     """Return a slab over the whole chest, or slices at relative heights."""
     z = np.array(levels) * thorax.height if levels else np.arange(-24, thorax.height + 24, step)
     axis = np.arange(-180, 181, step, dtype=np.float32)
     return Points(z.astype(np.float32)[:, None, None], axis[None, :, None], axis[None, None, :])
 
 
-def image(thorax: chest.Thorax, p: Points, edge: float = 1.5) -> np.ndarray:
+def image(thorax: Thorax, p: Points, edge: float = 1.5) -> np.ndarray:
     inside, t = chest.cavity(thorax, p)
     return chest.tissue(thorax, p, inside, t, chest.body(thorax, p), edge)
 
 
-def lung_distance(thorax: chest.Thorax, p: Points) -> np.ndarray:
+def lung_distance(thorax: Thorax, p: Points) -> np.ndarray:
     return chest.lungs(thorax, p, *chest.cavity(thorax, p))
 
 
 @pytest.fixture(scope="module")
-def crowd() -> list[tuple[chest.Thorax, Points, np.ndarray]]:
+def crowd() -> list[tuple[Thorax, Points, np.ndarray]]:
     """Forty adults of both sexes with the distance inside their lungs on a coarse grid."""
     people = [draw(seed, "MF"[seed % 2], 22 + 1.5 * seed) for seed in range(40)]
     grids = [block(person) for person in people]
@@ -76,7 +77,7 @@ def test_the_right_dome_is_higher(crowd):
 def test_lungs_reach_back_on_both_sides_of_the_spine():
     thorax = draw(1)
     z = np.float32([0.5 * thorax.height])
-    spine = float(chest.spine_y(thorax, z)[0])
+    spine = float(organs.spine_y(thorax, z)[0])
     for side in (-1, 1):
         y = np.float32([spine + 22])
         assert lung_distance(thorax, Points(z, y, np.float32([side * 45])))[0] > 0
@@ -186,14 +187,14 @@ def test_heart_lies_to_the_left_and_aorta_beside_the_spine():
     z = np.float32([0.3 * thorax.height])
     assert max(part.distance(Points(z, np.float32([-50]), np.float32([45])))[0] for part in thorax.parts) > 0
     assert lung_distance(thorax, Points(z, np.float32([-20]), np.float32([-75])))[0] > 0
-    y = chest.spine_y(thorax, z) - 27
+    y = organs.spine_y(thorax, z) - 27
     assert organs.around(thorax, Points(z, y, np.float32([12])), (1,))[0] > 0
 
 
 def test_vessels_leave_room_for_the_windpipe():
     for seed in range(12):
         thorax = draw(seed, "MF"[seed % 2], 25 + 5 * seed)
-        line = Points(*(np.linspace(a, b, 40, dtype=np.float32) for a, b in zip(*chest.windpipe(thorax), strict=True)))
+        line = Points(*(np.linspace(a, b, 40, dtype=np.float32) for a, b in zip(*organs.windpipe(thorax), strict=True)))
         vessels = [part.distance(line) for part in thorax.parts if part.hu == organs.BLOOD_HU]
         assert np.max(vessels) < -3
 
@@ -202,7 +203,7 @@ def test_vessels_leave_room_for_the_windpipe():
 def test_hilum_lies_between_mediastinum_and_lung(side):
     thorax = draw(12)
     z, y, x = chest.hilum(thorax, side)
-    assert np.sign(x) == side and z < chest.carina(thorax)[0]
+    assert np.sign(x) == side and z < organs.carina(thorax)[0]
     outwards = np.arange(0, 30, dtype=np.float32)
     row = Points(np.full(30, z, np.float32), np.full(30, y, np.float32), (x + side * outwards).astype(np.float32))
     assert lung_distance(thorax, row).max() > 3
@@ -210,9 +211,9 @@ def test_hilum_lies_between_mediastinum_and_lung(side):
 
 def test_windpipe_runs_outside_the_lungs_in_front_of_the_spine():
     thorax = draw(13)
-    z, y, x = (np.linspace(a, b, 30, dtype=np.float32) for a, b in zip(*chest.windpipe(thorax), strict=True))
+    z, y, x = (np.linspace(a, b, 30, dtype=np.float32) for a, b in zip(*organs.windpipe(thorax), strict=True))
     assert lung_distance(thorax, Points(z, y, x)).max() < -8
-    assert (y < chest.spine_y(thorax, z) - 24).all()
+    assert (y < organs.spine_y(thorax, z) - 24).all()
 
 
 def test_table_lies_behind_the_body():

@@ -12,7 +12,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from covid3d.phantom.course import CLEARED, FIGURE_4, appearance, draw_course
 from covid3d.phantom.order_form import SHOWS_DISEASE, plan_days
-from covid3d.stats.metrics import auc, paired_delong
+from covid3d.stats.auc import auc_value, paired_delong
 
 
 def test_burden_peaks_10_to_15_days_after_onset_and_is_cleared_at_discharge() -> None:
@@ -99,12 +99,12 @@ def test_burden_and_slope_foretell_the_stay_better_than_burden_alone(visible: fl
     gain = paired_delong(long, scores["slope"], scores["burden"])
     assert 0.40 < long.mean() < 0.65
     assert gain.estimate.value > 0.06 and gain.estimate.low > 0 and gain.p < 1e-4
-    assert 0.58 < auc(long, scores["single"]) < 0.77 and 0.78 < auc(long, scores["slope"]) < 0.9
+    assert 0.58 < auc_value(long, scores["single"]) < 0.77 and 0.78 < auc_value(long, scores["slope"]) < 0.9
 
 
 def test_the_second_scan_gains_less_when_one_scan_shows_the_phase() -> None:
     gains = {}
     for visible in (0.0, 0.5, 1.0):
         long, scores = prognosis(visible)
-        gains[visible] = auc(long, scores["pair"]) - auc(long, scores["single"])
+        gains[visible] = auc_value(long, scores["pair"]) - auc_value(long, scores["single"])
     assert gains[0.0] > gains[0.5] > gains[1.0] + 0.03 and gains[1.0] < 0.05

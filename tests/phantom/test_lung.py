@@ -5,9 +5,10 @@ import pytest
 
 from covid3d.phantom import chest, lung
 from covid3d.phantom.shapes import Array, Points
+from covid3d.phantom.thorax import Thorax
 
 
-def draw(seed: int = 0) -> chest.Thorax:
+def draw(seed: int = 0) -> Thorax:
     return chest.draw_thorax(np.random.default_rng(seed), "MF"[seed % 2], 55)
 
 
@@ -18,12 +19,12 @@ def block(centre: tuple[float, float, float], step: float, n: int = 24) -> Point
     return Points(z[:, None, None], *planes)
 
 
-def healthy(thorax: chest.Thorax, p: Points, edge: float, background: lung.Background | None = None) -> Array:
+def healthy(thorax: Thorax, p: Points, edge: float, background: lung.Background | None = None) -> Array:
     depth = np.full(np.broadcast_shapes(p.z.shape, p.y.shape), 30, np.float32)
     return lung.parenchyma(thorax, background, p, 0.0, depth, edge)
 
 
-def lung_points(thorax: chest.Thorax, step: float = 5.0) -> Points:
+def lung_points(thorax: Thorax, step: float = 5.0) -> Points:
     spans = ((0, thorax.height), (-110, 110), (-thorax.half_width, thorax.half_width))
     axes = [np.arange(a, b, step, dtype=np.float32) for a, b in spans]
     p = Points(*(a.ravel() for a in np.meshgrid(*axes, indexing="ij")))

@@ -13,7 +13,8 @@ from covid3d.ct.windows import nominal_window
 from covid3d.network import registry
 from covid3d.phantom.course import appearance, draw_course
 from covid3d.run.profile import load_profile
-from covid3d.stats import metrics
+from covid3d.stats import estimate
+from covid3d.stats.auc import spearman
 
 SHOWN = ("burden", "phase", "ground_glass", "contrast_hu")
 SLICE = 40
@@ -39,15 +40,13 @@ def world(request) -> tuple[str, pd.DataFrame]:
     return request.param, scans(request.param)
 
 
-def correlations(table: pd.DataFrame) -> dict[str, metrics.Tested]:
+def correlations(table: pd.DataFrame) -> dict[str, estimate.Tested]:
     """Return Spearman's correlation of what a first scan shows with day and stay, and with what the second one shows."""
     first, second = (table[table["index"] == index].reset_index(drop=True) for index in (0, 1))
     found = {
-        f"{name}, {known}": metrics.spearman(first[name], first[known])
-        for known in ("day", "remaining")
-        for name in SHOWN
+        f"{name}, {known}": spearman(first[name], first[known]) for known in ("day", "remaining") for name in SHOWN
     }
-    return found | {f"{name}, second scan": metrics.spearman(first[name], second[name]) for name in SHOWN}
+    return found | {f"{name}, second scan": spearman(first[name], second[name]) for name in SHOWN}
 
 
 def test_burden_and_phase_go_with_day_and_stay_in_the_effect_world_alone(world):

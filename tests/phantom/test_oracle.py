@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from covid3d.phantom import fit_oracle, lesions, oracle
-from covid3d.stats.metrics import auc
+from benchmarks import fit_oracle
+from covid3d.phantom import lesions, oracle
+from covid3d.stats.auc import auc_value
 
 
 def lungs_with(*boxes: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +44,7 @@ def test_the_frozen_rule_tells_new_patients_apart_but_not_all() -> None:
     rows = [fit_oracle.first_scan(number, seed=5) for number in range(50)]
     labels = np.array([label for label, _ in rows])
     scores = [oracle.oracle_logit(found) for _, found in rows]
-    assert 0.86 < auc(labels, scores) < 1
+    assert 0.86 < auc_value(labels, scores) < 1
 
 
 def test_viral_cases_look_like_covid_and_bacterial_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,5 +57,5 @@ def test_viral_cases_look_like_covid_and_bacterial_ones_do_not(monkeypatch: pyte
         ]
         for kind, mix in (("covid", "bacterial"), ("viral", "viral"), ("bacterial", "bacterial"))
     }
-    told = {kind: auc([1] * 20 + [0] * 20, scores["covid"] + scores[kind]) for kind in ("viral", "bacterial")}
+    told = {kind: auc_value([1] * 20 + [0] * 20, scores["covid"] + scores[kind]) for kind in ("viral", "bacterial")}
     assert told["viral"] < 0.85 and told["bacterial"] > 0.88

@@ -5,17 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from covid3d.phantom import chest, lung, trees
+from covid3d.phantom import chest, lung, organs, trees
 from covid3d.phantom.shapes import Array, Points
+from covid3d.phantom.thorax import Thorax
 
 
 @pytest.fixture(scope="module")
-def thorax() -> chest.Thorax:
+def thorax() -> Thorax:
     return chest.draw_thorax(np.random.default_rng(3), "M", 55)
 
 
 @pytest.fixture(scope="module")
-def grown(thorax: chest.Thorax) -> trees.Trees:
+def grown(thorax: Thorax) -> trees.Trees:
     return trees.grow(thorax, np.random.default_rng(4))
 
 
@@ -54,7 +55,7 @@ def test_trees_are_connected_and_never_widen_outwards(grown: trees.Trees, kind: 
     assert (parent < 0).sum() == {"vessels": 10, "airways": 1}[kind]
 
 
-def test_sizes_are_those_of_a_chest(thorax: chest.Thorax, grown: trees.Trees) -> None:
+def test_sizes_are_those_of_a_chest(thorax: Thorax, grown: trees.Trees) -> None:
     assert 7 < grown.airways[0, 6] < 11
     assert 0.6 < grown.airways[:, 7].min() < 1.1
     assert 5 < grown.vessels[:, 6].max() < 9
@@ -63,22 +64,20 @@ def test_sizes_are_those_of_a_chest(thorax: chest.Thorax, grown: trees.Trees) ->
     assert thorax.height < grown.airways[:, 0].max()
 
 
-def test_segments_lie_inside_the_chest_wall_and_most_tips_inside_the_lungs(
-    thorax: chest.Thorax, grown: trees.Trees
-) -> None:
+def test_segments_lie_inside_the_chest_wall_and_most_tips_inside_the_lungs(thorax: Thorax, grown: trees.Trees) -> None:
     p = Points(*grown.vessels[:, 3:6].T)
     inside, t = chest.cavity(thorax, p)
     assert np.mean(inside > 0) > 0.999
     assert np.mean(chest.lungs(thorax, p, inside, t) > 0) > 0.95
 
 
-def test_every_lobe_has_airways_and_vessels(thorax: chest.Thorax, grown: trees.Trees) -> None:
+def test_every_lobe_has_airways_and_vessels(thorax: Thorax, grown: trees.Trees) -> None:
     for segments, least in ((grown.vessels, 300), (grown.airways, 15)):
         number, _ = lung.lobe(thorax, Points(*segments[:, 3:6].T))
         assert np.bincount(number, minlength=5).min() > least
 
 
-def test_growing_repeats(thorax: chest.Thorax, grown: trees.Trees) -> None:
+def test_growing_repeats(thorax: Thorax, grown: trees.Trees) -> None:
     again = trees.grow(thorax, np.random.default_rng(4))
     assert np.array_equal(again.vessels, grown.vessels)
     assert np.array_equal(again.airways, grown.airways)
@@ -98,7 +97,7 @@ def test_a_tube_keeps_its_volume(radius: float, steps: tuple[float, float, float
     assert share.max() <= 1
 
 
-def test_coarse_voxels_show_the_average_of_fine_ones(thorax: chest.Thorax, grown: trees.Trees) -> None:
+def test_coarse_voxels_show_the_average_of_fine_ones(thorax: Thorax, grown: trees.Trees) -> None:
     low, high = (100.0, -50.0, 45.0), (156.0, 34.0, 87.0)
     fine = vessels_in(grown, slab(low, high, (0.7, 0.7, 0.7)), 1.2, 0.7)
     coarse = vessels_in(grown, slab(low, high, (7.0, 3.5, 3.5)), 3.2, 7.0)
@@ -124,7 +123,7 @@ def test_slab_boundaries_do_not_show(grown: trees.Trees, step: int) -> None:
     assert np.abs(whole[::-1] - draw(Points(p.z[::-1], p.y, p.x))).max() < 0.01
 
 
-def test_lumens_are_air_even_inside_consolidation(thorax: chest.Thorax, grown: trees.Trees) -> None:
+def test_lumens_are_air_even_inside_consolidation(thorax: Thorax, grown: trees.Trees) -> None:
     middle = np.flatnonzero((grown.airways[:, 6] > 1.4) & (grown.airways[:, 6] < 2.5))[::9]
     found = []
     for row in grown.airways[middle]:
@@ -134,7 +133,7 @@ def test_lumens_are_air_even_inside_consolidation(thorax: chest.Thorax, grown: t
         trees.add_airways(hu, grown, p, 1.2, 1.0)
         found.append(hu[3:6, 4:8, 4:8].min())
     assert np.median(found) < -850
-    carina = chest.carina(thorax)
+    carina = organs.carina(thorax)
     p = slab((carina[0] + 40, carina[1] - 40, -30), (carina[0] + 42, carina[1] + 40, 30), (1.0, 0.7, 0.7))
     hu = np.full((len(p.z), *p.y.shape[1:]), -90, np.float32)
     trees.add_airways(hu, grown, p, 1.2)
@@ -148,7 +147,7 @@ def test_no_vessels_is_no_change(grown: trees.Trees) -> None:
     assert np.all(vessels_in(empty, p, 1.2, 1.0) == -870)
 
 
-def test_vessel_share_lies_in_the_range_of_real_scans(thorax: chest.Thorax, grown: trees.Trees) -> None:
+def test_vessel_share_lies_in_the_range_of_real_scans(thorax: Thorax, grown: trees.Trees) -> None:
     p = slab((60, -90, -130), (220, 100, 130), (4.0, 0.8, 0.8))
     inside, t = chest.cavity(thorax, p)
     deep = (chest.lungs(thorax, p, inside, t) > 10) & (lung.lobe(thorax, p)[1] > 3)

@@ -10,17 +10,19 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from covid3d.chapter import Chapter
-from covid3d.report import book
+from covid3d.report import book, claims, collect
+from covid3d.report import chapter as chapters
 from covid3d.run.errors import ConfigError, Covid3DError
 from covid3d.run.files import read_json
-from covid3d.run.profile import CHAPTERS, Run, open_run
+from covid3d.run.profile import Run, open_run
+from covid3d.run.steps import CHAPTERS
+from covid3d.show import Show
 
 CHECKOUT = Path(__file__).parents[2]
 NO_CHROMIUM = "chromium not found: apt-get install chromium"
 PARAMETERS = 'run = "standard"\ncompute = True\ndevice = "auto"'
-START = 'import covid3d.run.profile\n\nrun = covid3d.run.profile.start("01_data", globals())'
-WORK = 'from covid3d.chapter import Chapter\n\nchapter = Chapter(run, "01_data")\nchapter.value("n_scans", 397)\nchapter.close()'
+START = 'from covid3d import notebook\n\nrun, show = notebook.open("01_data", globals())'
+WORK = 'show({"scans": 397}, "counts", "Counts.")\nshow.save()'
 
 
 def write_notebook(path: Path, *code: str) -> None:
@@ -45,7 +47,7 @@ def test_a_chapter_runs_from_any_directory_and_keeps_no_path(run, tmp_path, monk
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    executed = book.ensure_chapter(run, "01_data")
+    executed = chapters.ensure_chapter(run, "01_data")
     text = executed.read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4)
     assert str(tmp_path) not in text
@@ -53,34 +55,34 @@ def test_a_chapter_runs_from_any_directory_and_keeps_no_path(run, tmp_path, monk
     injected = [cell.source for cell in notebook.cells if cell.id == "injected-parameters"]
     assert 'run = "smoke"' in injected[0]
     assert "compute = False" in injected[0]
-    assert read_json(run.chapter("01") / "values.json")["n_scans"]["cell"] == "cell-1"
+    assert claims.read_values(run)["counts.scans"]["cell"] == "cell-1"
 
 
 def test_an_unchanged_chapter_is_not_executed_again(run, capsys):
     source = run.root / "notebooks" / "01_data.ipynb"
     write_notebook(source, WORK)
-    book.ensure_chapter(run, "01_data")
+    chapters.ensure_chapter(run, "01_data")
     before = run.path("notebooks", "01_data.ipynb").stat().st_mtime_ns
     write_notebook(source, WORK + "  # a comment changes nothing")
-    book.ensure_chapter(run, "01_data")
+    chapters.ensure_chapter(run, "01_data")
     assert run.path("notebooks", "01_data.ipynb").stat().st_mtime_ns == before
     write_notebook(source, WORK.replace("397", "398"))
-    book.ensure_chapter(run, "01_data")
-    assert read_json(run.chapter("01") / "values.json")["n_scans"]["value"] == 398
+    chapters.ensure_chapter(run, "01_data")
+    assert read_json(run.chapter("01") / "values.json")["counts.scans"]["value"] == 398
 
 
 def test_what_a_chapter_reads_is_part_of_its_fingerprint(run):
     source = run.root / "notebooks" / "01_data.ipynb"
     write_notebook(source, WORK)
-    before = book.chapter_fingerprint(run, "01_data", source)
+    before = chapters.fingerprint(run, "01_data")
     run.intake.write_text("scan_id\n", encoding="utf-8")
-    assert book.chapter_fingerprint(run, "01_data", source) != before
+    assert chapters.fingerprint(run, "01_data") != before
 
 
 def test_a_failing_cell_is_one_message_with_the_cells_error(run):
     write_notebook(run.root / "notebooks" / "01_data.ipynb", 'raise ValueError("the cell says why")')
     with pytest.raises(Covid3DError, match="ValueError: the cell says why") as error:
-        book.ensure_chapter(run, "01_data")
+        chapters.ensure_chapter(run, "01_data")
     assert "chapter 01_data" in str(error.value)
     assert run.path("logs", "01_data.ipynb").is_file()
     assert not run.path("notebooks", "01_data.ipynb").exists()
@@ -88,57 +90,71 @@ def test_a_failing_cell_is_one_message_with_the_cells_error(run):
 
 def test_an_unknown_chapter_gives_the_nearest_name(run):
     with pytest.raises(Covid3DError, match="01_data"):
-        book.ensure_chapter(run, "01_dat")
+        chapters.ensure_chapter(run, "01_dat")
 
 
-def leave(run: Run, name: str, key: str, table: str) -> None:
-    import pandas as pd
-
-    chapter = Chapter(run, name)
-    chapter.value(key, 1)
-    chapter.table(table, pd.DataFrame({"a": [1]}), "A table.")
-    chapter.close()
+def leave(run: Run, chapter: str, name: str) -> None:
+    show = Show(run, chapter, {})
+    show({"n": 1}, name, "A table.")
+    show.save()
 
 
 def test_collect_merges_the_chapters(run):
-    leave(run, "01_data", "n_scans", "one")
-    leave(run, "02_model", "layers", "two")
-    values = read_json(book.collect(run))
-    assert set(values) == {"n_scans", "layers"}
+    leave(run, "01_data", "one")
+    leave(run, "02_model", "two")
+    values = read_json(collect.collect(run))
+    assert set(values) == {"one.n", "two.n"}
     assert sorted(path.name for path in run.path("tables").iterdir()) == ["one.csv", "two.csv"]
     assert len(run.path("claims.csv").read_text(encoding="utf-8").splitlines()) >= 143
     assert read_json(run.path("cost.json"))["profile"] == "smoke"
 
 
-@pytest.mark.parametrize(("key", "table"), [("n_scans", "two"), ("layers", "one")])
-def test_a_doubled_key_or_table_is_refused(run, key, table):
-    leave(run, "01_data", "n_scans", "one")
-    leave(run, "02_model", key, table)
-    with pytest.raises((ConfigError, Covid3DError), match="01 and 02"):
-        book.collect(run)
+def test_a_doubled_name_is_refused(run):
+    leave(run, "01_data", "one")
+    leave(run, "02_model", "one")
+    with pytest.raises(ConfigError, match="01 and 02"):
+        collect.collect(run)
 
 
 def test_the_passport_names_no_host_and_no_path(run):
-    text = json.dumps(book.passport(run))
+    text = json.dumps(collect.passport(run))
     assert str(run.root) not in text
     assert os.uname().nodename not in text
 
 
 def test_a_missing_chapter_is_one_line_that_says_why(run, tmp_path):
+    shutil.copytree(CHECKOUT / "notebooks", run.root / "notebooks")
     book.stage(run, tmp_path / "staged")
     page = (tmp_path / "staged" / "notebooks" / "07_prognosis.md").read_text(encoding="utf-8")
     assert page.startswith("**Simulated scans")
     assert "has not been run" in page
 
 
-def test_staging_leaves_the_sources_alone_and_fills_every_substitution(run, tmp_path):
+def test_prose_gets_its_numbers_and_a_number_that_nobody_makes_is_named(run):
+    notebook = new_notebook(cells=[new_code_cell('show(table, "counts", "Counts.")', id="a")])
+    (run.root / "notebooks").mkdir()
+    nbformat.write(notebook, run.root / "notebooks" / "01_data.ipynb")
+    texts = {"counts.scans": "397", "paper.C008": "397 scans"}
+    said = book.with_numbers(run, "{glue:text}`counts.scans` of {glue:text}`paper.C008`", texts, "page")
+    assert said == "397 of 397 scans"
+    assert book.with_numbers(run, "{glue:text}`counts.slices`", texts, "page") == "not available in this run"
+    with pytest.raises(Covid3DError, match=r"page: prose names a number that nobody makes: 'count\.scans'"):
+        book.with_numbers(run, "{glue:text}`count.scans`", texts, "page")
+
+
+def test_staging_leaves_the_sources_alone_and_fills_every_number(run, tmp_path):
+    shutil.copytree(CHECKOUT / "notebooks", run.root / "notebooks")
     before = {path.name: path.read_bytes() for path in (run.root / "book").glob("*") if path.is_file()}
     book.stage(run, tmp_path / "staged")
     assert {path.name: path.read_bytes() for path in (run.root / "book").glob("*") if path.is_file()} == before
-    assert "not available in this run" in (tmp_path / "staged" / "_config.yml").read_text(encoding="utf-8")
+    page = (tmp_path / "staged" / "index.md").read_text(encoding="utf-8")
+    assert "not available in this run" in page and "{glue:text}" not in page
 
 
 def test_the_page_on_own_scans_gets_the_table_of_refusals_and_no_word_on_the_runs_scans(run, tmp_path):
+    for page in (run.root / "book").glob("*.md"):
+        if page.stem not in ("own_scans", "audit"):
+            page.unlink()
     book.stage(run, tmp_path / "staged")
     assert "mixed_series" in (tmp_path / "staged" / "_generated" / "refusals.html").read_text(encoding="utf-8")
     assert (tmp_path / "staged" / "own_scans.md").read_text(encoding="utf-8").startswith("# Your own scans")
@@ -177,8 +193,6 @@ def test_a_page_asks_the_network_for_nothing(built, name):
 
 
 def test_every_value_of_the_smoke_run_is_served_to_the_ledger(smoke_run, built):
-    from covid3d.report import claims
-
     table = claims.ledger(smoke_run)
     lost = table.loc[(table["verdict"] == claims.NOT_AVAILABLE) & table["kind"].isin(["result", "figure", "cohort"])]
     unwritten = [row.claim_id for row in lost.itertuples() if "chapter has not been run" in str(row.re_run)]
@@ -225,7 +239,7 @@ def test_a_page_opens_without_errors(built, browser, name):
         assert first.startswith("Simulated scans")
 
 
-def test_all_eight_chapters_are_reached_from_the_landing_page(built, browser):
+def test_all_chapters_are_reached_from_the_landing_page(built, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto((built / "index.html").as_uri())
     links = page.evaluate("[...document.querySelectorAll('a')].map(link => link.href)")

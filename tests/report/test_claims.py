@@ -1,15 +1,17 @@
 """The ledger: 142 rows, and no verdict on simulated scans that only real ones could carry."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from covid3d.chapter import Chapter
 from covid3d.report import claims
+from covid3d.run.errors import ConfigError
+from covid3d.run.files import write_json
 from covid3d.run.profile import Run, open_run
+from covid3d.show import Show
+from covid3d.stats.estimate import Estimate
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -106,14 +108,44 @@ def test_the_ledger_has_a_row_for_each_claim_even_of_an_empty_run(run):
     assert set(table["verdict"]) <= {claims.NOT_AVAILABLE, claims.NOT_RERUNNABLE}
 
 
-def test_the_ledger_shows_the_value_that_the_map_names(run):
-    chapter = Chapter(run, "02_model")
-    chapter.value("layers", 27, unit="layers", cohort="software")
-    chapter.value("a_detail", 22, cohort="software", claims=["C001"])
-    chapter.close()
+def notebook_of(root, chapter, *cells):
+    """Write a notebook whose only content are the given code cells."""
+    found = [{"cell_type": "code", "id": f"cell-{number}", "source": [cell]} for number, cell in enumerate(cells)]
+    write_json(root / "notebooks" / f"{chapter}.ipynb", {"cells": found})
+
+
+def test_the_ledger_shows_the_number_that_the_map_names_and_its_cell(run, monkeypatch):
+    table = claims.load_claims()
+    table.loc[table["claim_id"] == "C001", ["address", "beside"]] = "depth.layers", "depth.pools network"
+    monkeypatch.setattr(claims, "load_claims", lambda: table)
+    notebook_of(run.root, "02_model", "import covid3d", 'show({"layers": 27}, "depth", "Depth.")')
+    show = Show(run, "02_model", {})
+    show({"layers": Estimate(27, unit="layers"), "pools": 5}, "depth", "Depth.")
+    show.save()
     row = claims.ledger(run).set_index("claim_id").loc["C001"]
-    assert (row["verdict"], row["re_run"], row["notebook"]) == ("agrees", "27 layers", "02_model")
-    assert row["beside"] == "a detail: 22"
+    assert (row["verdict"], row["re_run"], row["notebook"], row["cell"]) == (
+        "agrees",
+        "27 layers",
+        "02_model",
+        "cell-1",
+    )
+    assert row["beside"] == "depth pools: 5"
+
+
+def test_what_two_cells_show_under_one_name_is_refused(tmp_path):
+    for chapter in ("01_data", "02_model"):
+        notebook_of(tmp_path, chapter, 'show(table, "scans", "Scans.")')
+    with pytest.raises(ConfigError, match="'scans' is also shown in 01_data"):
+        claims.shown_in(tmp_path / "notebooks")
+
+
+def test_an_address_of_two_chapters_is_an_error_that_names_both(run):
+    for chapter in ("01_data", "02_model"):
+        show = Show(run, chapter, {})
+        show({"n": 1}, "scans", "Scans.")
+        show.save()
+    with pytest.raises(ConfigError, match="chapters 01 and 02"):
+        claims.read_values(run)
 
 
 def test_show_counts_no_agreements_on_simulated_scans(run):
@@ -128,34 +160,22 @@ def test_diff_names_what_changed(tmp_path, monkeypatch):
     runs = []
     for name, value in (("a", 0.5), ("b", 0.75)):
         runs.append(open_run(name, profile="smoke"))
-        chapter = Chapter(runs[-1], "04_external_tests")
-        chapter.value("auc_covid3d_b", value)
-        chapter.value("n", 3)
-        chapter.close()
+        show = Show(runs[-1], "04_external_tests", {})
+        show({"AUC": value, "n": 3}, "b", "Hospital B.")
+        show.save()
     table = claims.diff(*runs).set_index("key")
-    assert table.loc["auc_covid3d_b", "difference"] == 0.25
-    assert not table.loc["auc_covid3d_b", "equal"]
-    assert table.loc["n", "equal"]
+    assert table.loc["b.auc", "difference"] == 0.25
+    assert not table.loc["b.auc", "equal"]
+    assert table.loc["b.n", "equal"]
 
 
-def test_every_claim_is_served_by_a_notebook():
-    """Each key of the map, or a statement for the claim, stands in the source of a notebook."""
-    sources = []
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    text = "\n".join(sources)
-    lost = [
-        row.claim_id
-        for row in claims.load_claims().itertuples()
-        if f'"{row.key}"' not in text and f'"{row.claim_id}"' not in text and not _filled(str(row.key), text)
-    ]
-    assert lost == []
+def test_every_address_of_the_map_is_made_by_a_run(smoke_run):
+    """Each address is a number of the run, or the name of a table or figure that a notebook shows."""
+    made = claims.read_values(smoke_run).keys() | claims.shown_in(CHECKOUT / "notebooks").keys()
+    assert sorted(claims.answers().keys() - made) == []
 
 
-def _filled(key: str, text: str) -> bool:
-    """True when a pattern such as "auc_{key}_{hospital}" of a notebook can give this key."""
-    import re
-
-    patterns = re.findall(r'"([a-z0-9_]*\{[a-z_{}0-9]+)"', text)
-    return any(re.fullmatch(re.sub(r"\{\w+\}", r"\\w+", pattern), key) for pattern in patterns)
+def test_every_claim_meets_an_address_a_statement_or_a_reason():
+    table = claims.load_claims()
+    bare = table[(table["address"] == "") & (table["statement"] == "") & (table["reason"] == "")]
+    assert bare["claim_id"].tolist() == []

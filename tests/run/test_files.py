@@ -129,6 +129,15 @@ def test_an_error_in_a_worker_keeps_its_message_and_code(workers):
     assert caught.value.code == "bad"
 
 
+def _die(number):
+    os._exit(9)
+
+
+def test_a_worker_that_is_killed_is_one_message_with_the_likely_reason():
+    with pytest.raises(Covid3DError, match="reading scans: a worker process was killed. Most often memory ran out"):
+        list(io.parallel_map(_die, [1, 2], workers=2, description="reading scans"))
+
+
 def _stay(path):
     """Leave this worker's process number, then take long."""
     path.with_suffix(f".{os.getpid()}").touch()

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from covid3d.run import profile as config
-from covid3d.run.errors import ConfigError, MissingResult
-from covid3d.run.profile import CHAPTERS, PROFILES, SITE_CHAPTERS, load_profile, open_run, profile_names, start
+from covid3d.run.errors import ConfigError
+from covid3d.run.profile import PROFILES, load_profile, open_run, profile_names
 
 
 def edited(tmp_path, change):
@@ -154,44 +154,6 @@ def test_simulated_scans_given_as_a_sites_own_are_known_by_their_headers(root, m
     run = make_run("c", manifest="form.csv")
     run.intake.write_text("scan_id,manufacturer\nA1,COVID3D phantom Scanner A\n")
     assert run.is_phantom
-
-
-def notebook(**names):
-    return {"run": "test", "compute": False, "device": "cpu", **names}
-
-
-def test_notebook_parameters_reach_the_run(make_run):
-    make_run()
-    run = start("01_data", notebook())
-    assert (run.name, run.compute, run.device) == ("test", False, "cpu")
-
-
-def test_a_misspelt_parameter_gives_the_nearest_name(make_run):
-    make_run()
-    with pytest.raises(ConfigError, match=r"05_reader_comparison.*'margin_point'.*'margin_points'"):
-        start("05_reader_comparison", notebook(margin_points=None, margin_point=5.0))
-
-
-@pytest.mark.parametrize("wrong", [{"compute": "yes"}, {"device": "gpu"}, {"run": 3}, {"late_days": "3"}])
-def test_an_ill_typed_parameter_is_refused(make_run, wrong):
-    make_run()
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        start("06_trajectories", notebook(**{"late_days": 3, **wrong}))
-
-
-def test_the_first_cell_can_be_run_again_in_jupyter(make_run):
-    make_run()
-    run = start("01_data", notebook())
-    again = start("01_data", {**notebook(), "run": run, "a_table_of_the_reader": [1]})
-    assert again.name == "test"
-
-
-def test_chapters_outside_site_mode_are_refused_with_a_reason(make_run):
-    make_run("site", weights="given.safetensors")
-    for chapter in SITE_CHAPTERS:
-        assert chapter in CHAPTERS
-    with pytest.raises(MissingResult, match="not part of a run with given weights"):
-        start("01_data".replace("01_data", "03_cross_validation"), notebook(run="site"))
 
 
 def test_the_repository_root_is_found_from_a_folder_below(tmp_path, monkeypatch):

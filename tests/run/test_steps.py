@@ -1,11 +1,12 @@
 """Reuse of results: what makes a step run again, and what does not."""
 
-import ast
+import importlib
 
 import pytest
 
 from covid3d.run import steps
-from covid3d.run.errors import MissingResult
+from covid3d.run.errors import ConfigError, MissingResult
+from covid3d.run.fingerprint import imported_modules, profile_values
 
 
 @pytest.fixture
@@ -112,35 +113,36 @@ def test_a_profile_key_that_a_step_does_not_declare_does_not_matter(run):
 
 def test_every_step_starts_in_a_module_that_exists_and_reads_keys_that_exist(run):
     for name, step in steps.STEPS.items():
-        assert step.module in steps.imported_modules(step.module), name
-        assert steps.profile_values(run, step.keys)
+        module, _, function = step.entry.partition(":")
+        assert hasattr(importlib.import_module(module), function), name
+        assert step.module in imported_modules(step.module), name
+        assert profile_values(run, step.keys) or not step.keys
 
 
-BASE = '"""Doc."""\n\nLIMIT = 3\n\n\ndef f(x):\n    """Return."""\n    return x + LIMIT\n'
+def test_needs_come_before_what_needs_them(run):
+    order = steps.all_needs(run, "book")
+    assert order[0] == "cohort" and order[-1] == "collect"
+    for name in order:
+        assert all(order.index(need) < order.index(name) for need in steps.needs(run, name)), name
 
 
-@pytest.mark.parametrize(
-    "same",
-    [
-        BASE.replace("LIMIT = 3", "LIMIT = 3  # why"),
-        BASE.replace('"""Doc."""', '"""Another."""'),
-        BASE.replace('    """Return."""\n', ""),
-        BASE.replace("x + LIMIT", "(x\n            + LIMIT)"),
-    ],
-)
-def test_comments_docstrings_and_layout_do_not_count(same):
-    assert steps.code_hash(same) == steps.code_hash(BASE)
+def test_a_run_with_given_weights_trains_nothing(make_run):
+    site = make_run("site", weights="given.safetensors")
+    assert steps.chapters_of(site) == ("10_your_hospital",)
+    assert steps.all_needs(site, "book") == ["cohort", "intake", "splits", "given", "10_your_hospital", "collect"]
 
 
-@pytest.mark.parametrize("other", [BASE.replace("3", "4"), BASE.replace("+", "-"), BASE + "\nX = 1\n"])
-def test_code_counts(other):
-    assert steps.code_hash(other) != steps.code_hash(BASE)
+def test_a_step_is_called_once_for_each_fold_and_variant(run):
+    assert [values["fold"] for values in steps.values_over(run, "fold")] == [0, 1]
+    assert list(steps.values_over(run, "prognosis"))[2] == {"variant": "pair", "fold": 0}
+    assert list(steps.values_over(run, "cohort")) == [{}]
 
 
-def test_imports_are_found_also_inside_functions():
-    tree = ast.parse("def f():\n    from covid3d.ct import volume\n    import covid3d.run.files\n")
-    assert steps.imports_of(tree) == {"covid3d.ct", "covid3d.ct.volume", "covid3d.run.files"}
+def test_an_unknown_step_gives_the_nearest_name():
+    with pytest.raises(ConfigError, match="Did you mean 'fold'"):
+        steps.known("fol")
 
 
-def test_imports_are_followed_through_other_modules():
-    assert "covid3d.run.errors" in steps.imported_modules("covid3d.run.steps")
+def test_the_budget_is_that_of_a_report():
+    assert sum(steps.BUDGET.values()) <= 25
+    assert {step.budget for step in steps.STEPS.values()} - {""} == set(steps.BUDGET)

@@ -9,8 +9,8 @@ import pytest
 from conftest import CHECKOUT, NO_SMALL_DISK
 from interrupted_training import EPOCHS, kill_often, outcome, prepare, remains, saved_epochs
 
+from benchmarks import campaigns
 from covid3d.chapters.cross_validation import ensure_fold
-from covid3d.run import campaigns
 from covid3d.run.errors import StorageError
 from covid3d.run.profile import Run
 

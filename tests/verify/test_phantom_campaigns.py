@@ -3,7 +3,6 @@
 import pytest
 
 from benchmarks import fairness, learnability, phantom, phantom_truth, scaling
-from covid3d.phantom.fairness import GROUPS
 
 pytestmark = pytest.mark.verify
 
@@ -38,7 +37,7 @@ def test_a_simulation_keeps_its_limits_of_time_and_memory(size):
 def test_nothing_but_site_side_and_shape_tells_the_class(hospital):
     announce(f"fairness at hospital {hospital}, 600 patients a class; 20 min on 2 cores")
     table = fairness.campaign((hospital,)).query(f"hospital == '{hospital}'")
-    assert set(GROUPS) <= set(table["group"])
+    assert set(fairness.GROUPS) <= set(table["group"])
     assert (table["verdict"] == "reached").all(), table[table["verdict"] != "reached"].to_string()
 
 

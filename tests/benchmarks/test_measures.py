@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.ct import realism
+from benchmarks import measures
 from covid3d.ct.volume import CTVolume
 from covid3d.dicom.series import read_ct
 from covid3d.phantom.build import build
@@ -37,11 +37,11 @@ def drawn(noise: float = 20.0, seed: int = 1) -> tuple[CTVolume, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, float]:
-    return realism.measure(drawn()[0])
+    return measures.measure(drawn()[0])
 
 
 def test_every_number_is_named_and_finite(known):
-    assert list(known) == list(realism.UNITS)
+    assert list(known) == list(measures.UNITS)
     assert all(np.isfinite(value) for value in known.values())
 
 
@@ -64,7 +64,7 @@ def test_tissues_have_their_peaks_and_the_body_its_size(known):
 
 @pytest.mark.parametrize("noise", [10.0, 30.0])
 def test_noise_is_found_in_the_aorta(noise):
-    found = realism.measure(drawn(noise)[0])
+    found = measures.measure(drawn(noise)[0])
     assert found["noise"] == pytest.approx(noise, rel=0.08)
     assert found["noise_width"] < SPACING[2]  # white noise: neighbours are independent
 
@@ -77,13 +77,13 @@ def test_rods_in_the_lung_are_vessels(known):
 
 def test_a_volume_without_lungs_has_no_numbers():
     solid = CTVolume(np.full((20, 40, 40), 40, np.int16), SPACING, np.eye(4))
-    assert all(np.isnan(value) for value in realism.measure(solid).values())
+    assert all(np.isnan(value) for value in measures.measure(solid).values())
 
 
 def test_coarse_scans_have_neither_noise_nor_vessels():
     volume, _ = drawn()
     coarse = CTVolume(volume.hu[::2, ::3, ::3], (5.0, 3.75, 3.75), np.eye(4))
-    found = realism.measure(coarse)
+    found = measures.measure(coarse)
     assert all(np.isnan(found[name]) for name in ("noise", "noise_width", "vessels", "small_vessels"))
     assert found["lung_mode"] == pytest.approx(-838, abs=12)
 
@@ -95,6 +95,6 @@ def test_simulated_lungs_have_their_true_volume(tmp_path: Path):
     build(tmp_path, manifest=DATA / "data_manifest.csv", profile=profile, scans=list(SCANS), workers=1)
     truth = pd.read_csv(tmp_path / "truth" / "truth.csv").set_index("scan_id")["lung_ml"]
     for scan in SCANS:
-        found = realism.measure(read_ct(tmp_path / "dicom" / scan))
+        found = measures.measure(read_ct(tmp_path / "dicom" / scan))
         assert found["lung_volume"] == pytest.approx(truth[scan], rel=0.15), scan
         assert -930 < found["lung_mode"] < -780

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.phantom import fairness
+from benchmarks import fairness
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import map_layers, scaling
+from benchmarks import campaigns, map_layers, scaling
 from covid3d.ct.windows import Window
 from covid3d.network.covid3d import Covid3D
 from covid3d.network.scoring import to_input
-from covid3d.run import campaigns
+from covid3d.run import campaigns as stored
 
 
 def test_the_world_called_null_is_a_word_and_is_not_measured_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(campaigns, "RESULTS", tmp_path)
+    monkeypatch.setattr(stored, "RESULTS", tmp_path)
     measured = []
 
     def measure(world):

@@ -1,4 +1,4 @@
-"""Fit the oracle's frozen rule on simulated patients outside every cohort: `python -m covid3d.phantom.fit_oracle`.
+"""Fit the oracle's frozen rule on simulated patients outside every cohort: `python -m benchmarks.fit_oracle`.
 
 The case mix is that of hospital A; B and C are never used.
 """

@@ -1,0 +1,184 @@
+"""The step behind chapter 7: the pairs of scans with what happened after them, and the fine-tuning of one fold.
+
+Index scan = a patient's second scan (`scan_index` 1); time zero and the remaining stay count from it, for one scan and for
+two. Fine-tuning of fold k starts from fold k's network of Task 1, so that no held-out patient has been seen by either.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from covid3d.cohort.folds import read_splits
+from covid3d.cohort.intake import accepted
+from covid3d.cohort.store import Store
+from covid3d.ct.windows import nominal_window
+from covid3d.network import registry, scoring, training
+from covid3d.network.weights import save_weights
+from covid3d.run import steps
+from covid3d.run.errors import ConfigError, nearest
+from covid3d.run.files import random_seed, write_csv
+from covid3d.run.profile import Run
+from covid3d.stats import survival
+
+VARIANTS = ("single", "pair")
+COMPONENTS = 8
+
+
+def all_pairs(run: Run) -> pd.DataFrame:
+    """Return every follow-up scan of the run's patients with the scan before it, see `pairs_of`."""
+    return pairs_of(accepted(run), read_splits(run), run.profile.prognosis.high_risk_days)
+
+
+def pairs_of(table: pd.DataFrame, splits: pd.DataFrame, high_risk_days: float) -> pd.DataFrame:
+    """Return one row a follow-up scan of a COVID+ patient: the scan, the one before it, and what happened after the scan.
+
+    Columns scan_id, prior_scan_id, patient_id, hospital, scan_index, day, interval_days, remaining_days, event (1 =
+    discharged alive), cause (0 censored, 1 discharged, 2 died), label (1 = high risk, NA = unknown), label_strict (> instead
+    of >=), age, sex, outcome, censored, ventilated (1 = ever), fold (Task-1 fold that holds the patient out; -1 outside A),
+    test (1 = the test set). A pair with a scan that intake refused is left out.
+
+    A death, whenever it comes, is not a discharge within the limit: high risk. A stay censored before the limit is unknown.
+    """
+    scans = table[table["role"].isin(["development", "external", "followup"]) & (table["label"] == 1)]
+    prior = scans[["patient_id", "scan_index", "scan_id", "day"]].assign(scan_index=scans["scan_index"] + 1)
+    prior = prior.rename(columns={"scan_id": "prior_scan_id", "day": "prior_day"})
+    found = scans[scans["scan_index"] >= 1].merge(prior, on=["patient_id", "scan_index"]).reset_index(drop=True)
+    number = {
+        name: pd.to_numeric(found[name]).astype(float) for name in ("day", "prior_day", "days_to_discharge", "age")
+    }
+    censored = pd.to_numeric(found["censored"]).fillna(0).astype(int) == 1
+    outcome = found["outcome"].fillna("").astype(str)
+    known_time = number["days_to_discharge"].notna()
+    died = (outcome == "died") & ~censored
+    event = outcome.isin(["discharged", ""]) & ~censored & known_time
+    days = number["days_to_discharge"]
+    held = splits[splits["split"] == "validation"].drop_duplicates("patient_id").set_index("patient_id")["fold"]
+    ever = pd.to_numeric(scans["ventilated"]).groupby(scans["patient_id"]).max()
+    result = found[["scan_id", "prior_scan_id", "patient_id", "hospital", "scan_index", "outcome", "sex"]].assign(
+        censored=censored.astype(int),
+        ventilated=found["patient_id"].map(ever).fillna(0).astype(int),
+        day=number["day"],
+        interval_days=number["day"] - number["prior_day"],
+        remaining_days=days,
+        event=event.astype(int),
+        cause=np.where(event, 1, np.where(died & known_time, 2, 0)),
+        age=number["age"],
+        fold=found["patient_id"].map(held).fillna(-1).astype(int),
+    )
+    for name, above in (("label", days >= high_risk_days), ("label_strict", days > high_risk_days)):
+        unknown = ~known_time | (~event & ~died & ~above)
+        result[name] = (above | died).astype("Int64").mask(unknown)
+    result["test"] = ((result["fold"] >= 0) & known_time).astype(int)
+    return result.sort_values(["patient_id", "scan_index"], ignore_index=True)
+
+
+class FixedBatchNorm(nn.BatchNorm3d):
+    """BatchNorm that keeps the statistics of Task 1 while some forty patients in small batches fine-tune the rest."""
+
+    def train(self, mode: bool = True) -> "FixedBatchNorm":
+        """Stay in evaluation mode whatever is asked for."""
+        super().train(False)
+        return self
+
+
+def start_model(run: Run, variant: str, fold: int) -> nn.Module:
+    """Return the one-scan or two-scan model with the trunk of fold k's Task-1 model; its head is not fitted yet."""
+    model = registry.build(variant, run.profile)
+    trunk = training.load_fold(run, "task1", "covid3d", fold)
+    model.get_submodule("extractor").load_state_dict(trunk.get_submodule("extractor").state_dict())
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.__class__ = FixedBatchNorm
+    return model
+
+
+def fit_head(model: nn.Module, features: np.ndarray, labels: np.ndarray) -> None:
+    """Set the head to a ridge logistic regression on principal components of the training patients' features (N, C).
+
+    Linear probing before fine-tuning (Kumar et al., ICLR 2022): a random head would first undo what the trunk has learned.
+    """
+    weight, bias = survival.linear_head(features.astype(float), labels.astype(float), COMPONENTS)
+    head = model.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight)[None])
+        head.bias.fill_(bias)
+
+
+def ensure_prognosis(run: Run, variant: str, fold: int) -> Path:
+    """Return the folder of one fold of `single` or `pair`: weights, history, predictions, features; computed when needed.
+
+    predictions.csv: the held-out patients' index scans (split validation) and later scans (followup), and C (external).
+    features.npz: scan_ids and the Task-1 features of the index scan, or of prior and index scan, never trained on outcomes.
+    Raises ConfigError for another variant.
+    """
+    if variant not in VARIANTS:
+        raise ConfigError(f"there is no prognosis variant '{variant}'", cure=nearest(variant, VARIANTS))
+    start = steps.content(run.model("task1", "covid3d", fold))
+    cohort = {"manifest": run.manifest, "intake": run.intake, "splits": run.splits}
+    inputs = {**cohort, "start": start, "variant": variant, "fold": fold}
+    again = f"python -m covid3d step prognosis --run {run.name} --fold {fold} --variant {variant}"
+    folder = run.model("prognosis", variant, fold)
+    return steps.ensure(run, "prognosis", folder, inputs, lambda out: _fine_tune(run, variant, fold, out), again=again)
+
+
+def _fine_tune(run: Run, variant: str, fold: int, folder: Path) -> None:
+    table, settings = all_pairs(run), run.profile.prognosis
+    index = table["scan_index"] == 1
+    known = table["label"].notna()
+    train = table[index & known & (table["fold"] >= 0) & (table["fold"] != fold)]
+    scored = table[(table["fold"] == fold) | (index & (table["fold"] == -1))].reset_index(drop=True)
+    device = scoring.pick_device(run.device)
+    if device == "cpu":
+        torch.set_num_threads(run.profile.training.threads_per_fold)
+    model = start_model(run, variant, fold)
+    features = _features(run, variant, model, table[index], device)
+    np.savez(folder / "features.npz", scan_ids=features.index.to_numpy(str), features=features.to_numpy())
+    logits, history = np.full(len(scored), np.nan, np.float32), pd.DataFrame({"epoch": [], "train_loss": []})
+    if train["label"].nunique() == 2:
+        plan = training.Plan.of(
+            run.profile.training,
+            nominal_window(run.profile.windows),
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+        )
+        held = table[index & known & (table["fold"] == fold)]
+        examples, unseen = (training.Examples.of(part, _grids(run, variant, part)) for part in (train, held))
+        fit_head(model, features.loc[train["scan_id"]].to_numpy(), train["label"].to_numpy(int))
+        seed = random_seed(run.seed, "prognosis", variant, fold)
+        checkpoint = run.path("checkpoints", f"prognosis_{variant}_{fold:02d}.safetensors")
+        history = training.fit(model, examples, unseen, plan, checkpoint=checkpoint, device=device, seed=seed).history
+        logits = scoring.score(model, _grids(run, variant, scored), [plan.window], device=device)[:, 0]
+    split = np.where(scored["fold"] == -1, "external", np.where(scored["scan_index"] == 1, "validation", "followup"))
+    rows = scoring.prediction_rows(
+        "prognosis", variant, fold, settings.epochs, scored, split.tolist(), "nominal", logits
+    )
+    save_weights(folder / "weights.safetensors", model, training.weights_metadata(run, variant))
+    write_csv(folder / "history.csv", history)
+    write_csv(folder / "predictions.csv", rows)
+
+
+def read_features(run: Run, variant: str, fold: int) -> pd.DataFrame:
+    """Return the Task-1 features that one fold was fine-tuned from, (N, C) or (N, 2C), indexed by the index scan's id."""
+    with np.load(run.model("prognosis", variant, fold) / "features.npz", allow_pickle=False) as stored:
+        return pd.DataFrame(stored["features"], index=stored["scan_ids"].tolist())
+
+
+def _grids(run: Run, variant: str, table: pd.DataFrame) -> np.ndarray:
+    """Return the HU grids of pairs, int16 (N, S, z, y, x): the index scan, or prior then index scan."""
+    columns = ["scan_id"] if variant == "single" else ["prior_scan_id", "scan_id"]
+    store = Store.of(run)
+    return np.stack([store.stack(table[column]) for column in columns], axis=1)
+
+
+def _features(run: Run, variant: str, model: nn.Module, table: pd.DataFrame, device: str) -> pd.DataFrame:
+    """Return the pooled features of the not yet fine-tuned model, float32 (N, C or 2C), indexed by scan_id."""
+    if table.empty:
+        return pd.DataFrame(np.empty((0, 1), np.float32), index=pd.Index([], name="scan_id"))
+    window = nominal_window(run.profile.windows)
+    found = scoring.features(model, _grids(run, variant, table), window, device=device)
+    return pd.DataFrame(found, index=table["scan_id"])

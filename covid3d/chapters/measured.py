@@ -1,0 +1,218 @@
+"""What campaigns measured once, at full size, as a reader may see it: stored tables in words, and the bars among them."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from covid3d.run import campaigns
+from covid3d.run.errors import ConfigError, nearest
+from covid3d.stats.estimate import Estimate, number
+
+NOT_MEASURED = "not measured yet"
+REACHED, NOT_REACHED = "reached", "not reached"
+LEARNT = {
+    "beats 0.60": "above chance",
+    "beats burden": "above burden",
+    "beats metadata": "above metadata",
+    "skill at A": "skill at A is reached",
+    "loss is flat": "loss is flat",
+    "map on lesions": "map lies on lesions",
+}
+
+
+def in_words(name: str, table: pd.DataFrame | None) -> pd.DataFrame:
+    """Return a campaign's table in words, or one row that says that it has not been run."""
+    if name not in WORDS:
+        raise ConfigError(f"there is no campaign '{name}'", cure=nearest(name, WORDS))
+    if table is None:
+        return pd.DataFrame({"campaign": [name], "result": [NOT_MEASURED]})
+    return WORDS[name](table.drop(columns=[*campaigns.STAMP]))
+
+
+def bars(stored: dict[str, pd.DataFrame | None]) -> pd.DataFrame:
+    """Return every bar of the campaigns: check, asks, in how many of its rows it holds, of how many, verdict."""
+    rows = []
+    for name, (campaign, asks, judge) in CHECKS.items():
+        table = stored[campaign]
+        held = pd.Series(dtype=bool) if table is None else judge(table).dropna().astype(bool)
+        count = Estimate(int(held.sum())) if len(held) else Estimate.missing(NOT_MEASURED)
+        rows.append((name, asks, count, len(held), verdict(bool(held.all())) if len(held) else NOT_MEASURED))
+    return pd.DataFrame(rows, columns=["check", "asks", "holds", "of", "verdict"]).set_index("check")
+
+
+def verdict(holds: bool) -> str:
+    """Return how a bar is said to stand."""
+    return REACHED if holds else NOT_REACHED
+
+
+def sources(table: pd.DataFrame) -> list[str]:
+    """Return the columns of real scans of the campaign phantom_realism."""
+    return list(table.columns[2 : table.columns.get_loc("phantom_min")])
+
+
+def _realism(table: pd.DataFrame) -> pd.DataFrame:
+    bounds = table[["phantom_median", "phantom_min", "phantom_max"]].itertuples(index=False)
+    shown = table[["number", "unit", *sources(table)]].assign(number=table["number"].str.replace("_", " "))
+    column = f"phantom, {table['phantom_scans'].max()} scans"
+    shown[column] = ["{} ({} to {})".format(*map(number, row)) for row in bounds]
+    shown["held"] = table["covered"] + table["not_covered"].map(": {}".format, na_action="ignore").fillna("")
+    return shown.set_index("number")
+
+
+def _fairness(table: pd.DataFrame) -> pd.DataFrame:
+    sides = _oracle(table).map({True: "at least ", False: "at most "})
+    shown = table[["hospital", "group", "classifier", "n"]].rename(columns={"n": "scans"})
+    shown["group"] = shown["group"].str.replace("_", " ")
+    shown["AUC"] = _estimates(table, "auc", "low", "high", "DeLong on mean out-of-fold scores")
+    shown["limit"] = sides + table["limit"].map(number)
+    return shown.assign(verdict=table["verdict"]).set_index(["hospital", "group", "classifier"])
+
+
+def _oracle(table: pd.DataFrame) -> pd.Series:
+    """Return which rows are of the oracle, which must tell the classes."""
+    return table["group"].str.startswith("oracle")
+
+
+def _difficulty(table: pd.DataFrame) -> pd.DataFrame:
+    shown = table[["setting", "classifier", "hospital", "mix"]].rename(
+        columns={"hospital": "scanner", "mix": "case mix"}
+    )
+    shown["setting"] = shown["setting"].replace(
+        {"drift of +60 HU": "drift up by 60 HU", "drift of -60 HU": "drift down by 60 HU"}
+    )
+    shown["AUC"] = _estimates(table, "auc", "low", "high", "DeLong")
+    shown["change"] = _estimates(table, "change", "change_low", "change_high", "paired DeLong")
+    return shown.assign(accuracy=table["accuracy"]).set_index(["setting", "classifier"])
+
+
+def _learnability(table: pd.DataFrame) -> pd.DataFrame:
+    shown = pd.DataFrame({"seed": table["seed"].map("seed {}".format)})
+    for words, name in (
+        ("AUC at A", "auc"),
+        ("AUC, burden alone", "burden"),
+        ("AUC, metadata alone", "metadata"),
+        ("lesions in the map against the lung", "map_ratio"),
+    ):
+        shown[words] = _estimates(table, name, f"{name}_low", f"{name}_high")
+    for site in "abc":
+        shown[f"perfect reader at {site.upper()}"] = table[f"oracle_{site}"]
+        shown[f"skill at {site.upper()}"] = table[f"skill_{site}"]
+    shown["change of the loss at the end"] = table["flatness"]
+    for name, words in LEARNT.items():
+        shown[words] = table[name].map({1: REACHED, 0: NOT_REACHED})
+    return shown.set_index("seed").T.rename_axis("measure")
+
+
+def _scaling(table: pd.DataFrame) -> pd.DataFrame:
+    shown = pd.DataFrame({"setting": table["setting"], "patients": table["patients"], "epochs": table["epochs"]})
+    shown["AUC"] = table["auc"]
+    shown["perfect reader"] = table["oracle"]
+    shown["loss at the end"] = table["last_loss"]
+    shown["change of the loss at the end"] = table["flatness"]
+    shown["lesions in the map against the lung"] = _estimates(table, "map_ratio", "map_low", "map_high")
+    shown["best layer for the map"] = table["best_layer"]
+    return shown.set_index("setting").T.rename_axis("measure")
+
+
+def _null_world(table: pd.DataFrame) -> pd.DataFrame:
+    ordered = table.sort_values("world", key=lambda world: world != "null", kind="stable")
+    shown = ordered[["world", "quantity", "replicates", "rejections"]].copy()
+    shown["allowed"] = ordered["allowed"].where(ordered["world"] == "null")
+    shown["share or mean"] = _estimates(ordered, "value", "low", "high")
+    return shown.assign(p=ordered["p"]).set_index(["world", "quantity"])
+
+
+def _kept_level(table: pd.DataFrame) -> pd.Series:
+    return table["rejections"] <= table["allowed"]
+
+
+def _null_runs(table: pd.DataFrame) -> pd.DataFrame:
+    return table.groupby("quantity").agg(rows=("value", "size"), mean=("value", "mean"), SD=("value", "std"))
+
+
+def _whole_course(table: pd.DataFrame) -> pd.DataFrame:
+    shown = table[["quantity", "value", "low", "high", "n", "wanted", "verdict"]]
+    return shown.rename(columns={"n": "patients"}).set_index("quantity")
+
+
+def _prognosis(table: pd.DataFrame) -> pd.DataFrame:
+    shown = table[["phase_visible", "predictor", "patients"]].rename(columns={"phase_visible": "phase visible"})
+    shown["phase visible"] = shown["phase visible"].map("{:g}".format)
+    for words, name, stem in (
+        ("AUC", "auc", "auc"),
+        ("C-index", "c_index", "c"),
+        ("hazard ratio", "hazard_ratio", "hazard"),
+    ):
+        shown[words] = _estimates(table, name, f"{stem}_low", f"{stem}_high", "bootstrap over patients")
+    return shown.set_index(["phase visible", "predictor"])
+
+
+def _speed(table: pd.DataFrame) -> pd.DataFrame:
+    names = {
+        "seconds": "seconds",
+        "limit_seconds": "at most",
+        "peak_mib": "memory, MiB",
+        "ratio_to_floor": "times the floor",
+    }
+    shown = table[["what", "by", "workers", *names]].rename(columns=names)
+    shown["what"] = shown["what"].str.replace("`", "")
+    return shown.set_index(["what", "by", "workers"])
+
+
+def _estimates(table: pd.DataFrame, value: str, low: str, high: str, method: str = "") -> pd.Series:
+    """Return one Estimate a row, from the columns of the value and of its limits."""
+    rows = table[[value, low, high]].to_numpy(float).tolist()
+    found = [Estimate(a, b, c, method) if pd.notna(a) else None for a, b, c in rows]
+    return pd.Series(found, index=table.index, dtype=object)
+
+
+WORDS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "phantom_realism": _realism,
+    "phantom_fairness": _fairness,
+    "phantom_difficulty": _difficulty,
+    "learnability": _learnability,
+    "scaling": _scaling,
+    "null_world": _null_world,
+    "null_smoke": _null_runs,
+    "phantom_course": _whole_course,
+    "phantom_prognosis": _prognosis,
+    "phantom_speed": _speed,
+}
+CHECKS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
+    "realism": (
+        "phantom_realism",
+        "the phantom's range holds the numbers of the real scans",
+        lambda table: table["covered"] == "yes",
+    ),
+    "fairness": (
+        "phantom_fairness",
+        "what is no disease does not tell the class",
+        lambda table: table.loc[~_oracle(table), "verdict"] == REACHED,
+    ),
+    "disease": (
+        "phantom_fairness",
+        "the oracle, who knows the lesions, tells the class",
+        lambda table: table.loc[_oracle(table), "verdict"] == REACHED,
+    ),
+    "course": (
+        "phantom_course",
+        "the course is the one that the paper describes",
+        lambda table: table["verdict"].map({REACHED: 1.0, NOT_REACHED: 0.0}),
+    ),
+    "null world": (
+        "null_world",
+        "tests reject no more often than they may",
+        lambda table: (table["rejections"] <= table["allowed"])[table["allowed"].notna() & (table["world"] == "null")],
+    ),
+    "learnability": (
+        "learnability",
+        "a network of the profile standard reaches its bars, with each seed",
+        lambda table: pd.Series(table[list(LEARNT)].to_numpy().ravel() == 1),
+    ),
+    "speed": (
+        "phantom_speed",
+        "a scan and a cohort are made within their limits",
+        lambda table: table["within_limits"].dropna() == 1,
+    ),
+}
+"""Every bar of the campaigns: the campaign, what is asked, and which of its rows hold."""

@@ -1,0 +1,213 @@
+"""Chapter 9: does the simulator deserve trust? Its truth in this run, and what the campaigns measured, once, at full size.
+
+A campaign's table is part of the chapter's fingerprint because `run/steps.py` declares it: only declared ones are read.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from covid3d.chapters import measured
+from covid3d.chapters.measured import NOT_MEASURED, verdict
+from covid3d.chapters.truth import read_truth
+from covid3d.cohort.folds import require_certificate
+from covid3d.cohort.manifest import read_manifest
+from covid3d.figures import simulator as draw
+from covid3d.figures.style import empty
+from covid3d.run import campaigns, steps
+from covid3d.run.errors import MissingResult
+from covid3d.run.profile import Run
+from covid3d.stats.auc import auc, mean_interval
+from covid3d.stats.estimate import Estimate
+
+CHAPTER = "09_simulator"
+VISIBLE, LATE_DAYS, WEEK = 0.02, 3, (7, 10)
+CLEAR, RANK, SILENT = 0.01, 0.7, 0.5
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """The truth of this run and the stored tables of the campaigns, read once.
+
+    truth: one row a simulated scan, controls included. scans: the manifest with burden_fraction, phase and both oracle
+    logits of the truth.
+    stored: the table of each campaign that the chapter shows, None where it has not been run.
+    picture: a file that shows simulated patients.
+    """
+
+    run: Run
+    truth: pd.DataFrame
+    scans: pd.DataFrame
+    stored: dict[str, pd.DataFrame | None]
+    picture: Path
+
+    def campaigns(self) -> pd.DataFrame:
+        """Return which campaigns were run: rows, and the commit that made them."""
+        rows = []
+        for name, table in self.stored.items():
+            made = NOT_MEASURED if table is None else ", ".join(table["commit"].dropna().unique())
+            rows.append((name, 0 if table is None else len(table), made))
+        return pd.DataFrame(rows, columns=["campaign", "rows", "commit"]).set_index("campaign")
+
+    def trust(self) -> pd.DataFrame:
+        """Return every bar of the campaigns in one table: what is asked, how often it holds, and whether always."""
+        return measured.bars(self.stored)
+
+    def campaign(self, name: str) -> pd.DataFrame:
+        """Return the table of a campaign, or one row that says that it has not been run."""
+        return measured.in_words(name, self.stored.get(name))
+
+    # --- the evidence in a scan --------------------------------------------------------------------------------------
+
+    def readers(self) -> pd.DataFrame:
+        """Return the AUC of the perfect reader on the first scans of each hospital: of the full scan and of the grid."""
+        first = self.scans[self.scans["scan_index"] == 0]
+        rows = [
+            {
+                "hospital": f"hospital {hospital}",
+                "patients": len(part),
+                "AUC, full scan": auc(part["label"], part["oracle_logit"]),
+                "AUC, grid": auc(part["label"], part["oracle_grid_logit"]),
+            }
+            for hospital, part in first.groupby("hospital")
+        ]
+        return pd.DataFrame(rows).set_index("hospital")
+
+    def evidence(self) -> pd.DataFrame:
+        """Return whether the evidence grows with disease: what, found, asked, verdict; all scans of a patient but rescans."""
+        rows = []
+        for label, name, least in ((1, "COVID+", RANK), (0, "COVID-", -RANK)):
+            scans = self.truth[(self.truth["label"] == label) & (self.truth["kind"] != "rescan")]
+            rank = rank_with_burden(scans)
+            asked = f"at least {RANK}" if label else f"at most -{RANK}"
+            rows.append((f"rank correlation with burden, {name}", rank, asked, rank.value / least >= 1))
+        for label, name in ((1, "COVID+"), (0, "COVID-")):
+            clear = self.truth[(self.truth["label"] == label) & (self.truth["burden_fraction"] < CLEAR)]
+            mean = _mean(clear["oracle_logit"], "no scan is that clear")
+            rows.append(
+                (f"mean logit of a lung almost clear, {name}", mean, f"within {SILENT} of 0", abs(mean.value) <= SILENT)
+            )
+        judged = [
+            (name, found, asked, verdict(holds) if found.known else NOT_MEASURED) for name, found, asked, holds in rows
+        ]
+        return pd.DataFrame(judged, columns=["what", "found", "asked", "verdict"]).set_index("what")
+
+    def plot_evidence(self) -> Figure:
+        """Return the perfect reader's logit of every scan against the share of lung that is ill."""
+        return draw.evidence(self.scans)
+
+    def plot_picture(self) -> Figure:
+        """Return simulated patients at the paper's resolution, their true lesions outlined."""
+        return draw.picture(self.picture)
+
+    # --- beside real scans -------------------------------------------------------------------------------------------
+
+    def plot_realism(self) -> Figure:
+        """Return numbers of real scans (dots) and the phantom's range (bars), divided by the phantom's median."""
+        table = self.stored["phantom_realism"]
+        return empty(NOT_MEASURED) if table is None else draw.realism(table, measured.sources(table))
+
+    def realism_summary(self) -> dict[str, Any]:
+        """Return how many of the numbers of real scans the phantom's range holds, and the names of the others."""
+        table = self.stored["phantom_realism"]
+        if table is None:
+            return dict.fromkeys(("numbers", "held", "not held"), Estimate.missing(NOT_MEASURED))
+        others = table.loc[table["covered"] == "no", "number"].str.replace("_", " ")
+        held = int((table["covered"] == "yes").sum())
+        return {"numbers": len(table), "held": held, "not held": ", ".join(others) or "none"}
+
+    # --- the course --------------------------------------------------------------------------------------------------
+
+    def _followed(self) -> pd.DataFrame:
+        """All scans of the patients who were scanned more than once, in order of their days."""
+        return self.scans.groupby("patient_id").filter(lambda part: len(part) > 1).sort_values("day", kind="stable")
+
+    def _ends(self) -> tuple[pd.DataFrame, pd.Series]:
+        """The last scan of each followed patient, by patient, and whether it lies near the discharge."""
+        end = self._followed().groupby("patient_id").tail(1).set_index("patient_id")
+        return end, (end["days_to_discharge"] <= LATE_DAYS).fillna(False).astype(bool)
+
+    def course(self) -> pd.DataFrame:
+        """Return the true course of the followed patients, as the simulator was told it: what, in this run, standing."""
+        followed = self._followed()
+        start = followed[followed["scan_index"] == 0].set_index("patient_id")
+        burden = followed.groupby("patient_id")["burden_fraction"]
+        week = followed[followed["day"].between(*WEEK)].groupby("patient_id")["burden_fraction"].max()
+        peak = start["day"] - start["phase"]
+        onset = peak + start["days_since_onset"] - start["day"]
+        end, late = self._ends()
+        rows = {
+            "followed patients": len(start),
+            "ill on the first scan, %": 100 * (start["burden_fraction"] > VISIBLE).mean(),
+            "median change of burden to days 7 to 10, % of lung": 100 * (week - start["burden_fraction"]).median(),
+            "median peak, days after the first scan": peak.median(),
+            "median peak, days after onset": onset.median(),
+            "earliest peak, days after onset": onset.min(),
+            "latest peak, days after onset": onset.max(),
+            "median burden near discharge, % of the largest": 100
+            * (end.loc[late, "burden_fraction"] / burden.max()).median(),
+            "median days from peak to discharge": (start["days_to_discharge"] - peak).median(),
+            "patients of A without a scan near discharge": int((~late & (end["hospital"] == "A")).sum()),
+        }
+        standing = "the null world has no course" if self.run.world == "null" else "by construction"
+        cells = [(name, _cell(value), standing) for name, value in rows.items()]
+        return pd.DataFrame(cells, columns=["what", "in this run", "standing"]).set_index("what")
+
+    def special_cases(self) -> pd.DataFrame:
+        """Return the special cases of this run: the censored patients, and the youngest, who is Figure 4's."""
+        followed, (end, _) = self._followed(), self._ends()
+        censored = end[end["censored"] == 1]
+        cases = [("censored patients", len(censored), ", ".join(censored["hospital"]))]
+        start = followed[followed["scan_index"] == 0]
+        for one in start[start["age"] == start["age"].min()].head(1).to_dict("records"):
+            text = (
+                f"{one['age']:.0f} years; peak on day {one['day'] - one['phase']:.0f}, "
+                f"discharge on day {one['days_to_discharge']:.0f}"
+            )
+            cases.append(("scans of the youngest", int((followed["patient_id"] == one["patient_id"]).sum()), text))
+        return pd.DataFrame(cases, columns=["case", "number", "which"]).set_index("case")
+
+
+def load(run: Run) -> Simulator:
+    """Return the chapter's tables; the truth belongs to simulated scans alone, others raise MissingResult."""
+    steps.ensure_needs(run, CHAPTER)
+    require_certificate(run)
+    truth = read_truth(run)
+    if truth is None:
+        raise MissingResult("real scans have no truth", where=f"run '{run.name}'", cure="Open a run of simulated scans")
+    known = truth[["scan_id", "burden_fraction", "phase", "oracle_logit", "oracle_grid_logit"]]
+    scans = read_manifest(run.manifest).merge(known, on="scan_id", validate="1:1")
+    chapter = steps.STEPS[CHAPTER]
+    assert isinstance(chapter, steps.Chapter)
+    stored = {name: campaigns.read(name) for name in chapter.stored}
+    return Simulator(run, truth, scans, stored, run.root / chapter.files[0])
+
+
+def rank_with_burden(scans: pd.DataFrame) -> Estimate:
+    """Return the mean within-patient rank correlation of the perfect reader's logit with burden, t limits over patients.
+
+    Patients with three scans or more; columns patient_id, oracle_logit, burden_fraction.
+    """
+    parts = [part for _, part in scans.groupby("patient_id") if len(part) >= 3]
+    ranks = pd.Series([part["oracle_logit"].corr(part["burden_fraction"], method="spearman") for part in parts])
+    found = _mean(ranks.dropna(), "no patient has three scans")
+    return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0)) if found.has_limits else found
+
+
+def _mean(values: pd.Series, why: str) -> Estimate:
+    """Return a mean with its t interval; of one value the value alone, of none why."""
+    if values.empty:
+        return Estimate.missing(why)
+    return (
+        mean_interval(values) if len(values) > 1 else Estimate(float(values.iloc[0]), method="no interval: one value")
+    )
+
+
+def _cell(value: Any) -> Any:
+    """Return a number, or that no scan tells it."""
+    if pd.isna(value):
+        return Estimate.missing("no scan tells it")
+    return value if isinstance(value, int) else Estimate(float(value))

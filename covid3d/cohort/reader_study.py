@@ -1,0 +1,78 @@
+"""The reader study: what readers called, one row a reader, scan and task. Calls are 1 (COVID+, or a long stay) or 0."""
+
+from typing import Any
+
+import pandas as pd
+
+from covid3d.cohort.manifest import read_manifest
+from covid3d.run.profile import Run
+from covid3d.run.tables import (
+    Rule,
+    check_values,
+    identifier,
+    matching,
+    one_of,
+    read_cells,
+    refuse,
+    typed,
+    whole,
+    within,
+)
+
+TASKS = ("covid", "stay_single", "stay_pair")
+RULES = {
+    "reader_id": identifier(),
+    "scan_id": identifier(),
+    "prior_scan_id": identifier(blank=True),
+    "task": one_of(*TASKS, blank=False),
+    "call": whole(0, 1, "1 (COVID+, or a long stay) or 0", blank=False),
+    "confidence": Rule(within(0, 1), "a number from 0 to 1, empty when not asked", "Float64"),
+    "order": whole(0, 1_000_000, "the position in the reader's list"),
+    "read_at": matching(r"(?s).*", "text"),
+}
+
+
+def read_reader_study(run: Run) -> pd.DataFrame:
+    """Return reader_study.csv, checked: one row a reader, scan and task; no row for a run without one.
+
+    Columns reader_id, scan_id, prior_scan_id ("" when blank), task (covid | stay_single | stay_pair), call (Int64),
+    confidence, order, read_at. Scans and priors must be the manifest's, and a prior an earlier scan of the same patient.
+    Raises ManifestError naming file, row, column and cure.
+    """
+    path = run.path("reader_study.csv")
+    if not path.is_file():
+        return typed(pd.DataFrame(columns=list(RULES), dtype=str), RULES)
+    cells = read_cells(path, RULES)
+    check_values(cells, RULES, path.name)
+    _check_readings(cells, path.name)
+    _check_scans(cells, read_manifest(run.manifest), path.name)
+    return typed(cells, RULES)
+
+
+def _check_readings(cells: pd.DataFrame, file: str) -> None:
+    """Refuse a scan read twice by one reader for one task, and priors where they do not belong."""
+    seen: dict[tuple[str, str, str], Any] = {}
+    for row, reader, scan, task in zip(cells.index, cells["reader_id"], cells["scan_id"], cells["task"], strict=True):
+        line = seen.setdefault((reader, scan, task), row)
+        if line != row:
+            what = f"reader '{reader}' has already called scan '{scan}' for task '{task}' in row {line}"
+            refuse(file, row, "scan_id", what, "Keep one call a reader, scan and task")
+    for row, task, prior in zip(cells.index, cells["task"], cells["prior_scan_id"], strict=True):
+        if (task == "stay_pair") != (prior != ""):
+            what = f"task '{task}' {'needs a prior scan' if task == 'stay_pair' else 'has a prior scan'}"
+            refuse(file, row, "prior_scan_id", what, "Name the prior scan for stay_pair, leave it empty otherwise")
+
+
+def _check_scans(cells: pd.DataFrame, manifest: pd.DataFrame, file: str) -> None:
+    """Refuse scans that the manifest lacks, and priors that are no earlier scan of the same patient."""
+    known = manifest.set_index("scan_id")
+    for column in ("scan_id", "prior_scan_id"):
+        for row, scan in zip(cells.index, cells[column], strict=True):
+            if scan and scan not in known.index:
+                refuse(file, row, column, f"scan '{scan}' is not in the manifest", "Use scan_ids of the manifest")
+    for row, scan, prior in zip(cells.index, cells["scan_id"], cells["prior_scan_id"], strict=True):
+        if prior:
+            now, before = known.loc[scan], known.loc[prior]
+            if now["patient_id"] != before["patient_id"] or before["scan_index"] >= now["scan_index"]:
+                what = f"'{prior}' is no earlier scan of the patient of '{scan}'"
+                refuse(file, row, "prior_scan_id", what, "Name a scan of the same patient with a lower scan_index")

@@ -1,0 +1,145 @@
+"""What the chapters of a run left, merged: values.json, tables/, figures/, predictions.csv, claims.csv, cost and passport."""
+
+import contextlib
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from covid3d.report.claims import ledger, read_values
+from covid3d.run.errors import Covid3DError
+from covid3d.run.files import atomic_folder, read_json, sha256_file, write_csv, write_json
+from covid3d.run.profile import Run
+from covid3d.run.steps import BUDGET
+
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "torch",
+    "timm",
+    "pydicom",
+    "nibabel",
+    "lifelines",
+    "papermill",
+)
+
+
+def collect(run: Run) -> Path:
+    """Merge the chapters into values.json, tables/, figures/, predictions.csv and claims.csv.
+
+    Also writes cost.json and passport.json. Raises Covid3DError when two chapters use one key or one name.
+    Returns the path of values.json.
+    """
+    values = read_values(run)
+    for group in ("tables", "figures"):
+        _merge_files(run, group)
+    write_csv(run.path("predictions.csv"), _predictions(run))
+    write_csv(run.path("claims.csv"), ledger(run))
+    write_json(run.path("cost.json"), cost(run))
+    write_json(run.path("passport.json"), passport(run))
+    write_json(run.path("values.json"), values)
+    return run.path("values.json")
+
+
+def _merge_files(run: Run, group: str) -> None:
+    """Copy all chapters' tables or figures into one folder of the run."""
+    owner: dict[str, str] = {}
+    with atomic_folder(run.path(group)) as folder:
+        for path in sorted(run.path("chapters").glob(f"*/{group}/*")):
+            if path.name in owner:
+                chapters = f"{owner[path.name]} and {path.parent.parent.name}"
+                raise Covid3DError(
+                    f"chapters {chapters} both write {group}/{path.name}", cure="Rename one of them in its notebook"
+                )
+            owner[path.name] = path.parent.parent.name
+            shutil.copyfile(path, folder / path.name)
+
+
+def _predictions(run: Run) -> pd.DataFrame:
+    """Return all predictions of a run in one table."""
+    paths = [
+        path
+        for name in ("models", "external", "windows", "trajectories")
+        for path in sorted(run.path(name).rglob("predictions.csv"))
+    ]
+    tables = [
+        pd.read_csv(path, dtype={"scan_id": str, "patient_id": str, "fold": str, "window": str}) for path in paths
+    ]
+    return (
+        pd.concat([table for table in tables if len(table)], ignore_index=True)
+        if tables
+        else pd.DataFrame({"task": []})
+    )
+
+
+def cost(run: Run) -> dict[str, Any]:
+    """Return the time of every step, and of groups of steps beside the budget of the profile `standard`.
+
+    `wall_minutes` counts the time in which at least one step of a group ran, so parallel jobs do not add up; that of the run
+    leaves out what `make extended` adds.
+    """
+    steps = [read_json(path) for path in sorted(run.path("logs", "cost").glob("*.json"))]
+    groups = []
+    for name, minutes in BUDGET.items():
+        measured = _wall_minutes([step for step in steps if step["budget"] == name])
+        budget = minutes if run.profile.name == "standard" else None
+        groups.append({"group": name, "wall_minutes": measured, "budget_minutes": budget})
+    return {
+        "profile": run.profile.name,
+        "profile_minutes": run.profile.minutes,
+        "wall_minutes": _wall_minutes([step for step in steps if step["budget"]]),
+        "groups": groups,
+        "steps": [{"step": step["step"], "seconds": step["seconds"]} for step in steps],
+    }
+
+
+def _wall_minutes(steps: list[dict[str, Any]]) -> float:
+    """Return the minutes in which at least one of these steps ran."""
+    total = latest = 0.0
+    for step in sorted(steps, key=lambda step: step["ended"] - step["seconds"]):
+        begun = max(step["ended"] - step["seconds"], latest)
+        total += max(step["ended"] - begun, 0.0)
+        latest = max(latest, step["ended"])
+    return round(total / 60, 2)
+
+
+def passport(run: Run) -> dict[str, Any]:
+    """Return what a run was made with: versions, kind of processor and device, commit, options; no host and no path."""
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() and run.device != "cpu" else "cpu"
+    versions = {}
+    for name in ("covid3d", *PACKAGES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    options = run.config.model_dump() | {"manifest": Path(run.config.manifest).name if run.config.manifest else None}
+    options["weights"] = Path(run.config.weights).name if run.config.weights else None
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "device": device,
+        "versions": versions,
+        "commit": _commit(run.root),
+        "run": run.name,
+        "options": options,
+        "cohort": run.cohort,
+        "manifest_sha256": sha256_file(run.manifest) if run.manifest.is_file() else None,
+    }
+
+
+def _commit(root: Path) -> str:
+    """Return the checkout's commit, or "unknown"."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+        return found.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

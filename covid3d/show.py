@@ -1,0 +1,239 @@
+"""What a notebook shows, it keeps: one verb for tables, named numbers and figures.
+
+Every number that is shown has an address made of the words that the reader sees, `name.row.column`: the AUC of the row
+"mean of the folds" of the table `internal` is `internal.mean_of_the_folds.auc`. Prose prints it as
+{glue:text}`internal.mean_of_the_folds.auc`, and `claims_map.csv` names it beside the claim that it answers. A number is
+entered once.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from covid3d.run.errors import ConfigError
+from covid3d.run.files import atomic_folder, write_csv, write_json
+from covid3d.run.profile import Run
+from covid3d.stats.estimate import Estimate, number, value_text
+
+Shown = pd.DataFrame | pd.Series | Mapping[str, Any] | Figure
+
+
+class Show:
+    """`show(thing, name, caption)` in a notebook; `show.save()` in its last cell writes chapters/NN in one act.
+
+    claims: the claims that each address answers; captions print them.
+    """
+
+    def __init__(self, run: Run, chapter: str, claims: Mapping[str, list[str]]):
+        self.run, self.chapter, self.claims = run, chapter, claims
+        self.values: dict[str, dict[str, Any]] = {}
+        self.tables: dict[str, tuple[pd.DataFrame, str]] = {}
+        self.figures: dict[str, tuple[Figure, str]] = {}
+
+    def __call__(self, thing: Shown, name: str, caption: str) -> None:
+        """Show a table, numbers by name, or a figure, and keep it with all its numbers.
+
+        The rows of a table are named by its index where that has a name, else by its first column. Raises ConfigError for
+        two numbers of one address.
+        """
+        if slug(name) != name:
+            raise ConfigError(f"'{name}' is no name for what is shown", where=self.chapter, cure=f"Use '{slug(name)}'")
+        caption = caption + self._answers(name)
+        if isinstance(thing, Figure):
+            self.figures[name] = thing, caption
+            return display_html(figure_html(render(thing, "png"), caption))
+        table, labels = as_table(thing, name)
+        self.values = {address: entry for address, entry in self.values.items() if address.split(".")[0] != name}
+        for address, value, unit in cells(table, name, labels, alone=not isinstance(thing, pd.DataFrame)):
+            if address in self.values:
+                cure = "Name the rows by columns that tell them apart: table.set_index([...])"
+                raise ConfigError(f"two numbers have the address '{address}'", where=self.chapter, cure=cure)
+            self.values[address] = entry_of(value, unit) | {"cohort": self.run.cohort}
+        self.tables[name] = table, caption
+        return display_html(table_html(table, caption))
+
+    def text(self, address: str) -> str:
+        """Return a number that was shown, as prose prints it."""
+        return str(self.values[address]["text"])
+
+    def save(self) -> None:
+        """Write chapters/NN whole: values.json, captions.json, tables and figures."""
+        with atomic_folder(self.run.chapter(self.chapter[:2])) as folder:
+            write_json(folder / "values.json", self.values)
+            captions = {
+                kind: {name: caption for name, (_, caption) in kept.items()}
+                for kind, kept in (("tables", self.tables), ("figures", self.figures))
+            }
+            write_json(folder / "captions.json", captions)
+            (folder / "tables").mkdir()
+            (folder / "figures").mkdir()
+            for name, (table, _) in self.tables.items():
+                write_csv(folder / "tables" / f"{name}.csv", three_columns(table))
+            for name, (figure, _) in self.figures.items():
+                for suffix in ("png", "svg"):
+                    (folder / "figures" / f"{name}.{suffix}").write_bytes(render(figure, suffix))
+
+    def _answers(self, name: str) -> str:
+        """Return the claims that a table or figure answers, for the end of its caption."""
+        of_name = [ids for address, ids in self.claims.items() if address.split(".")[0] == name]
+        found = sorted({claim for ids in of_name for claim in ids})
+        return f" [{', '.join(found)}]" if found else ""
+
+
+def as_table(thing: pd.DataFrame | pd.Series | Mapping[str, Any], name: str) -> tuple[pd.DataFrame, int]:
+    """Return what is shown as a table, and how many of its first columns name the rows."""
+    if isinstance(thing, pd.DataFrame):
+        named = any(level is not None for level in thing.index.names)
+        return (thing.reset_index(), thing.index.nlevels) if named else (thing, 1)
+    numbers = dict(thing.items())
+    return pd.DataFrame({name: list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)}), 1
+
+
+def cells(table: pd.DataFrame, name: str, labels: int, *, alone: bool) -> list[tuple[str, Any, str]]:
+    """Return (address, value, unit) of every cell; with `alone` there is one column, and it gives no word."""
+    found = []
+    for row in table.to_dict("records"):
+        words, rest = [row[label] for label in table.columns[:labels]], table.columns[labels:]
+        for column in rest:
+            address = slug(name, *words) if alone else slug(name, *words, column)
+            found.append((address, plain(row[column]), "p" if is_p(words[-1] if alone else column) else ""))
+    return found
+
+
+def is_p(words: object) -> bool:
+    """True for the name of a p value: "p", "p, nominal" or "permutation p"."""
+    return bool(re.search(r"(^p\b|\bp$)", str(words)))
+
+
+def entry_of(value: Any, unit: str = "") -> dict[str, Any]:
+    """Return a number as values.json keeps it: value, low, high, unit, text and how it was made."""
+    estimate = value if isinstance(value, Estimate) else Estimate(value, unit=unit) if _is_number(value) else None
+    if estimate is None:
+        return {"value": value, "low": None, "high": None, "unit": "", "text": text(value), "method": ""}
+    return {
+        "value": plain(estimate.value),
+        "low": plain(estimate.low),
+        "high": plain(estimate.high),
+        "unit": estimate.unit,
+        "text": str(estimate),
+        "method": estimate.method,
+    }
+
+
+def slug(*words: object) -> str:
+    """Return words as an address.
+
+    >>> slug("table_1", "COVID3D", "B")
+    'table_1.covid3d.b'
+    >>> slug("mass", "COVID+", 0.5)
+    'mass.covid_plus.0_5'
+    """
+    plus = (re.sub(r"\+(?!\w)", " plus", re.sub(r"(?<=\w)-(?!\w)", " minus", str(word))) for word in words)
+    return ".".join(re.sub(r"\W+", "_", word).strip("_").lower() for word in plus)
+
+
+def plain(value: Any) -> Any:
+    """Return a numpy or pandas scalar as a Python one; None for NaN, infinity and NA."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def text(value: Any, unit: str = "") -> str:
+    """Return a cell as prose prints it; what is missing says so."""
+    value = plain(value)
+    if value is None:
+        return "not available"
+    return value_text(value, unit) if isinstance(value, (bool, int, float)) else str(value)
+
+
+def three_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table for a CSV file: a column of Estimates becomes value, low and high."""
+    parts: dict[str, Any] = {}
+    for column in table.columns:
+        values = list(table[column])
+        if not any(isinstance(value, Estimate) for value in values):
+            parts[str(column)] = values
+            continue
+        known = [value if isinstance(value, Estimate) else Estimate(plain(value) or float("nan")) for value in values]
+        parts[str(column)] = [estimate.value for estimate in known]
+        if any(estimate.has_limits for estimate in known):
+            parts[f"{column} low"] = [estimate.low for estimate in known]
+            parts[f"{column} high"] = [estimate.high for estimate in known]
+    return pd.DataFrame(parts)
+
+
+def table_html(table: pd.DataFrame, caption: str = "") -> str:
+    """Return a table as HTML that scrolls sideways by itself; estimates show their 95 % limits in brackets."""
+    whole = {column: _is_whole(table[column]) for column in table.columns}
+    heads = "".join(f"<th scope='col'>{html.escape(str(column))}</th>" for column in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(_cell(row[c], c, whole[c]))}</td>" for c in table.columns) + "</tr>"
+        for row in table.to_dict("records")
+    )
+    if any(isinstance(value, Estimate) and value.has_limits for column in table.columns for value in table[column]):
+        caption += " In brackets: 95 % limits."
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return (
+        "<div class='scrolls' style='overflow-x:auto' tabindex='0'>"
+        f"<table class='table'>{title}<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def figure_html(png: bytes, caption: str) -> str:
+    """Return a figure as HTML with the image inside and the caption as its text alternative."""
+    source = base64.b64encode(png).decode("ascii")
+    words = html.escape(caption, quote=True)
+    return (
+        f"<figure><img style='max-width:100%;height:auto' alt='{words}' src='data:image/png;base64,{source}'/>"
+        f"<figcaption>{words}</figcaption></figure>"
+    )
+
+
+def render(figure: Figure, suffix: str) -> bytes:
+    """Return a figure as PNG or SVG bytes that are the same at every execution (no dates, fixed ids)."""
+    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[suffix]
+    target = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "covid3d", "svg.fonttype": "path"}):
+        figure.savefig(target, format=suffix, dpi=110, metadata=metadata, bbox_inches="tight")
+    return target.getvalue()
+
+
+def _cell(value: Any, column: object, whole: bool) -> str:
+    """Return a cell of a table: short, since its column says what it is; missing numbers are empty."""
+    if isinstance(value, Estimate):
+        return value.short()
+    value = plain(value)
+    if value is None:
+        return ""
+    if whole and isinstance(value, float):
+        value = int(value)
+    return number(value, "p" if is_p(column) else "") if isinstance(value, (bool, int, float)) else str(value)
+
+
+def _is_whole(column: pd.Series) -> bool:
+    """True for counts and days that stand as floats, often because of a missing cell; shares and AUCs never reach 2."""
+    known = column.dropna() if column.dtype == float else pd.Series(dtype=float)
+    return bool(len(known)) and bool((known == known.round()).all()) and bool(known.abs().max() >= 2)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def display_html(content: str) -> None:
+    """Show HTML in a notebook; nothing elsewhere."""
+    from IPython.core.getipython import get_ipython
+    from IPython.display import HTML, display
+
+    if get_ipython() is not None:  # type: ignore[no-untyped-call]
+        display(HTML(content))  # type: ignore[no-untyped-call]

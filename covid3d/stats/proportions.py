@@ -1,0 +1,124 @@
+"""Shares of cases and agreement of calls; each function names the paper of its formula. Intervals are 95 % unless told."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, stats
+from sklearn.metrics import confusion_matrix
+from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.proportion import proportion_confint
+
+from covid3d.stats.estimate import Estimate
+
+
+def wilson(successes: int, n: int) -> Estimate:
+    """Return k/n with the score interval (Wilson, JASA 1927); missing for n = 0."""
+    return _share(successes, n, "wilson", "Wilson")
+
+
+def clopper_pearson(successes: int, n: int) -> Estimate:
+    """Return k/n with the exact interval from beta quantiles (Clopper & Pearson, Biometrika 1934); missing for n = 0."""
+    return _share(successes, n, "beta", "Clopper-Pearson")
+
+
+def _share(successes: int, n: int, way: str, method: str) -> Estimate:
+    """Return k/n with an interval of statsmodels, whose limits miss 0 and 1 by rounding."""
+    if n == 0:
+        return Estimate.missing("no case")
+    low, high = proportion_confint(successes, n, method=way)
+    low, high = 0.0 if successes == 0 else float(low), 1.0 if successes == n else float(high)
+    return Estimate(successes / n, low, high, method)
+
+
+def attainable(percent: float, n: int, decimals: int = 0) -> list[int]:
+    """Return every k for which k/n, rounded or cut to `decimals`, prints as `percent` (after Brown & Heathers' GRIM, 2017)."""
+    step = 10.0**-decimals
+    exact = [(k, 100 * k / n) for k in range(n + 1)]
+    return [
+        k for k, value in exact if abs(value - percent) <= step / 2 + 1e-9 or -1e-9 <= value - percent < step - 1e-9
+    ]
+
+
+# --- agreement of two raters -----------------------------------------------------------------------------------------
+
+
+def kappa(calls_a: ArrayLike, calls_b: ArrayLike) -> Estimate:
+    """Return Cohen's kappa of two raters' calls (Cohen 1960; large-sample SE of Fleiss, Cohen & Everitt 1969).
+
+    Missing where both raters give one and the same call to every case: agreement by chance is then certain. No limits
+    where the standard error is 0 (agreement or disagreement on every case, or a rater who gives one call only): a point
+    would look like certainty.
+    """
+    table = confusion_matrix(np.asarray(calls_a, dtype=int), np.asarray(calls_b, dtype=int), labels=[0, 1])
+    no_limits = "Cohen's kappa, no interval: its standard error is 0"
+    if 0 in (*table.sum(axis=0), *table.sum(axis=1)):  # a rater gives one call only, and agrees as often as by chance
+        same = np.trace(table) == table.sum()
+        return Estimate.missing("kappa undefined: one category") if same else Estimate(0.0, method=no_limits)
+    found = cohens_kappa(table)
+    value = float(found.kappa)
+    if abs(value) > 1 - 1e-9:
+        return Estimate(value, method=no_limits)
+    low, high = max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp))
+    return Estimate(value, low, high, "Cohen's kappa")
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Return the exact two-sided p of discordant pairs: binomial with one half (McNemar 1947; Mosteller 1952)."""
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+# --- difference of two paired proportions ----------------------------------------------------------------------------
+
+
+def tango_z(only_a: int, only_b: int, n: int, difference: float) -> float:
+    """Return the score statistic of H0: p(a) - p(b) = difference, |difference| < 1 (Tango, Stat Med 1998).
+
+    only_a, only_b: pairs positive in a alone, in b alone, of n. At difference 0 it is McNemar's z.
+    """
+    a = 2 * n
+    b = -only_a - only_b + (2 * n - only_a + only_b) * difference
+    c = -only_b * difference * (1 - difference)
+    share_b = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    spread = n * (2 * share_b + difference * (1 - difference))
+    gap = only_a - only_b - n * difference
+    return gap / math.sqrt(spread) if spread > 1e-12 else math.copysign(math.inf, gap) if abs(gap) > 1e-9 else 0.0
+
+
+def paired_difference(only_a: int, only_b: int, n: int, level: float = 0.95) -> Estimate:
+    """Return p(a) - p(b) of paired calls with the score interval (Tango 1998), which needs no discordant pair."""
+    z, value, edge = float(stats.norm.ppf((1 + level) / 2)), (only_a - only_b) / n, 1 - 1e-9
+
+    def root(target: float, low: float, high: float) -> float:
+        return float(optimize.brentq(lambda t: tango_z(only_a, only_b, n, t) - target, low, high))
+
+    low = -1.0 if value <= -edge else root(z, -edge, value)
+    return Estimate(value, low, 1.0 if value >= edge else root(-z, value, edge), "Tango score")
+
+
+class Equivalence(NamedTuple):
+    """Two one-sided tests of a difference within +/- margin."""
+
+    difference: Estimate
+    interval_90: Estimate
+    p: float
+    equivalent: bool
+    best_p: float
+
+
+def tost_paired_proportions(only_a: int, only_b: int, n: int, margin: float, alpha: float = 0.05) -> Equivalence:
+    """Return the test of |p(a) - p(b)| < margin by two one-sided score tests (Schuirmann 1987; Tango 1998).
+
+    margin: a proportion, e.g. 0.1. best_p is the p of perfect agreement: above alpha, this n cannot show equivalence.
+    """
+    p = _tost_p(only_a, only_b, n, margin)
+    difference = paired_difference(only_a, only_b, n)
+    return Equivalence(
+        difference, paired_difference(only_a, only_b, n, 1 - 2 * alpha), p, p < alpha, _tost_p(0, 0, n, margin)
+    )
+
+
+def _tost_p(only_a: int, only_b: int, n: int, margin: float) -> float:
+    above, below = tango_z(only_a, only_b, n, -margin), tango_z(only_a, only_b, n, margin)
+    return float(max(stats.norm.sf(above), stats.norm.cdf(below)))

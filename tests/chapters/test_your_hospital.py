@@ -1,0 +1,64 @@
+"""A hospital's chapter: small cells are hidden, simulated weights claim nothing, every refusal has a reason."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from covid3d.chapters import your_hospital
+from covid3d.cohort.manifest import COLUMNS
+from covid3d.stats.estimate import Estimate
+
+
+def hospital(run, notice="", positives=6, negatives=5):
+    labels = [1] * positives + [0] * negatives
+    rows = [
+        dict.fromkeys(COLUMNS, "")
+        | {"scan_id": f"s{n}", "patient_id": f"p{n}", "hospital": "H", "label": label, "scan_index": 0}
+        for n, label in enumerate(labels)
+    ]
+    scans = pd.DataFrame(rows)
+    scores = scans[["scan_id", "hospital", "label"]].assign(logit=np.arange(len(scans))[::-1] / 3)
+    intake = scans[["scan_id", "patient_id", "hospital", "label"]].assign(ok=1, code="", kernel="B30f")
+    intake.loc[0, ["ok", "code"]] = 0, "truncated"
+    return your_hospital.YourHospital(run, scans, intake, scores, notice)
+
+
+def test_few_patients_are_not_counted_in_public(make_run):
+    counts = hospital(make_run(), positives=6, negatives=4).counts().loc["H"]
+    assert counts.to_dict() == {"COVID+": "6", "COVID-": "< 5"}
+
+
+def test_an_auc_needs_five_scans_of_each_class(make_run):
+    (found,) = hospital(make_run()).auc()["AUC"]
+    assert found.value == 1.0 and found.low < 1
+    (few,) = hospital(make_run(), negatives=4).auc()["AUC"]
+    assert few == Estimate.missing("a class has fewer than 5 scans")
+
+
+def test_weights_made_on_simulated_scans_claim_nothing(make_run):
+    (found,) = hospital(make_run(), notice=your_hospital.SIMULATED).auc()["AUC"]
+    assert str(found) == f"not available ({your_hospital.SIMULATED})"
+
+
+def test_every_refusal_has_its_cure(make_run):
+    chapter = hospital(make_run())
+    assert {name: number.value for name, number in chapter.read().items()} == {
+        "delivered": 11,
+        "read": 10,
+        "refused": 1,
+    }
+    (row,) = chapter.refused().to_dict("records")
+    assert (row["reason"], row["scans"]) == ("truncated", 1) and row["cure"]
+
+
+def test_how_few_scans_were_made_is_not_shown(make_run):
+    table = hospital(make_run(), negatives=4).acquisition()
+    assert table["scans"].to_dict() == {("H", 0, "kernel", "B30f"): "< 5", ("H", 1, "kernel", "B30f"): "5"}
+
+
+@pytest.mark.parametrize("trained_on", ["phantom", "public"])
+def test_the_notice_depends_on_what_the_weights_were_trained_on(make_run, monkeypatch, trained_on):
+    (site := make_run("site", weights="given.safetensors", manifest=None)).folder.mkdir(exist_ok=True, parents=True)
+    monkeypatch.setattr(your_hospital, "describe_weights", lambda path: {"trained_on": trained_on})
+    monkeypatch.setattr(type(site), "is_phantom", property(lambda run: False))
+    assert your_hospital.notice(site) == (your_hospital.SIMULATED if trained_on == "phantom" else "")

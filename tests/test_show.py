@@ -1,0 +1,181 @@
+"""What a notebook shows it keeps: addresses of words, texts, files, and equal content gives equal bytes."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from covid3d.run.errors import ConfigError
+from covid3d.show import Show, cells, entry_of, render, slug, table_html, three_columns
+from covid3d.stats.estimate import Estimate, p_value, value_text
+
+
+@pytest.fixture
+def show(make_run):
+    return Show(make_run(), "03_cross_validation", {"folds.0.auc": ["C095", "C037"], "curve": ["C001"]})
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (84806, "slices", "84,806 slices"),
+        (0.78125, "", "0.781"),
+        (83.333, "%", "83.3 %"),
+        (5.3e-5, "p", "p < 0.0001"),
+        (0.0033, "p", "p = 0.0033"),
+        (12.0, "days", "12 days"),
+        (True, "", "yes"),
+    ],
+)
+def test_a_number_is_printed_with_its_unit(value, unit, text):
+    assert value_text(value, unit) == text
+
+
+def test_an_estimate_prints_its_limits_its_remark_or_why_there_is_none():
+    assert str(Estimate(0.78, 0.6, 0.89)) == "0.780 (95 % CI 0.600 to 0.890)"
+    assert str(Estimate(0.194, 0.194, 0.194)) == "0.194 (no interval: nothing varies)"
+    assert str(Estimate(0.5, remark="nominal")) == "0.500 (nominal)"
+    assert str(p_value(0.012, "nominal")) == "p = 0.012 (nominal)"
+    assert str(Estimate.missing("one class only")) == "not available (one class only)"
+    assert Estimate(0.78, 0.6, 0.89).short() == "0.780 (0.600 to 0.890)"
+
+
+def test_estimates_sort_by_value_and_missing_ones_come_last():
+    values = pd.Series([Estimate(0.9), Estimate.missing("why"), Estimate(0.5)])
+    assert [estimate.value for estimate in sorted(values)][:2] == [0.5, 0.9]
+
+
+def test_shares_become_per_cent_with_their_limits():
+    found = Estimate(0.5, 0.25, 0.75).of_unit("%")
+    assert (found.value, found.low, found.high) == (50, 25, 75)
+
+
+@pytest.mark.parametrize(
+    ("words", "address"),
+    [
+        (("table_1", "COVID3D", "hospital B"), "table_1.covid3d.hospital_b"),
+        (("mass", "COVID+", "AUC"), "mass.covid_plus.auc"),
+        (("mass", "COVID-"), "mass.covid_minus"),
+        (("gain", "two scans - one scan", "p"), "gain.two_scans_one_scan.p"),
+    ],
+)
+def test_an_address_is_made_of_the_words_that_the_reader_sees(words, address):
+    assert slug(*words) == address
+
+
+def test_every_number_of_a_table_has_an_address(show):
+    table = pd.DataFrame({"fold": [0, 1], "AUC": [Estimate(0.8, 0.7, 0.9), Estimate(0.6)], "n": [8, 9]})
+    show(table, "folds", "Folds.")
+    assert set(show.values) == {"folds.0.auc", "folds.0.n", "folds.1.auc", "folds.1.n"}
+    assert show.text("folds.0.auc") == "0.800 (95 % CI 0.700 to 0.900)"
+    assert show.values["folds.0.auc"]["low"] == 0.7
+    assert show.values["folds.1.n"] == entry_of(9) | {"cohort": "phantom"}
+
+
+def test_a_named_index_names_the_rows_also_with_two_levels(show):
+    table = pd.DataFrame({"model": ["3D", "3D"], "site": ["B", "C"], "AUC": [0.8, 0.7]}).set_index(["model", "site"])
+    show(table, "table_1", "Table 1.")
+    assert show.values["table_1.3d.c.auc"]["value"] == 0.7
+
+
+def test_named_numbers_need_no_word_for_their_only_column(show):
+    show({"perfect reader": Estimate(0.95), "log-rank p": 0.012}, "ceiling", "The ceiling.")
+    show(pd.Series({"metadata": Estimate(0.5)}), "blind", "Blind models.")
+    assert show.text("ceiling.log_rank_p") == "p = 0.012"
+    assert set(show.values) == {"ceiling.perfect_reader", "ceiling.log_rank_p", "blind.metadata"}
+
+
+def test_two_numbers_of_one_address_are_refused(show):
+    table = pd.DataFrame({"model": ["3D", "3D"], "site": ["B", "C"], "AUC": [0.8, 0.7]})
+    with pytest.raises(ConfigError, match="two numbers have the address 'table_1.3d.site'"):
+        show(table, "table_1", "Table 1.")
+
+
+def test_a_name_that_is_no_address_is_refused(show):
+    with pytest.raises(ConfigError, match="Use 'table_1'"):
+        show({"a": 1}, "Table 1", "A table.")
+
+
+def test_a_cell_that_is_run_again_replaces_what_it_showed(show):
+    for value in (1, 2):
+        show({"scans": value}, "counts", "Counts.")
+    assert show.values["counts.scans"]["value"] == 2
+
+
+def test_missing_numbers_become_null_and_give_their_reason(show):
+    show({"AUC": Estimate.missing("one class only"), "p": math.nan}, "b", "B.")
+    show.save()
+    stored = json.loads((show.run.chapter("03") / "values.json").read_text())
+    assert stored["b.auc"]["value"] is None
+    assert stored["b.auc"]["text"] == "not available (one class only)"
+    assert stored["b.p"]["text"] == "not available"
+
+
+def test_numpy_scalars_are_stored_as_plain_numbers(show):
+    show({"scans": np.int64(397), "share": np.float32(0.5)}, "counts", "Counts.")
+    assert type(show.values["counts.scans"]["value"]) is int
+    assert type(show.values["counts.share"]["value"]) is float
+
+
+def test_captions_print_the_claims_that_they_answer(show):
+    show(pd.DataFrame({"fold": [0], "AUC": [0.5]}), "folds", "Folds.")
+    assert show.tables["folds"][1] == "Folds. [C037, C095]"
+
+
+def test_files_of_a_chapter_are_the_same_at_every_execution(make_run):
+    run, contents = make_run(), []
+    for _ in range(2):
+        show = Show(run, "03_cross_validation", {})
+        figure = Figure()
+        figure.subplots().plot([0, 1], [1, 0], label="line")
+        show(pd.DataFrame({"fold": [0], "auc": [0.123456789012345]}), "folds", "Folds.")
+        show(figure, "curve", "A curve.")
+        show.save()
+        files = sorted(path for path in run.chapter("03").rglob("*") if path.is_file())
+        contents.append({path.name: path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {"values.json", "captions.json", "folds.csv", "curve.png", "curve.svg"}
+    assert b"0.123456789012345" in contents[0]["folds.csv"]
+
+
+def test_a_figure_holds_no_date():
+    figure = Figure()
+    figure.subplots().plot([0, 1])
+    assert b"<dc:date>" not in render(figure, "svg")
+    assert b"Software" not in render(figure, "png")
+
+
+def test_saving_replaces_the_whole_chapter(make_run):
+    run = make_run()
+    first = Show(run, "01_data", {})
+    first({"a": 1}, "old", "Old.")
+    first.save()
+    Show(run, "01_data", {}).save()
+    assert not (run.chapter("01") / "tables" / "old.csv").exists()
+
+
+def test_a_file_gets_three_columns_for_an_estimate():
+    table = pd.DataFrame({"model": ["a", "b"], "AUC": [Estimate(0.8, 0.7, 0.9), Estimate.missing("why")], "n": [3, 4]})
+    written = three_columns(table)
+    assert list(written.columns) == ["model", "AUC", "AUC low", "AUC high", "n"]
+    assert written["AUC high"].tolist()[0] == 0.9 and math.isnan(written["AUC"][1])
+
+
+def test_text_cannot_break_out_of_its_cell():
+    page = table_html(pd.DataFrame({"note": ["<script>alert(1)</script>"]}))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_counts_with_a_missing_cell_stay_whole_and_p_values_are_printed_as_such():
+    page = table_html(pd.DataFrame({"n": [397.0, math.nan], "p": [0.00001, 0.5], "share": [0.25, 1.0]}))
+    assert "<td>397</td><td>&lt; 0.0001</td><td>0.250</td>" in page
+    assert "<td></td><td>0.5</td>" in page
+
+
+def test_cells_of_a_table_name_p_columns():
+    found = {address: unit for address, _, unit in cells(pd.DataFrame({"a": ["x"], "p": [0.1]}), "t", 1, alone=False)}
+    assert found == {"t.x.p": "p"}
