@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from covid3d.report.banner import banner, initialisation
@@ -70,6 +71,7 @@ def open(chapter: str, namespace: Mapping[str, Any]) -> tuple[Run, Show]:
             where=f"run '{run.name}'",
             cure=f"Its chapters are {', '.join(chapters_of(run))}",
         )
+    np.set_printoptions(legacy="1.25")  # a bare number is displayed as 0.83, not as np.float64(0.83)
     _show_banner(run, chapter)
     return run, Show(run, chapter, answers())
 

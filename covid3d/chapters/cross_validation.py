@@ -28,7 +28,7 @@ from covid3d.run import steps
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.auc import auc, auc_value, bootstrap_mean_auc, delong_interval, mean_fold_auc, mean_interval
+from covid3d.stats.auc import auc, auc_value, bootstrap_mean_auc, delong_interval, mean_auc, mean_fold_auc
 from covid3d.stats.estimate import Estimate
 
 FLAT_WITHIN = 0.02
@@ -89,7 +89,7 @@ class CrossValidation:
         """Return four readings of the internal AUC, the paper's first: reading, AUC, what it is."""
         replicates, seed = self.run.profile.statistics.bootstrap, random_seed(self.run.seed, "internal")
         pooled = delong_interval(self.scores["label"], self.scores["logit"]).noted("nominal")
-        best = mean_interval(self.selection["auc_best"].to_numpy()).noted("the paper's possible rule")
+        best = mean_auc(self.selection["auc_best"].tolist()).noted("the paper's possible rule")
         patients = bootstrap_mean_auc(self.scores, replicates, seed)
         rows = [
             ("mean of the folds", self.mean(), "the paper's number; t interval over folds"),
@@ -171,7 +171,8 @@ def load(run: Run) -> CrossValidation:
     """
     steps.ensure_needs(run, "03_cross_validation")
     require_certificate(run)
-    return CrossValidation(run, results.out_of_fold(run), results.learning_curves(run), results.selection(run))
+    scores = results.out_of_fold(run)[["scan_id", "patient_id", "fold", "label", "logit"]]
+    return CrossValidation(run, scores, results.learning_curves(run), results.selection(run))
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------

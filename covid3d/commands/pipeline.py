@@ -59,7 +59,7 @@ def compute(run: Run, cores: int, targets: Sequence[str] = ()) -> int:
     log = run.path("logs", "snakemake.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
-        log.open("w", encoding="utf-8") as stream,
+        log.open("w", encoding="utf-8", buffering=1) as stream,
         subprocess.Popen(
             snakemake_command(run, cores, targets),
             cwd=run.folder,

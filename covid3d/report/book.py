@@ -134,6 +134,12 @@ def stage_chapter(run: Run, chapter: str, folder: Path, texts: Mapping[str, str]
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = with_numbers(run, cell.source, texts, f"notebooks/{chapter}.ipynb")
+            elif {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+                cell.metadata["tags"].append("remove-cell")  # the first line of the page names the run
+            elif "remove-input" in cell.metadata.get("tags", []):
+                for output in cell.outputs:  # the page begins with the banner
+                    said = output.get("data", {}).get("text/html", "")
+                    output["data"]["text/html"] = "".join(said).replace(f"<strong>{banner(run)}</strong> ", "")
         if banner(run):
             notebook.cells.insert(0, nbformat.v4.new_markdown_cell(banner_source(run), id="where-the-scans-come-from"))
         nbformat.write(notebook, folder / f"{chapter}.ipynb")

@@ -243,10 +243,22 @@ def _judged(claim: Row, values: Mapping[str, dict[str, Any]]) -> dict[str, Any] 
 
 
 def _rerun_text(claim: Row, main: dict[str, Any] | None) -> str:
+    """Return a claim's own number with its noun, and the reason why it may differ; a reason is not said twice."""
+    reason = claim["reason"]
     if main is None:
-        return claim["reason"] or "not available (its chapter has not been run)"
-    silent = not claim["reason"] or claim["basis"] == "software" or claim["reason"] in main["text"]
-    return str(main["text"]) if silent else f"{main['text']} ({claim['reason']})"
+        return reason or "not available (its chapter has not been run)"
+    said = _with_noun(claim, main)
+    return said if not reason or claim["basis"] == "software" or reason in said else f"{said} ({reason})"
+
+
+def _with_noun(claim: Row, main: dict[str, Any]) -> str:
+    """Return a number with what it counts: the claim's own unit, else the last words of its address."""
+    value, unit = main["value"], claim["unit"]
+    if main.get("unit") or isinstance(value, (str, bool)) or value is None or unit in ("AUC", "p", "%"):
+        return str(main["text"])
+    if isinstance(value, int) and re.fullmatch(r"[A-Za-z ]+", unit):
+        return f"{main['text']} {unit}"
+    return f"{main['text']} ({claim['address'].rpartition('.')[2].replace('_', ' ')})"
 
 
 def _beside(claim: Row, values: Mapping[str, dict[str, Any]]) -> str:

@@ -242,9 +242,14 @@ def fold_aucs(scores: pd.DataFrame) -> list[float]:
 
 def mean_fold_auc(scores: pd.DataFrame) -> Estimate:
     """Return the mean of the fold AUCs with Student's t interval over folds; needs columns fold, label, logit."""
-    values, few = fold_aucs(scores), "fewer than two folds with both classes"
+    return mean_auc(fold_aucs(scores))
+
+
+def mean_auc(values: Sequence[float]) -> Estimate:
+    """Return the mean of the AUCs of folds with Student's t interval over folds, cut to [0, 1]."""
+    few = "fewer than two folds with both classes"
     if len(values) < 2:
-        return Estimate(values[0], method=f"no interval: {few}") if values else Estimate.missing(few)
+        return Estimate(values[0], method=f"no interval: {few}") if len(values) else Estimate.missing(few)
     found = mean_interval(values)
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), "mean of the fold AUCs, t over folds")
 
