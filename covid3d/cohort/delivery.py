@@ -29,7 +29,7 @@ def key_file(run: Run) -> Path:
 
 def pseudonym(key: str, kind: str, name: str) -> str:
     """Return the study pseudonym of an id: a letter and ten hexadecimal digits of its keyed hash."""
-    digest = hmac.new(bytes.fromhex(key), f"{kind}\x1f{name}".encode(), sha256).hexdigest()
+    digest = hmac.new(bytes.fromhex(key), f"{kind}\x1f{name}".encode(errors="surrogateescape"), sha256).hexdigest()
     return f"{kind[0].upper()}{digest[:10]}"
 
 

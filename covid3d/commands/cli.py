@@ -5,6 +5,7 @@ Exit status: 0 done; 1 done, but something was refused or disagrees; 2 wrong use
 
 import json
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from covid3d.run.errors import ConfigError, Covid3DError, nearest
+from covid3d.run.errors import ConfigError, Covid3DError, nearest, printable
 from covid3d.run.files import end_with_caller
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def predict(
     path: Annotated[Path, typer.Argument(help="folder of DICOM files, or a NIfTI, NRRD or MHA file")],
     weights: Annotated[Path | None, typer.Option(help="default: the deployed fold of the run 'standard'")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for map.nii.gz, planes.png and prediction.json")] = None,
+    features: Annotated[Path | None, typer.Option(help=".npz file for the pooled features and the logit")] = None,
     series: Annotated[int | None, typer.Option(help="number of the series, where a folder holds several")] = None,
     simulated_weights_ok: Annotated[
         bool,
@@ -87,6 +89,7 @@ def predict(
         path,
         weights or deployed_weights(),
         out=out,
+        features=features,
         series=series,
         simulated_weights_ok=simulated_weights_ok,
         device=device,
@@ -152,18 +155,24 @@ def manifest_new(
     folder: Annotated[Path, typer.Argument(help="tree of DICOM files")],
     out: Annotated[Path, typer.Option(help="the manifest to write")] = Path("manifest.csv"),
 ) -> None:
-    """Draft a manifest: one row a CT series, study pseudonyms, the key file apart; labels are yours to fill in."""
+    """Draft a manifest: one row a CT series, study pseudonyms, the key file apart; labels are yours to fill in.
+
+    Says which folders and files were left out and why; exit status 1 where one may hold a scan.
+    """
     from covid3d.cohort.draft import draft_manifest
     from covid3d.run.profile import repository_root
 
     if out.exists():
         raise ConfigError("there is such a file already", where=out.name, cure="Choose another --out")
     key = repository_root() / "data" / "keys" / f"{out.stem}-draft.json"
-    table = draft_manifest(folder, out, key)
-    typer.echo(
-        f"{out.name}: {len(table)} scans of {table['patient_id'].nunique()} patients; fill in label, hospital and role"
-    )
-    typer.echo(f"the key to the pseudonyms is data/keys/{key.name}: keep it to yourself")
+    draft = draft_manifest(folder, out, key)
+    scans, patients = len(draft.table), draft.table["patient_id"].nunique()
+    name, key_name = printable(out.name), printable(key.name)
+    typer.echo(f"{name}: {scans} scans of {patients} patients; fill in label, hospital and role")
+    typer.echo(f"the key to the pseudonyms is data/keys/{key_name}: keep it to yourself")
+    typer.echo("".join(f"{line}\n" for line in draft.lines()), nl=False)
+    if draft.left:
+        raise typer.Exit(1)
 
 
 @public_app.command("select")
@@ -323,6 +332,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        if any(argument == "" or re.fullmatch(r"--[a-z0-9-]+=", argument) for argument in arguments):
+            cure = "Give it a value, or leave the option out; in a script, see whether its variable is set"
+            raise ConfigError("an argument is empty", cure=cure)
         app(args=arguments, prog_name="covid3d", standalone_mode=True)
     except Covid3DError as error:
         if debug:

@@ -2,8 +2,9 @@
 
 import gzip
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -16,6 +17,7 @@ from covid3d.ct.windows import Window
 from covid3d.dicom.series import read_ct
 from covid3d.figures.predict import three_planes
 from covid3d.network.registry import build
+from covid3d.network.scoring import features as pooled
 from covid3d.network.scoring import pick_device, score
 from covid3d.network.weights import describe_weights, grid_shape, load_weights
 from covid3d.run.errors import ConfigError, WeightsError
@@ -63,16 +65,20 @@ def predict(
     weights: str | Path,
     *,
     out: Path | None = None,
+    features: Path | None = None,
     series: int | None = None,
     simulated_weights_ok: bool = False,
     device: str = "auto",
 ) -> Prediction:
     """Score one scan (DICOM folder or file, NIfTI, NRRD, MHA) with a COVID3D weights file.
 
-    With `out`, writes map.nii.gz (signed map in the scan's own voxels), planes.png and prediction.json there; none holds
-    an identifier. A real scan scored by weights made on simulated ones is withheld, without files, unless
-    `simulated_weights_ok`. Raises SeriesError for the scan, WeightsError for the weights, ConfigError for the device.
+    With `out`, writes map.nii.gz (signed map in the scan's own voxels), planes.png and prediction.json there; with
+    `features`, an .npz file (see `write_features`); none holds an identifier. A real scan scored by weights made on
+    simulated ones is withheld, without files, unless `simulated_weights_ok`. Raises SeriesError for the scan,
+    WeightsError for the weights, ConfigError for the device or for the name of `features`.
     """
+    if features is not None and (features.suffix.lower() != ".npz" or features.is_dir()):
+        raise ConfigError("features are written to an .npz file", where=str(features), cure="Give --features NAME.npz")
     metadata = describe_weights(weights)
     if metadata["model"] != "covid3d" or metadata["trained_on"] == "kinetics600":
         raise WeightsError(
@@ -103,11 +109,16 @@ def predict(
         warnings=warnings,
         withheld=withheld,
     )
-    if out is None or withheld:
+    if withheld:
         return prediction
-    heat = signed_map(model, grid, window, profile.explain.layer, profile.explain.method, device=chosen)
-    files = _write(Path(out), prediction, volume, heat, window)
-    return Prediction(**{**vars(prediction), "files": files})
+    files: tuple[Path, ...] = ()
+    if out is not None:
+        heat = signed_map(model, grid, window, profile.explain.layer, profile.explain.method, device=chosen)
+        files = _write(Path(out), prediction, volume, heat, window)
+    if features is not None:
+        write_features(features, pooled(model, grid[None], window, device=chosen)[0], prediction, profile.model.grid)
+        files = (*files, features)
+    return replace(prediction, files=files)
 
 
 def weights_profile(metadata: dict[str, str]) -> Profile:
@@ -171,6 +182,24 @@ def _fill(files: Sequence[Path], prediction: Prediction, volume: CTVolume, heat:
         "warnings": [*prediction.warnings, RESEARCH],
     }
     write_json(files[2], content)
+
+
+def write_features(path: Path, values: np.ndarray, prediction: Prediction, grid: Sequence[int]) -> None:
+    """Write pooled features as .npz without pickles: `features` float32 (C,), `logit`, and what they were made with.
+
+    `grid` is the size (z, y, x) that the scan was resampled to, `window` its level/width in HU; with `weights_sha256`
+    they say what another program must repeat to get the same numbers.
+    """
+    arrays: dict[str, Any] = {
+        "features": values.astype(np.float32),
+        "logit": np.float32(prediction.logit),
+        "window": np.str_(prediction.window),
+        "grid": np.array(grid, np.int64),
+        "weights_sha256": np.str_(prediction.weights_sha256),
+        "trained_on": np.str_(prediction.trained_on),
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
 
 
 def write_map(path: Path, values: np.ndarray, volume: CTVolume) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -16,6 +16,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from covid3d.dicom.quiet import quiet
+from covid3d.dicom.walk import ARCHIVE, DICOM_ENDINGS, DIRECTORY, candidates, doubts, passed_over
 from covid3d.run.errors import SeriesError
 
 TAGS = [
@@ -37,7 +38,6 @@ OF_FRAMES = [
 PIXEL_DATA = 0x7FE00010
 CONTEXT = ("SQ", "UN", "OW", "OB", "US or SS", "LO", "PN", "SH")  # they depend on more than their own bytes
 TEXT, ESCAPE = ("LO", "PN", "SH"), b"\x1b"  # plain ASCII reads alike in every character set
-DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CT_IMAGES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 BARE_BIG_ENDIAN = re.compile(rb"\0[\x02\x08]\0.[A-Z]{2}", re.DOTALL)
@@ -136,57 +136,55 @@ class Slice:
         return f"{self.series_number}|{self.description}|{geometry}"
 
 
+class Objects(NamedTuple):
+    """What was read: image slices, the kinds of objects without pixels, and lines of history on files passed over."""
+
+    slices: list[Slice]
+    reports: list[str]
+    passed: tuple[str, ...]
+
+
 def read_slices(path: Path) -> list[Slice]:
     """Return every image slice of a file, a folder or a DICOMDIR (see `read_objects`)."""
-    return read_objects(path)[0]
+    return read_objects(path).slices
 
 
-def read_objects(path: Path) -> tuple[list[Slice], list[str]]:
+@quiet()
+def read_objects(path: Path) -> Objects:
     """Return the image slices of a DICOM file, of a folder or of what a DICOMDIR lists, and the kinds of objects without pixels.
 
     Folders may be nested, their files have any names. Raises SeriesError: no_dicom when there is no DICOM file, truncated
-    for a file that ends too early, missing_file for one that a DICOMDIR lists and that is not there.
+    for a file that ends too early or stands for a slice and is none, packed for one that must be unpacked, broken_link or
+    missing_file for one that is not there.
     """
-    with quiet():  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
-        files = _listed(path) if path.is_file() else list(_files(path))
-        datasets = [(file, dataset) for file in files if (dataset := _header(file)) is not None]
-        if not datasets:
-            raise SeriesError(
-                "there is no DICOM file here",
-                where=path.name,
-                cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
-                code="no_dicom",
-            )
-        kinds = [_kind(file, dataset) for file, dataset in datasets if PIXEL_DATA not in dataset]
-        images = [(file, dataset) for file, dataset in datasets if PIXEL_DATA in dataset]
-        return [entry for file, dataset in images for entry in _readable(file, dataset)], kinds
+    files, others = candidates(path)
+    found = {file: read_file(file) for file in files}
+    dicom = [file for file, entries in found.items() if entries is not None]
+    left = list(doubts([*(file for file in files if found[file] is None), *others], dicom))
+    if not dicom:
+        for doubt in left:
+            if doubt.fault == ARCHIVE:
+                raise doubt.error
+    passed = passed_over(left)
+    if not dicom:
+        raise SeriesError(
+            "there is no DICOM file here",
+            where=path.name,
+            cure="Give a folder with the slices of one CT series, or a NIfTI, NRRD or MHA file",
+            code="no_dicom",
+        )
+    entries = [entry for read in found.values() for entry in read or []]
+    slices = [entry for entry in entries if isinstance(entry, Slice)]
+    return Objects(slices, [entry for entry in entries if isinstance(entry, str)], passed)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder tree in a fixed order; hidden ones and DICOMDIR are left out."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.name.upper() != "DICOMDIR" and path.is_file():
-            yield path
-
-
-def _listed(file: Path) -> list[Path]:
-    """Return the file itself, or the image files that it lists when it is a DICOMDIR."""
-    try:
-        directory = dcmread(file, specific_tags=["DirectoryRecordSequence"])
-        if directory.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
-            return [file]
-        names = [record.get("ReferencedFileID") for record in directory.DirectoryRecordSequence]
-    except Exception:  # whatever is wrong with it is told when its header is read
-        return [file]
-    parts = [[name] if isinstance(name, str) else list(name) for name in names if name]
-    places = [file.parent.joinpath(*part) for part in parts if ".." not in part]
-    gone = sum(not place.is_file() for place in places)
-    if gone:
-        what = f"{gone} of the {len(places)} files that the DICOMDIR lists are not there"
-        cure = "Copy the whole medium, or give the folder instead of its DICOMDIR"
-        raise SeriesError(what, where=file.name, cure=cure, code="missing_file")
-    return sorted(places)
+@quiet()  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
+def read_file(file: Path) -> Sequence[Slice | str] | None:
+    """Return the image slices of one file, or the kind of the object without pixels; None when it is no DICOM file."""
+    dataset = _header(file)
+    if dataset is None:
+        return None
+    return _readable(file, dataset) if PIXEL_DATA in dataset else [_kind(file, dataset)]
 
 
 def _header(file: Path) -> Dataset | None:
@@ -198,16 +196,12 @@ def _header(file: Path) -> Dataset | None:
         cure = "Make the file readable, or move it away"
         raise SeriesError("a file cannot be opened", where=file.name, cure=cure, code="unreadable") from error
     marked = start[128:] == b"DICM"
-    named = file.suffix.lower() in (".dcm", ".ima")
+    named = file.suffix.lower() in DICOM_ENDINGS
     if not marked and start[:2] not in (b"\x02\x00", b"\x08\x00"):
-        empty = not start.strip(b"\0")
-        if (named and (empty or len(start) < 132)) or (start and empty):
+        if start and not start.strip(b"\0"):
             raise _truncated(file)
         if BARE_BIG_ENDIAN.match(start):
             raise _unsupported(file, "a file has no file meta information, and its values are big endian")
-        if named:
-            cure = "Copy or export this file again, or move it away"
-            raise SeriesError("a file named as DICOM is none", where=file.name, cure=cure, code="unreadable")
         return None
     try:
         dataset = dcmread(file, defer_size=DEFER_BYTES, specific_tags=WANTED, force=not marked)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from covid3d.dicom import walk
 from covid3d.run.errors import SeriesError
 
 FEWEST_SLICES = 16
@@ -27,6 +28,8 @@ CAUSES = {
     "not_chest": "No lung was found: less than 300 ml of air within the body, or air without lung tissue",
     "no_ct_volume": "No series is an axial CT volume, or a file holds something else than one volume",
     "missing_file": "A file is not there: one that a DICOMDIR or an image header names, or a part of a multi-frame image",
+    "broken_link": "A link that stands for a slice leads nowhere",
+    "packed": "A file is an archive, or compressed as a whole (zip, gz, …)",
     "missing_rescale": "A slice or frame has no rescale slope or intercept, or a table (modality LUT) in their place",
     "hu_out_of_range": "The values are no Hounsfield units of a body: beyond any CT number, or no air, or only air",
     "unsupported_syntax": "The pixel data are compressed in a way that cannot be decoded safely, or the header does not say how",
@@ -34,7 +37,7 @@ CAUSES = {
     "several_series": "A folder holds several CT volumes",
     "no_such_series": "There is no CT series of the number that was asked for",
     "no_such_path": "There is no such file or folder",
-    "truncated": "A file ends too early, or its pixel data are incomplete or damaged",
+    "truncated": "A file ends too early, its pixel data are incomplete or damaged, or it stands for a slice and is none",
     "no_dicom": "There is no DICOM file, and no volume in another known format",
     "checksum": "The files of the scan are not those whose checksum the manifest gives",
     "unreadable": "A file cannot be opened, or its header is damaged or does not say how pixels are stored",
@@ -61,6 +64,8 @@ CURES = {
     "not_chest": "Give a CT of the chest",
     "no_ct_volume": "Give the folder of a CT series; localizers, screen shots, reports and short series are no volume",
     "missing_file": "Copy the whole medium, with every file that a DICOMDIR or an image header names, and every part",
+    "broken_link": walk.CURES["broken_link"],
+    "packed": walk.CURES["packed"],
     "missing_rescale": "Export the series with RescaleSlope and RescaleIntercept",
     "hu_out_of_range": "Check how the file was made: its values are no Hounsfield units",
     "unsupported_syntax": "Export the series again as Explicit VR Little Endian, or convert it with `gdcmconv --raw`",

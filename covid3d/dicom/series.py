@@ -4,10 +4,11 @@ DICOM folders (any file names, nested, several series), one enhanced multi-frame
 ordered by their position along the normal of the slices, never by name or number.
 """
 
+import contextlib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from covid3d.dicom.pixels import hounsfield
 from covid3d.dicom.quiet import quiet
 from covid3d.dicom.refusals import CURES, FEWEST_SLICES, refusal
 from covid3d.dicom.stack import TILT_DEGREES, geometry
+from covid3d.run.errors import SeriesError
 from covid3d.run.files import cpu_count
 from covid3d.run.profile import PHANTOM_MANUFACTURER
 
@@ -37,20 +39,40 @@ def read_ct(path: str | Path, series: int | None = None, *, threads: int | None 
     HU are clipped to -1024 … 3071; padding is -1024. `threads` decode slices (None: one a core).
     Raises SeriesError with a stable code and a cure (see CURES).
     """
-    path = Path(path)
-    if not path.exists():
-        raise refusal("no_such_path", "there is no such file or folder", path)
+    path = _existing(path)
+    with _damaged_headers(path):
+        if is_image(path):
+            return _without_gaps(checked_range(read_image(path), path), path)
+        slices, without_pixels, passed = read_objects(path)
+        chosen, left = _choose(group_by_number(slices), series, path, without_pixels)
+        check_headers(chosen, path)
+        ordered, affine, spacing = geometry(chosen, path)
+        return _decode(ordered, affine, spacing, path, threads or cpu_count(), (*left, *passed))
+
+
+def check_series(slices: list[Slice], path: Path) -> None:
+    """Refuse, as `read_ct` does, what the headers of a series tell to be no CT volume; pixels are not decoded."""
+    with _damaged_headers(path):
+        check_headers(slices, path)
+        geometry(slices, path)
+
+
+@contextlib.contextmanager
+def _damaged_headers(path: Path) -> Iterator[None]:
+    """Turn the errors that odd values of a header may raise into a refusal, and let no remark of other packages out."""
     try:
         with quiet():
-            if is_image(path):
-                return _without_gaps(checked_range(read_image(path), path), path)
-            slices, without_pixels = read_objects(path)
-            chosen, left = _choose(group_by_number(slices), series, path, without_pixels)
-            check_headers(chosen, path)
-            ordered, affine, spacing = geometry(chosen, path)
-            return _decode(ordered, affine, spacing, path, threads or cpu_count(), left)
+            yield
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as error:
         raise refusal("unreadable", f"a header is damaged ({type(error).__name__})", path) from error
+
+
+def _existing(path: str | Path) -> Path:
+    """Return a path that exists; the refusal shows a misspelt one whole."""
+    if path == "" or not Path(path).exists():
+        what = "no path was given" if path == "" else "there is no such file or folder"
+        raise SeriesError(what, where=str(path), cure=CURES["no_such_path"], code="no_such_path")
+    return Path(path)
 
 
 def group_by_number(slices: list[Slice]) -> dict[int, list[Slice]]:

@@ -107,7 +107,7 @@ def _local(path: Path) -> Path:
     prefix = Path(str(path).removesuffix(".index").removesuffix(SHARD))
     for ending in (".index", SHARD):
         if not Path(f"{prefix}{ending}").is_file():
-            raise WeightsError("there is no such file", where=prefix.name + ending, cure=WANTED)
+            raise WeightsError("there is no such file", where=f"{prefix}{ending}", cure=WANTED)
     return prefix
 
 

@@ -56,7 +56,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     """Return the tensors and the metadata of a safetensors file; WeightsError when it cannot be read whole."""
     path = Path(path)
     if not path.is_file():
-        raise WeightsError("there is no such weights file", where=path.name, cure=MAKE_NEW)
+        raise WeightsError("there is no such weights file", where=str(path), cure=MAKE_NEW)
     with path.open("rb") as stream:
         if stream.read(2) in PICKLED:
             what = "a pickled PyTorch file, which is never opened here: reading one can run foreign code"

@@ -1,6 +1,7 @@
 """Errors a user can act on: what is wrong, where, and what to do."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +25,7 @@ class Covid3DError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}. {self.cure}" if self.cure else f"{text}."
+        return printable(f"{text}. {self.cure}" if self.cure else f"{text}.")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.where, self.cure, self.code)
@@ -75,6 +76,12 @@ class MissingResult(Covid3DError):
     """A result is needed that has not been computed."""
 
     code = "missing_result"
+
+
+def printable(text: str) -> str:
+    """Return text in one line that any stream can write: what is no character of UTF-8 or breaks a line is escaped."""
+    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: found[0].encode("unicode_escape").decode(), whole)
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -148,6 +148,30 @@ def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
+def tree_files(folder: str | Path, *, hidden: bool = True) -> Iterator[Path]:
+    """Yield all that lies in a folder tree and is no folder, in a fixed order; `hidden` folders may be left out.
+
+    Links to folders are followed, but each folder is entered once, and none that holds the tree itself.
+    Raises OSError for a folder that may not be listed.
+    """
+    root = Path(os.path.realpath(folder))
+    entered = set(root.parents)
+    waiting = [Path(folder)]
+    while waiting:
+        place = waiting.pop()
+        real = Path(os.path.realpath(place))
+        if real in entered:
+            continue
+        entered.add(real)
+        folders = []
+        for path in sorted(place.iterdir()):
+            if not path.is_dir():
+                yield path
+            elif hidden or not path.name.startswith("."):
+                folders.append(path)
+        waiting += reversed(folders)
+
+
 def remembered(read: Callable[[Path], "pd.DataFrame"]) -> Callable[[Path], "pd.DataFrame"]:
     """Let a table be read and checked again only when its file has other content; every caller gets a copy."""
     kept: dict[str, pd.DataFrame] = {}
@@ -173,7 +197,7 @@ def sha256_tree(path: str | Path) -> str:
     path = Path(path)
     if path.is_file():
         return sha256_file(path)
-    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    files = sorted((file.relative_to(path).as_posix(), file) for file in tree_files(path) if file.is_file())
     return sha256_json([[name, sha256_file(file)] for name, file in files])
 
 

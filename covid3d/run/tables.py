@@ -122,7 +122,7 @@ def _records(path: Path, columns: Collection[str]) -> Iterator[tuple[int, list[s
 def _text(path: Path, columns: Collection[str]) -> str:
     """Return a file's text; refuses what is not UTF-8 text."""
     if not path.is_file():
-        raise ManifestError("the file does not exist", where=path.name, cure="Check the path")
+        raise ManifestError("the file does not exist", where=str(path), cure="Check the path")
     raw = path.read_bytes()
     if not raw.strip():
         raise ManifestError("the file is empty", where=path.name, cure=f"Start with the header: {','.join(columns)}")

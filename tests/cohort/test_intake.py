@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CHECKOUT
+from conftest import furnish
 from dicom_series import body, write_series
 from image_files import metaimage, nifti, nrrd, put
 
@@ -125,7 +125,7 @@ def test_the_flow_counts_every_scan_once(site):
 def test_nothing_that_identifies_enters_the_run_or_the_terminal(site, capfd):
     """One word in every identifying field, a private tag, paths and columns; run, settings and the book's sources."""
     take_in(site)
-    shutil.copytree(CHECKOUT / "book", site.root / "book", ignore=shutil.ignore_patterns("_build", ".*"))
+    furnish(site.root)
     collect.collect(site)
     book.stage(site, site.path("book"))
     assert site.path("book", "notebooks", "01_data.md").is_file()
@@ -331,7 +331,7 @@ def test_a_draft_holds_pseudonyms_and_days_but_no_dates(root):
     write_series(tree / "x3", body(seed=2), StudyDate="20200101", PatientAge="045Y", PatientSex="M", PatientID="id-2")
     write_series(tree / "x3", body(seed=3)[:5], SeriesNumber=9, names="none")
     (tree / "x3" / "notes.txt").write_text("no DICOM")
-    draft = draft_manifest(tree, root / "draft.csv", root / "keys" / "draft.json")
+    draft = draft_manifest(tree, root / "draft.csv", root / "keys" / "draft.json").table
     assert list(draft.columns) == list(COLUMNS)
     assert draft["patient_id"].nunique() == 2
     assert sorted(draft["day"]) == [0, 0, 8]
@@ -361,7 +361,7 @@ def test_image_files_in_a_folder_named_after_a_patient_leave_no_trace_of_it(root
     put(folder, names)
     rows = [manifest_row(f"s{index}", f"p{index}", f"{folder.name}/{name}") for index, name in enumerate(names)]
     run = make_run("images", manifest=str(write_rows(root / "hospital" / "manifest.csv", rows)))
-    table = intake.ensure_intake(run)
+    table = take_in(run)
     assert table["code"].tolist() == ["", "contradicting_geometry", "truncated", "missing_file", ""]
     assert table["kept_with"].fillna("").str.contains("sides_unknown").tolist() == [False] * 4 + [True]
     out, err = capfd.readouterr()

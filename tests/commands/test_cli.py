@@ -8,6 +8,7 @@ import sys
 import pandas as pd
 import pytest
 from conftest import CHECKOUT
+from dicom_series import body, write_series
 
 from covid3d.commands import doctor
 from covid3d.run.profile import DATA
@@ -186,3 +187,43 @@ def test_an_impossible_percentage_is_exit_status_1(call, root):
 def test_predict_on_a_folder_without_a_scan_is_one_message(call, root):
     (root / "empty").mkdir()
     refused(call("predict", "empty", "--weights", "none.safetensors"), "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["predict", ""], ["check", ""], ["manifest", "new", ""], ["predict", "scan", "--out="], ["claims", "show", ""]],
+)
+def test_an_empty_argument_is_refused_and_not_taken_for_the_working_folder(call, root, arguments):
+    write_series(root / "scan")
+    refused(call(*arguments), "an argument is empty")
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["manifest", "new"], ["predict", "scan", "--weights"]])
+def test_a_misspelt_path_is_shown_whole(call, root, arguments):
+    write_series(root / "scan")
+    refused(call(*arguments, root / "hospital" / "misspelt.csv"), str(root / "hospital" / "misspelt.csv"))
+
+
+# manifest new
+
+
+def test_a_draft_with_nothing_left_out_is_exit_status_0(call, root):
+    write_series(root / "export" / "p1")
+    write_series(root / "export" / "scout", body()[:2], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    found = call("manifest", "new", "export")
+    assert found.returncode == 0, found.stderr
+    assert "1 scans of 1 patients" in found.stdout
+    assert "set aside: scout: 2 images, a localizer" in found.stdout
+
+
+def test_a_draft_says_what_it_left_out_and_exits_with_1_whatever_the_names(call, root):
+    write_series(root / "export" / "p1")
+    write_series(root / "export" / os.fsdecode(b"M\xfcller\n1"), body(seed=1), PatientID="2")
+    found = call("manifest", "new", "export", "--out", os.fsdecode(b"\xfc.csv"), LC_ALL="C", PYTHONUTF8="0")
+    assert found.returncode == 1, found.stderr
+    assert not found.stderr
+    assert "\\xfc.csv: 1 scans of 1 patients" in found.stdout
+    assert "left out: M\\xfcller\\n1: a table cannot hold this name" in found.stdout
+    (root / "export" / "p1" / "IM003.dcm").write_bytes(b"")
+    refused(call("manifest", "new", "export", "--out", "next.csv"), "no CT series", "IM003.dcm: a file is empty")
+    assert not (root / "next.csv").exists()

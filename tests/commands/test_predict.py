@@ -13,18 +13,19 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from conftest import CHECKOUT, NO_REAL_CT
 from dicom_series import body, write_series
 
 from covid3d.chapters.explanation import signed_map
 from covid3d.commands.predict import RESEARCH, SIMULATED_WEIGHTS, predict, weights_profile, weights_window
 from covid3d.ct.grid import resample, to_volume_space
-from covid3d.ct.windows import Window
+from covid3d.ct.windows import Window, apply_window
 from covid3d.dicom.series import read_ct
 from covid3d.network.registry import build
 from covid3d.network.scoring import score
 from covid3d.network.weights import save_weights
-from covid3d.run.errors import SeriesError, StorageError, WeightsError
+from covid3d.run.errors import ConfigError, SeriesError, StorageError, WeightsError
 from covid3d.run.profile import load_profile
 
 PROFILE = load_profile("smoke")
@@ -230,6 +231,51 @@ def test_weights_of_an_unknown_profile_bring_their_own_size():
     profile = weights_profile({"profile": "mine", "grid": "20,40,50", "width": "0.5"})
     assert profile.model.grid == (20, 40, 50)
     assert profile.model.width == 0.5
+
+
+# --- pooled features ---------------------------------------------------------------------------------------------------
+
+
+def test_features_are_the_models_with_the_logit_and_what_they_were_made_with(weights, model, scan, tmp_path):
+    path = tmp_path / "new" / "features.npz"
+    found = predict(scan, weights("site"), features=path)
+    assert found.files == (path,)
+    assert "wrote        features.npz" in found.lines()
+    with np.load(path, allow_pickle=False) as arrays:
+        held = {name: arrays[name] for name in arrays.files}
+    assert sorted(held) == ["features", "grid", "logit", "trained_on", "weights_sha256", "window"]
+    assert held["features"].dtype == np.float32
+    assert held["features"].shape == (model.extractor.channels,)
+    grid = resample(read_ct(scan), tuple(held["grid"]))
+    assert grid.shape == (16, 48, 48)
+    with torch.inference_mode():
+        x = torch.from_numpy(apply_window(grid[None, None], Window.parse(str(held["window"]))))
+        np.testing.assert_allclose(held["features"], model.features(x)[0], rtol=1e-4, atol=1e-6)
+        assert float(model.head(torch.from_numpy(held["features"]))) == pytest.approx(held["logit"], abs=1e-5)
+    assert str(held["weights_sha256"]) == hashlib.sha256(weights("site").read_bytes()).hexdigest()
+    assert str(held["trained_on"]) == "site"
+    content = path.read_bytes()
+    assert b"CANARY" not in content and str(tmp_path).encode() not in content
+    predict(scan, weights("site"), features=path)
+    assert path.read_bytes() == content
+
+
+def test_features_of_a_real_scan_need_consent_as_its_number_does(weights, scan, tmp_path):
+    path = tmp_path / "features.npz"
+    assert predict(scan, weights("phantom"), features=path).exit_status == 2
+    assert not path.exists()
+    found = predict(scan, weights("phantom"), features=path, out=tmp_path / "out", simulated_weights_ok=True)
+    assert found.exit_status == 0
+    assert [file.name for file in found.files] == ["map.nii.gz", "planes.png", "prediction.json", "features.npz"]
+    assert str(np.load(path)["trained_on"]) == "phantom"
+
+
+@pytest.mark.parametrize("name", ["scan.dcm", "features", "folder.npz"])
+def test_features_replace_no_other_file(weights, scan, tmp_path, name):
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(ConfigError, match=r"--features NAME\.npz"):
+        predict(scan, weights("site"), features=tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.npz"]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=NO_REAL_CT)

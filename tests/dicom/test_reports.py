@@ -60,7 +60,7 @@ def test_a_manifest_is_drafted_from_folders_with_reports(tmp_path):
         write_series(tmp_path / "in" / patient, PatientID=f"CANARY-{patient}")
     report(tmp_path / "in" / "a" / "DOSE.dcm", PatientID="CANARY-a")
     report(tmp_path / "in" / "b" / "reports" / "DOSE.dcm", PatientID="CANARY-b")
-    draft = draft_manifest(tmp_path / "in", tmp_path / "m.csv", tmp_path / "key.json")
+    draft = draft_manifest(tmp_path / "in", tmp_path / "m.csv", tmp_path / "key.json").table
     assert draft["n_slices"].tolist() == [20, 20]
     assert not draft["source"].str.contains("#").any()
 

@@ -79,6 +79,22 @@ def test_sha256_of_a_file_is_the_published_value(tmp_path):
     assert io.sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
+def test_the_hash_of_a_tree_sees_through_links_and_loops(tmp_path):
+    (tmp_path / "store" / "deep").mkdir(parents=True)
+    (tmp_path / "store" / "deep" / "a").write_text("1")
+    (tmp_path / "scan").mkdir()
+    empty = io.sha256_tree(tmp_path / "scan")
+    (tmp_path / "scan" / "loop").symlink_to(tmp_path)
+    (tmp_path / "scan" / "gone").symlink_to("nowhere")
+    assert io.sha256_tree(tmp_path / "scan") == empty
+    (tmp_path / "scan" / "deep").symlink_to(tmp_path / "store" / "deep")
+    (tmp_path / "store" / "deep" / "loop").symlink_to(tmp_path / "store" / "deep")
+    linked = io.sha256_tree(tmp_path / "scan")
+    assert linked == io.sha256_tree(tmp_path / "store") != empty
+    (tmp_path / "store" / "deep" / "a").write_text("2")
+    assert io.sha256_tree(tmp_path / "scan") != linked
+
+
 def test_the_hash_of_a_table_of_settings_ignores_the_order_of_keys():
     assert io.sha256_json({"a": 1, "b": [2]}) == io.sha256_json({"b": [2], "a": 1})
     assert io.sha256_json({"a": 1}) != io.sha256_json({"a": 2})
