@@ -15,6 +15,7 @@ from safetensors import safe_open
 from synthetic_run import synthetic_run
 
 from covid3d.chapters.cross_validation import ensure_fold
+from covid3d.cohort.folds import ensure_splits
 from covid3d.commands.pipeline import environment, leftovers
 from covid3d.run.errors import MissingResult
 from covid3d.run.files import write_csv
@@ -47,7 +48,9 @@ def prepare(root: Path) -> Run:
     hashes = [hashlib.sha256(scan.encode()).hexdigest() for scan in intake["scan_id"]]
     write_csv(run.intake, intake.assign(pixel_sha256=hashes))
     shutil.rmtree(run.path("models"))
-    return open_run("noise")
+    run = open_run("noise")
+    ensure_splits(run)
+    return run
 
 
 def outcome(run: Run) -> dict[str, str]:

@@ -154,6 +154,7 @@ def changed(smoke_run, tmp_path_factory):
     def plan(module="", old="", new=""):
         tree = root / f"tree_{next(numbers)}"
         shutil.copytree(CHECKOUT / "covid3d", tree / "covid3d", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(CHECKOUT / "benchmarks" / "results", tree / "benchmarks" / "results")
         shutil.copyfile(CHECKOUT / "Snakefile", tree / "Snakefile")
         if module:
             path = tree / "covid3d" / module
@@ -326,7 +327,7 @@ def test_a_sweep_with_one_bad_run_starts_none(root, tmp_path):
         (["fold"], "needs --fold"),
         (["fold", "--fold", "2"], "there is no fold '2'. Known: 0, 1"),
         (["external", "--fold", "0"], "step 'external' has no --fold"),
-        (["prognosis", "--fold", "0", "--variant", "both"], "Known: single, pair"),
+        (["prognosis", "--fold", "0", "--variant", "both"], "Known: pair, single"),
         (["09_more"], "there is no step '09_more'"),
     ],
 )

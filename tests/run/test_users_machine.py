@@ -18,12 +18,12 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from covid3d.cohort.manifest import COLUMNS
 from covid3d.commands import pipeline
-from covid3d.report import book
+from covid3d.report.chapter import ensure_chapter
 from covid3d.run.environment import own_settings
 from covid3d.run.profile import open_run
 
 PARAMETERS = 'run = "standard"\ncompute = True\ndevice = "auto"'
-START = 'import covid3d.run.profile\n\nrun = covid3d.run.profile.start("01_data", globals())'
+START = 'from covid3d import notebook\n\nrun, show = notebook.open("01_data", globals())'
 SETTINGS = """\
 import matplotlib
 
@@ -71,7 +71,7 @@ def test_the_users_settings_have_no_part_in_a_chapter(make_run, home, monkeypatc
     run = make_run().with_options(compute=False)
     write_notebook(run.root / "notebooks", START, SETTINGS)
     before = sorted(home.rglob("*"))
-    assert printed(book.ensure_chapter(run, "01_data")).split() == ["10.0", "True", "False"]
+    assert printed(ensure_chapter(run, "01_data")).split() == ["10.0", "True", "False"]
     assert sorted(home.rglob("*")) == before
 
 
@@ -81,7 +81,7 @@ def test_a_chapter_needs_no_home(make_run, home, monkeypatch, place):
     monkeypatch.setenv("HOME", place) if place else monkeypatch.delenv("HOME")
     run = make_run().with_options(compute=False)
     write_notebook(run.root / "notebooks", START, SETTINGS)
-    assert printed(book.ensure_chapter(run, "01_data")).startswith("10.0")
+    assert printed(ensure_chapter(run, "01_data")).startswith("10.0")
 
 
 def test_what_start_up_files_define_is_no_parameter_where_a_reader_runs_papermill(make_run, home, tmp_path):
@@ -97,6 +97,7 @@ def test_what_start_up_files_define_is_no_parameter_where_a_reader_runs_papermil
 @pytest.fixture
 def site(root):
     """A run with one small series of a hospital: its first job takes no time."""
+    furnish(root)
     write_series(root / "scans" / "one")
     row = {"scan_id": "S1", "patient_id": "P1", "hospital": "B", "role": "external", "label": 1, "scan_index": 0}
     pd.DataFrame([row | {"source": "scans/one"}], columns=COLUMNS).to_csv(root / "mine.csv", index=False)
@@ -122,6 +123,7 @@ def test_a_job_runs_where_checkout_and_python_lie_under_a_path_with_spaces_and_u
     shutil.copytree(tmp_path / "scans", checkout / "scans")
     shutil.copyfile(tmp_path / "mine.csv", checkout / "mine.csv")
     (checkout / ".venv").symlink_to(sys.prefix)
+    furnish(checkout)
     code = (
         "import sys\nfrom covid3d.commands import pipeline\nfrom covid3d.run.profile import open_run\n"
         f"sys.exit(pipeline.compute(open_run('site'), 1, {FIRST_JOB}))"
