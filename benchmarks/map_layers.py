@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import campaigns
-from covid3d.chapters.cross_validation import split_of
 from covid3d.chapters.explanation import cell_map, mass, read_summary, spread
+from covid3d.chapters.task1 import split_of
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, nominal_window

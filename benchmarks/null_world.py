@@ -22,8 +22,8 @@ from scipy import stats
 
 from benchmarks import campaigns
 from covid3d.chapters import prognosis
-from covid3d.chapters.cross_validation import select
 from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, pairs_of
+from covid3d.chapters.task1 import select
 from covid3d.cohort.folds import make_folds
 from covid3d.network.scoring import prediction_rows
 from covid3d.phantom.build import pattern_labels
@@ -38,7 +38,7 @@ from covid3d.stats.proportions import clopper_pearson
 from covid3d.stats.survival import linear_head
 
 NAME = "null_world"
-MADE_BY = ("covid3d.chapters.prognosis", "covid3d.chapters.cross_validation", "covid3d.phantom.build", __file__)
+MADE_BY = ("covid3d.chapters.prognosis", "covid3d.chapters.task1", "covid3d.phantom.build", __file__)
 WORLDS = ("null", "effect", "stay")
 REPLICATES = 400
 FOLDS, FEATURES, EVIDENCE = 10, 32, 5

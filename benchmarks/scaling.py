@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 
 from benchmarks import campaigns
-from covid3d.chapters.cross_validation import flatness, split_of
+from covid3d.chapters.cross_validation import flatness
 from covid3d.chapters.explanation import cell_map, lesion_share_ratio, mass, spread
 from covid3d.chapters.results import TASK, THREE_D
+from covid3d.chapters.task1 import split_of
 from covid3d.chapters.truth import lesion_mask, lung_mask, read_truth
 from covid3d.comparators.interface import Cases
 from covid3d.comparators.volumes import lungs_alone
@@ -28,7 +29,7 @@ from covid3d.run.profile import Run, open_run, repository_root
 from covid3d.stats.auc import auc_value
 
 NAME = "scaling"
-MADE_BY = ("covid3d.chapters.cross_validation", "covid3d.chapters.explanation", "covid3d.phantom.build", __file__)
+MADE_BY = ("covid3d.chapters.task1", "covid3d.chapters.explanation", "covid3d.phantom.build", __file__)
 TIMES, SEED = 4, 80_001
 FOLDS = (0, 1)
 

@@ -84,7 +84,7 @@ class Show:
         """Return the claims that a table or figure answers, for the end of its caption."""
         of_name = [ids for address, ids in self.claims.items() if address.split(".")[0] == name]
         found = sorted({claim for ids in of_name for claim in ids})
-        return f" [{', '.join(found)}]" if found else ""
+        return f" Answers {', '.join(found)}." if found else ""
 
 
 def as_table(thing: pd.DataFrame | pd.Series | Mapping[str, Any]) -> tuple[pd.DataFrame, int]:

@@ -14,7 +14,7 @@ import yaml
 from safetensors import safe_open
 from synthetic_run import synthetic_run
 
-from covid3d.chapters.cross_validation import ensure_fold
+from covid3d.chapters.task1 import ensure_fold
 from covid3d.cohort.folds import ensure_splits
 from covid3d.commands.pipeline import environment, leftovers
 from covid3d.run.errors import MissingResult

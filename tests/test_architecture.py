@@ -60,7 +60,7 @@ def test_each_of_these_files_is_read_in_one_place(name):
 def test_the_choice_of_the_deployed_fold_is_named_by_its_writer_and_its_reader_alone():
     holders = {module_of(path) for path in FILES if '"selection.csv"' in path.read_text()}
     assert holders == {
-        "covid3d.chapters.cross_validation",
+        "covid3d.chapters.task1",
         "covid3d.chapters.results",
         "covid3d.cohort.public.selection",
     }

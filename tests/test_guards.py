@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.chapters import cross_validation, fine_tuning, results
+from covid3d.chapters import fine_tuning, results, task1
 from covid3d.chapters import reader_comparison as readers
 from covid3d.cohort import certificate
 from covid3d.cohort import folds as splits
@@ -37,12 +37,12 @@ def test_every_fold_starts_from_its_own_seed(make_run, monkeypatch, tmp_path):
         def stack(self, scan_ids):
             return np.zeros((len(scan_ids), 4, 4, 4), np.int16)
 
-    monkeypatch.setattr(cross_validation, "Store", Store)
-    monkeypatch.setattr(cross_validation, "build", lambda name, profile, seed: None)
-    monkeypatch.setattr(cross_validation, "fit", lambda *args, seed, **kwargs: seeds.append(seed))
-    monkeypatch.setattr(cross_validation, "write_fold", lambda *args: None)
+    monkeypatch.setattr(task1, "Store", Store)
+    monkeypatch.setattr(task1, "build", lambda name, profile, seed: None)
+    monkeypatch.setattr(task1, "fit", lambda *args, seed, **kwargs: seeds.append(seed))
+    monkeypatch.setattr(task1, "write_fold", lambda *args: None)
     for fold in range(4):
-        cross_validation._train(run, "covid3d", fold, None, rows, rows, tmp_path)
+        task1._train(run, "covid3d", fold, None, rows, rows, tmp_path)
     assert len(set(seeds)) == 4
 
 

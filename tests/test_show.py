@@ -122,7 +122,7 @@ def test_numpy_scalars_are_stored_as_plain_numbers(show):
 
 def test_captions_print_the_claims_that_they_answer(show):
     show(pd.DataFrame({"fold": [0], "AUC": [0.5]}), "folds", "Folds.")
-    assert show.tables["folds"][1] == "Folds. [C037, C095]"
+    assert show.tables["folds"][1] == "Folds. Answers C037, C095."
 
 
 def test_files_of_a_chapter_are_the_same_at_every_execution(make_run):

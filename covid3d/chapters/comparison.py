@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from covid3d.chapters import results
-from covid3d.chapters.cross_validation import split_of
+from covid3d.chapters.task1 import split_of
 from covid3d.cohort.intake import accepted
 from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
 from covid3d.comparators.interface import TASK, Cases, Comparator, fold_seed, train_fold

@@ -94,7 +94,7 @@ STEPS: dict[str, Step] = {
     ),
     "fold": Step(
         "train one fold of COVID3D",
-        "covid3d.chapters.cross_validation:ensure_fold",
+        "covid3d.chapters.task1:ensure_fold",
         needs=("splits",),
         over=("fold",),
         keys=("model", "training", *WINDOW),
@@ -104,7 +104,7 @@ STEPS: dict[str, Step] = {
     ),
     "selection": Step(
         "choose the fold that is deployed",
-        "covid3d.chapters.cross_validation:ensure_selection",
+        "covid3d.chapters.task1:ensure_selection",
         needs=("fold",),
         keys=("training.folds",),
         makes=("models/task1/selection",),
@@ -113,7 +113,7 @@ STEPS: dict[str, Step] = {
     ),
     "slices": Step(
         "train the 2D baseline",
-        "covid3d.chapters.cross_validation:ensure_slices",
+        "covid3d.chapters.task1:ensure_slices",
         needs=("selection",),
         keys=("slices", "model.grid", "training", *WINDOW),
         makes=("models/task1/resnet_2d",),

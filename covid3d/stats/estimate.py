@@ -75,7 +75,8 @@ class Estimate:
         """Return the number for a cell of a table: "0.831 (0.727 to 0.935)", or why there is none."""
         if not self.known:
             return self.method or "not available"
-        limits = f" ({number(self.low, self.unit)} to {number(self.high, self.unit)})" if self.has_limits else ""
+        varies = self.has_limits and self.high - self.low >= 1e-9
+        limits = f" ({number(self.low, self.unit)} to {number(self.high, self.unit)})" if varies else ""
         return number(self.value, self.unit) + limits + (f" ({self.remark})" if self.remark else "")
 
     def _limits(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from covid3d.chapters import cross_validation as cv
-from covid3d.chapters import results
+from covid3d.chapters import results, task1
 from covid3d.cohort.store import Store
 from covid3d.network import training
 from covid3d.run import steps
@@ -59,8 +59,9 @@ def run(make_run, monkeypatch):
     write_csv(run.intake, table.assign(ok=1, pixel_sha256=hashes))
     write_csv(run.splits, folds_of(table))
     write_text(run.manifest, "scan_id\n")
-    monkeypatch.setattr(cv, "accepted", lambda run: cohort())
-    monkeypatch.setattr(cv, "require_certificate", lambda run: None)
+    monkeypatch.setattr(task1, "accepted", lambda run: cohort())
+    for module in (cv, task1):
+        monkeypatch.setattr(module, "require_certificate", lambda run: None)
     return run
 
 
@@ -90,7 +91,7 @@ def test_folds_are_trained_selected_and_summed_up(chapter, run):
     assert internal["pooled"].value == pytest.approx(roc_auc_score(chapter.scores["label"], chapter.scores["logit"]))
     assert str(internal["pooled"]).endswith("(nominal)") and chapter.optimism() >= 0
     assert chapter.training()["validated every epoch"] and chapter.deployed()["has the highest AUC"]
-    folder = cv.ensure_slices(run)
+    folder = task1.ensure_slices(run)
     assert folder == run.model("task1", "resnet_2d", chapter.deployed()["fold"])
     assert set(pd.read_csv(folder / "predictions.csv")["model"]) == {"resnet_2d"}
     assert not list(run.path("checkpoints").glob("*"))
@@ -102,7 +103,7 @@ def chapter_of(aucs: dict[int, list[tuple[int, float]]], run, loss: float = 0.0)
     scores = pd.DataFrame(rows, columns=["fold", "label", "logit"])
     history = curves(*[[(0.5, 0.5)] * 10] * len(aucs))
     history.loc[history["epoch"] > 8, "train_loss"] *= 1 + loss
-    return cv.CrossValidation(run, scores, history, cv.select(history))
+    return cv.CrossValidation(run, scores, history, task1.select(history))
 
 
 PERFECT = {fold: [(1, 2.0), (1, 1.0), (0, 0.0), (0, -1.0)] for fold in range(4)}
@@ -127,30 +128,30 @@ def test_a_bar_without_anything_to_compare_with_is_not_judged(make_run):
 
 
 def test_a_finished_fold_is_kept_and_a_changed_label_trains_it_again(run, monkeypatch):
-    folder = cv.ensure_fold(run, 0)
+    folder = task1.ensure_fold(run, 0)
     before = (folder / "weights.safetensors").read_bytes()
     calls: list[int] = []
     fit = training.fit
-    monkeypatch.setattr(cv, "fit", lambda *args, **kwargs: calls.append(1) or fit(*args, **kwargs))
-    cv.ensure_fold(run, 0)
+    monkeypatch.setattr(task1, "fit", lambda *args, **kwargs: calls.append(1) or fit(*args, **kwargs))
+    task1.ensure_fold(run, 0)
     assert calls == []
     swapped = cohort()
     swapped["label"] = 1 - swapped["label"]
-    monkeypatch.setattr(cv, "accepted", lambda run: swapped)
-    cv.ensure_fold(run, 0)
+    monkeypatch.setattr(task1, "accepted", lambda run: swapped)
+    task1.ensure_fold(run, 0)
     assert calls == [1] and (folder / "weights.safetensors").read_bytes() != before
 
 
 def test_a_fold_is_the_same_bytes_when_computed_twice(run):
-    one = {path.name: path.read_bytes() for path in cv.ensure_fold(run, 1).iterdir()}
+    one = {path.name: path.read_bytes() for path in task1.ensure_fold(run, 1).iterdir()}
     for path in run.model("task1", "covid3d", 1).iterdir():
         path.unlink()
-    assert {path.name: path.read_bytes() for path in cv.ensure_fold(run, 1).iterdir()} == one
+    assert {path.name: path.read_bytes() for path in task1.ensure_fold(run, 1).iterdir()} == one
 
 
 def test_without_compute_a_missing_fold_names_the_command(run):
     with pytest.raises(MissingResult, match=r"covid3d step fold --run test --fold 1"):
-        cv.ensure_fold(run.with_options(compute=False), 1)
+        task1.ensure_fold(run.with_options(compute=False), 1)
 
 
 @pytest.mark.parametrize(
@@ -165,15 +166,15 @@ def test_a_follow_up_external_or_unknown_scan_in_a_split_raises(run, scan, patie
     rows = pd.read_csv(run.splits)
     extra = pd.DataFrame([("task1", 0, scan, patient, "train")], columns=rows.columns)
     write_csv(run.splits, pd.concat([rows, extra]))
-    with pytest.raises(cv.LeakError, match=message):
-        cv.ensure_fold(run, 0)
+    with pytest.raises(task1.LeakError, match=message):
+        task1.ensure_fold(run, 0)
 
 
 def test_a_patient_on_both_sides_raises():
     table = cohort()
     split = folds_of(table).query("fold == 0").assign(patient_id="A00")
-    with pytest.raises(cv.LeakError, match="patient A00: a patient is in training and in validation"):
-        cv.check_split(split, table)
+    with pytest.raises(task1.LeakError, match="patient A00: a patient is in training and in validation"):
+        task1.check_split(split, table)
 
 
 def curves(*folds: list[tuple[float, float]]) -> pd.DataFrame:
@@ -186,19 +187,19 @@ def curves(*folds: list[tuple[float, float]]) -> pd.DataFrame:
 
 
 def test_the_highest_last_auc_is_deployed_not_the_best_epoch():
-    table = cv.select(curves([(0.99, 0.1), (0.7, 0.6)], [(0.5, 0.7), (0.8, 0.6)]))
+    table = task1.select(curves([(0.99, 0.1), (0.7, 0.6)], [(0.5, 0.7), (0.8, 0.6)]))
     assert table["deployed"].tolist() == [0, 1]
     assert table["auc_best"].tolist() == [0.99, 0.8] and table["epoch_best"].tolist() == [1, 2]
 
 
 def test_ties_go_to_the_lowest_loss_then_to_the_first_fold():
-    assert cv.select(curves([(0.8, 0.5)], [(0.8, 0.4)], [(0.8, 0.4)]))["deployed"].tolist() == [0, 1, 0]
-    assert cv.select(curves([(np.nan, 0.1)], [(0.5, 0.9)]))["deployed"].tolist() == [0, 1]
+    assert task1.select(curves([(0.8, 0.5)], [(0.8, 0.4)], [(0.8, 0.4)]))["deployed"].tolist() == [0, 1, 0]
+    assert task1.select(curves([(np.nan, 0.1)], [(0.5, 0.9)]))["deployed"].tolist() == [0, 1]
 
 
 def test_aucs_that_differ_by_rounding_alone_are_tied():
     same = 66 / 72
-    table = cv.select(curves([(same, 0.5), (np.nextafter(same, 1), 0.5)], [(same, 0.4)]))
+    table = task1.select(curves([(same, 0.5), (np.nextafter(same, 1), 0.5)], [(same, 0.4)]))
     assert table["deployed"].tolist() == [0, 1]
     assert table["epoch_best"].tolist() == [1, 1]
 
@@ -215,7 +216,7 @@ def test_a_fold_that_is_trained_on_one_class_is_refused_by_its_number(run, monke
     splits = folds_of(table)
     of_class_0 = set(table.loc[table["label"] == 0, "scan_id"])
     splits = splits[(splits["split"] == "validation") | splits["scan_id"].isin(of_class_0)]
-    monkeypatch.setattr(cv, "read_splits", lambda run: splits)
+    monkeypatch.setattr(task1, "read_splits", lambda run: splits)
     with pytest.raises(Covid3DError, match="splits.csv, fold 1: all 4 training scans have label 0") as error:
-        cv.ensure_fold(run, 1)
+        task1.ensure_fold(run, 1)
     assert error.value.code == "one_class"

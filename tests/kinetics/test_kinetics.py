@@ -16,7 +16,7 @@ import torch
 from conftest import CHECKOUT
 from write_checkpoint import shapes, small, values, write
 
-from covid3d.chapters import cross_validation
+from covid3d.chapters import task1
 from covid3d.commands import pipeline
 from covid3d.kinetics.bundle import SHARD, crc32c
 from covid3d.kinetics.convert import INDEX_SHA256, convert, load_trunk, read_trunk
@@ -238,11 +238,11 @@ def test_folds_start_from_the_weights_at_hand_and_are_trained_anew_when_these_ch
 ):
     run, models, inputs = make_run(profile="paper"), [], []
     rows = pd.DataFrame({"scan_id": ["a", "b"], "patient_id": ["a", "b"], "hospital": "A", "label": [0, 1]})
-    monkeypatch.setattr(cross_validation, "Store", Store)
-    monkeypatch.setattr(cross_validation, "fit", lambda model, *args, **kwargs: models.append(model))
-    monkeypatch.setattr(cross_validation, "write_fold", lambda *args: None)
-    monkeypatch.setattr(cross_validation, "split_of", lambda run, fold: (rows, rows))
-    monkeypatch.setattr(cross_validation, "_inputs", lambda *args: {"fold": 0})
+    monkeypatch.setattr(task1, "Store", Store)
+    monkeypatch.setattr(task1, "fit", lambda model, *args, **kwargs: models.append(model))
+    monkeypatch.setattr(task1, "write_fold", lambda *args: None)
+    monkeypatch.setattr(task1, "split_of", lambda run, fold: (rows, rows))
+    monkeypatch.setattr(task1, "_inputs", lambda *args: {"fold": 0})
 
     def ensure(run, step, folder, content, compute, *, again):
         inputs.append(steps.fingerprint(run, step, content))
@@ -251,12 +251,12 @@ def test_folds_start_from_the_weights_at_hand_and_are_trained_anew_when_these_ch
     monkeypatch.setattr(steps, "ensure", ensure)
     monkeypatch.setattr(training, "_commit", lambda: "unknown")
     run.manifest.write_text("")
-    cross_validation.ensure_fold(run, 0)
+    task1.ensure_fold(run, 0)
     given = pipeline.own_files(run, "fold")
     assert training.weights_metadata(run, "covid3d")["starts_from"] == "random values"
     (run.root / KINETICS).parent.mkdir(parents=True)
     shutil.copy(converted, run.root / KINETICS)
-    cross_validation.ensure_fold(run, 0)
+    task1.ensure_fold(run, 0)
     assert inputs[0] != inputs[1] and pipeline.own_files(run, "fold") != given
     assert training.weights_metadata(run, "covid3d")["starts_from"].startswith("kinetics600 ")
     assert training.weights_metadata(run, "resnet_2d")["starts_from"] == "random values"

@@ -10,11 +10,11 @@ from conftest import CHECKOUT, NO_SMALL_DISK
 from interrupted_training import EPOCHS, kill_often, outcome, prepare, remains, saved_epochs
 
 from benchmarks import campaigns
-from covid3d.chapters.cross_validation import ensure_fold
+from covid3d.chapters.task1 import ensure_fold
 from covid3d.run.errors import StorageError
 from covid3d.run.profile import Run
 
-MADE_BY = ("covid3d.chapters.cross_validation", str(CHECKOUT / "tests" / "interrupted_training.py"))
+MADE_BY = ("covid3d.chapters.task1", str(CHECKOUT / "tests" / "interrupted_training.py"))
 
 
 def check(table: pd.DataFrame, kills: int) -> None:
