@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 
 from covid3d.report.banner import banner, initialisation
-from covid3d.report.chapter import scrub
+from covid3d.report.chapter import is_current, scrub
 from covid3d.report.claims import published_texts, read_values, shown_in
 from covid3d.report.collect import cost
 from covid3d.report.pages import write_fragments
@@ -37,6 +37,11 @@ def build(run: Run) -> Path:
     Nothing is built when the staged sources are the ones that were built last.
     """
     book, record = run.path("book"), run.path("done", "book.json")
+    old = [name for name in chapters_of(run) if run.chapter(name[:2]).is_dir() and not is_current(run, name)]
+    if old:
+        print(
+            f"book: shows older results of {', '.join(old)}; `make run RUN={run.name}` executes them again", flush=True
+        )
     index = book / "_build" / "html" / "index.html"
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder) / "book"

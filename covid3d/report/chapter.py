@@ -30,15 +30,9 @@ def ensure_chapter(run: Run, chapter: str) -> Path:
     """
     if chapter not in CHAPTERS:
         raise Covid3DError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
-    executed = run.path("notebooks", f"{chapter}.ipynb")
-    record = run.path("done", f"chapter_{chapter[:2]}.json")
-    wanted = fingerprint(run, chapter)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        done = read_json(record)
-        if done["fingerprint"] == wanted and all(
-            sha256_file(run.path(name)) == value for name, value in done["outputs"].items()
-        ):
-            return executed
+    executed, record = run.path("notebooks", f"{chapter}.ipynb"), _record(run, chapter)
+    if is_current(run, chapter):
+        return executed
     started = time.perf_counter()
     print(f"notebooks/{chapter}: executing …", flush=True)
     _execute(run, chapter, source_of(run, chapter), executed)
@@ -49,6 +43,19 @@ def ensure_chapter(run: Run, chapter: str) -> Path:
     note_cost(run, f"notebooks/{chapter}", seconds, budget=STEPS[chapter].budget)
     print(f"notebooks/{chapter}: done in {seconds:.1f} s", flush=True)
     return executed
+
+
+def is_current(run: Run, chapter: str) -> bool:
+    """True when a chapter was executed with today's cells, code and results, and all of its files are as it left them."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        done = read_json(_record(run, chapter))
+        same = (sha256_file(run.path(name)) == value for name, value in done["outputs"].items())
+        return bool(done["fingerprint"] == fingerprint(run, chapter) and all(same))
+    return False
+
+
+def _record(run: Run, chapter: str) -> Path:
+    return run.path("done", f"chapter_{chapter[:2]}.json")
 
 
 def source_of(run: Run, chapter: str) -> Path:
