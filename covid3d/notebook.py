@@ -60,7 +60,8 @@ def open(chapter: str, namespace: Mapping[str, Any]) -> tuple[Run, Show]:
     if chapter not in CHAPTERS:
         raise ConfigError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
     model = PARAMETERS.get(chapter, Parameters)
-    found = {name: namespace[name] for name in assigned(namespace.get("In", [])) or model.model_fields}
+    names = assigned(namespace.get("In", [])) or list(model.model_fields)
+    found = {name: namespace[name] for name in names if name in namespace}
     if isinstance(found.get("run"), Run):  # the cell is run again, step by step
         found["run"] = found["run"].name
     parameters = validate(model, found, where=f"parameters of {chapter}")
@@ -79,17 +80,32 @@ def open(chapter: str, namespace: Mapping[str, Any]) -> tuple[Run, Show]:
 def assigned(history: list[str]) -> list[str]:
     """Return the names that the cells before the first `notebook.open` assign, in the order of the cells.
 
-    history: the sources of the executed cells, as IPython keeps them in `In`. What a start-up file defines is not there.
+    history: the sources of the executed cells, as IPython keeps them in `In`. What a start-up file defines is not there. A cell
+    that was corrected and run again before the run was opened counts as it is now: cells of parameters replace each other.
     """
     names: dict[str, None] = {}
+    opened = False
     for source in history:
         if "notebook.open(" in source:
-            break
-        with contextlib.suppress(SyntaxError):  # a cell that did not run
-            for statement in ast.parse(source).body:
-                targets = statement.targets if isinstance(statement, ast.Assign) else []
-                names.update(dict.fromkeys(target.id for target in targets if isinstance(target, ast.Name)))
+            opened = True
+            continue
+        found = _targets(source)
+        if "run" in found and not source.startswith("# Parameters"):  # the cell of parameters, perhaps run again
+            names, opened = {}, False
+        if not opened:
+            names.update(dict.fromkeys(found))
     return list(names)
+
+
+def _targets(source: str) -> list[str]:
+    """Return the names that a cell assigns at its top level; none of a cell that is no Python."""
+    found: list[str] = []
+    with contextlib.suppress(SyntaxError):
+        for statement in ast.parse(source).body:
+            targets = statement.targets if isinstance(statement, ast.Assign) else []
+            targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
+            found += [target.id for target in targets if isinstance(target, ast.Name)]
+    return found
 
 
 def _show_banner(run: Run, chapter: str) -> None:

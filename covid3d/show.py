@@ -90,8 +90,14 @@ class Show:
 def as_table(thing: pd.DataFrame | pd.Series | Mapping[str, Any]) -> tuple[pd.DataFrame, int]:
     """Return what is shown as a table, and how many of its first columns name the rows."""
     if isinstance(thing, pd.DataFrame):
-        named = any(level is not None for level in thing.index.names)
-        return (thing.reset_index(), thing.index.nlevels) if named else (thing, 1)
+        if any(level is not None for level in thing.index.names):
+            return thing.reset_index(), thing.index.nlevels
+        if not pd.api.types.is_integer_dtype(thing.index):
+            cure = 'Name the index: table.rename_axis("model")'
+            raise ConfigError("the rows of the table have words but no heading", where="show", cure=cure)
+        return thing, 1
+    if isinstance(thing, pd.Series) and not thing.index.is_unique:
+        raise ConfigError("two numbers have one name", where="show", cure="Give each number its own name")
     numbers = dict(thing.items())
     return pd.DataFrame({"what": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)}), 1
 
@@ -180,7 +186,11 @@ def table_html(table: pd.DataFrame, caption: str = "") -> str:
         "<tr>" + "".join(f"<td>{html.escape(_cell(row[c], c, whole[c]))}</td>" for c in table.columns) + "</tr>"
         for row in table.to_dict("records")
     )
-    if any(isinstance(value, Estimate) and value.has_limits for column in table.columns for value in table[column]):
+    if any(
+        isinstance(value, Estimate) and value.known and value.has_limits
+        for column in table.columns
+        for value in table[column]
+    ):
         caption += " In brackets: 95 % limits."
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return (

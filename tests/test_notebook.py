@@ -33,6 +33,22 @@ def test_a_misspelt_parameter_of_papermill_gives_the_nearest_name(root):
         notebook.open("05_reader_comparison", cells)
 
 
+def test_a_parameter_that_was_corrected_in_the_same_kernel_is_accepted(root):
+    wrong = CELL.replace("device", "dvice")
+    cells = {"In": ["", wrong, OPEN, CELL, OPEN], "run": "smoke", "compute": True, "device": "cpu", "dvice": "cpu"}
+    assert notebook.open("01_data", cells)[0].device == "cpu"
+    again = {"In": ["", CELL, OPEN, wrong, OPEN], "run": "smoke", "compute": True, "device": "cpu", "dvice": "cpu"}
+    with pytest.raises(ConfigError, match="unknown key 'dvice'"):
+        notebook.open("01_data", again)
+
+
+def test_without_a_cell_of_parameters_the_missing_ones_are_named(root):
+    with pytest.raises(ConfigError, match="key 'run' is missing"):
+        notebook.open("01_data", {"In": [""]})
+    typed = namespace(CELL.replace("compute = True", "compute: bool = False"), compute=False)
+    assert not notebook.open("01_data", typed)[0].compute
+
+
 @pytest.mark.parametrize("wrong", [{"late_days": "three"}, {"late_days": -1}, {"device": "gpu"}, {"compute": 1}])
 def test_an_ill_typed_parameter_is_named(root, wrong):
     cells = namespace("late_days = 3", **{"late_days": 3, **wrong})

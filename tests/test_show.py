@@ -94,6 +94,13 @@ def test_two_numbers_of_one_address_are_refused(show):
         show(table, "table_1", "Table 1.")
 
 
+def test_rows_without_a_heading_and_doubled_names_are_refused_not_lost(show):
+    with pytest.raises(ConfigError, match="words but no heading"):
+        show(pd.DataFrame({"AUC": [0.5]}, index=["3D"]), "table", "A table.")
+    with pytest.raises(ConfigError, match="two numbers have one name"):
+        show(pd.Series([1, 2], index=["a", "a"]), "numbers", "Numbers.")
+
+
 def test_a_name_that_is_no_address_is_refused(show):
     with pytest.raises(ConfigError, match="Use 'table_1'"):
         show({"a": 1}, "Table 1", "A table.")

@@ -69,7 +69,7 @@ class YourHospital:
         """Return how many scans were refused for each reason, and what cures it."""
         codes = self.intake.loc[self.intake["ok"] == 0, "code"].value_counts().sort_index()
         cures = [CURES.get(str(code), "See the message in intake.csv.") for code in codes.index]
-        return pd.DataFrame({"reason": codes.index, "scans": codes.to_numpy(), "cure": cures})
+        return pd.DataFrame({"reason": codes.index, "scans": [_cell(int(count)) for count in codes], "cure": cures})
 
     def odd(self) -> pd.DataFrame:
         """Return what was odd about scans that were kept: code, scans, what it says."""
@@ -100,6 +100,13 @@ class YourHospital:
                 found = auc(labels, part["logit"])
             rows.append((hospital, found))
         return pd.DataFrame(rows, columns=["hospital", "AUC"])
+
+    def logits(self) -> pd.DataFrame:
+        """Return mean and SD of the logit by hospital; nothing where it has few scans, or where a notice must stand."""
+        groups = self.scores.groupby("hospital")["logit"]
+        table = groups.agg(["size", "mean", "std"])
+        table = table[(table["size"] >= SMALLEST_CELL) & (not self.notice)].drop(columns="size")
+        return table.rename(columns={"mean": "mean logit", "std": "SD"})
 
     def plot_lungs(self) -> Figure:
         """Return three planes of one scan of each hospital in the lung window, cropped to its lungs."""
@@ -167,4 +174,4 @@ def _score(run: Run) -> pd.DataFrame:
 
 
 def _cell(count: int) -> str:
-    return "0" if not count else f"< {SMALLEST_CELL}" if count < SMALLEST_CELL else str(count)
+    return f"< {SMALLEST_CELL}" if count < SMALLEST_CELL else str(count)

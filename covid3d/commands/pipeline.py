@@ -131,7 +131,11 @@ def clear_dead_lock(run: Run) -> None:
 
 def leftovers(run: Run) -> list[Path]:
     """Return the temporary files and folders that a killed process could not remove: `.<name>.<eight letters>`."""
-    hidden = [path for name in ("models", "comparators", "checkpoints") for path in sorted(run.path(name).rglob(".*"))]
+    hidden = [
+        path
+        for name in ("models", "comparators", "checkpoints", "chapters")
+        for path in sorted(run.path(name).rglob(".*"))
+    ]
     return [path for path in hidden if re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name)]
 
 

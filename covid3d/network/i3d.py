@@ -1,7 +1,7 @@
 """Inception-v1 I3D, the feature extractor of COVID3D.
 
 Paper:    Carreira and Zisserman, "Quo Vadis, Action Recognition?", CVPR 2017, arXiv:1705.07750
-Source:   layer names and sizes of google-deepmind/kinetics-i3d (Apache-2.0); see `models/kinetics.py` for its weights
+Source:   layer names and sizes of google-deepmind/kinetics-i3d (Apache-2.0); see `covid3d/kinetics` for its weights
 Input:    (N, 1, D, H, W) float, a lung window mapped to [-1, 1]; depth ascends towards the head
 Differs:  one input channel (exact when the first kernel is summed over RGB); BatchNorm keeps a scale, 1 in the source
 

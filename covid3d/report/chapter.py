@@ -73,14 +73,16 @@ def fingerprint(run: Run, chapter: str) -> str:
     made = dict.fromkeys(path for step in all_needs(run, chapter) for path in STEPS[step].makes)
     results = {name: _content(run.path(name)) for name in made}
     if chapter == "08_claims":  # it presents the other chapters
-        others = sorted(run.path("chapters").glob("*/*.json"))
-        results = {path.parent.name: sha256_file(path) for path in others if path.parent.name != chapter[:2]}
+        others = run.chapter_files("*.json")
+        results = {path.relative_to(run.folder).as_posix(): sha256_file(path) for path in others}
+        results = {name: value for name, value in results.items() if f"/{chapter[:2]}/" not in name}
     return sha256_json([own_fingerprint(run, chapter), run.name, results])
 
 
 def own_fingerprint(run: Run, chapter: str) -> str:
     """Return the part of it that is known before its needs exist: cells, code, options, order form, stored tables."""
     notebook = nbformat.read(source_of(run, chapter), as_version=4)
+    layout = [[cell.cell_type, cell.id, cell.metadata.get("tags", [])] for cell in notebook.cells]
     prose = [cell.source for cell in notebook.cells if cell.cell_type != "code"]
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     try:
@@ -95,7 +97,7 @@ def own_fingerprint(run: Run, chapter: str) -> str:
     optional = [_content(run.path(path)) for name in step.optional for path in STEPS[name].makes]
     options = [run.config.model_dump(), run.profile.model_dump(mode="json")]
     parts = [code_hash(code), [code_fingerprint(name) for name in modules], stored, optional, options]
-    return sha256_json([prose, *parts])
+    return sha256_json([layout, prose, *parts])
 
 
 def _content(path: Path) -> Any:

@@ -96,7 +96,7 @@ def read_values(run: Run) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     where = shown_in(run.root / "notebooks")
-    for path in sorted(run.path("chapters").glob("*/values.json")):
+    for path in run.chapter_files("values.json"):
         for address, entry in read_json(path).items():
             if address in found:
                 raise ConfigError(

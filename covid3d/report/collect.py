@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from covid3d.report.claims import ledger, read_values
-from covid3d.run.errors import Covid3DError
+from covid3d.run.errors import Covid3DError, MissingResult
 from covid3d.run.files import atomic_folder, read_json, sha256_file, write_csv, write_json
 from covid3d.run.profile import Run
-from covid3d.run.steps import BUDGET
+from covid3d.run.steps import BUDGET, chapters_of
 
 PACKAGES = (
     "numpy",
@@ -36,6 +36,12 @@ def collect(run: Run) -> Path:
     Also writes cost.json and passport.json. Raises Covid3DError when two chapters use one key or one name.
     Returns the path of values.json.
     """
+    missing = [name for name in chapters_of(run) if not (run.chapter(name[:2]) / "values.json").is_file()]
+    if missing:
+        again = f"Run `covid3d step {missing[0]} --run {run.name}`, then this again"
+        raise MissingResult(
+            f"chapters have not been executed: {', '.join(missing)}", where=f"run '{run.name}'", cure=again
+        )
     values = read_values(run)
     for group in ("tables", "figures"):
         _merge_files(run, group)
@@ -51,7 +57,7 @@ def _merge_files(run: Run, group: str) -> None:
     """Copy all chapters' tables or figures into one folder of the run."""
     owner: dict[str, str] = {}
     with atomic_folder(run.path(group)) as folder:
-        for path in sorted(run.path("chapters").glob(f"*/{group}/*")):
+        for path in run.chapter_files(f"{group}/*"):
             if path.name in owner:
                 chapters = f"{owner[path.name]} and {path.parent.parent.name}"
                 raise Covid3DError(

@@ -88,7 +88,7 @@ def _claims_table(claims: pd.DataFrame, names: tuple[str, ...], caption: str) ->
 
 def _picture(run: Run) -> str:
     """Return the landing page's picture: Figure 1 of the run, or a line when it does not exist."""
-    for captions in sorted(run.path("chapters").glob("*/captions.json")):
+    for captions in run.chapter_files("captions.json"):
         figures = read_json(captions)["figures"]
         path = captions.parent / "figures" / "figure_1.png"
         if "figure_1" in figures and path.is_file():

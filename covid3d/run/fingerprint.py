@@ -9,11 +9,15 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from covid3d.run.files import sha256_json
-from covid3d.run.profile import Run
+from covid3d.run.files import sha256_file, sha256_json
+from covid3d.run.profile import DATA, Run
 
 PACKAGE = Path(__file__).parents[1]
 ORDERS_ONLY = frozenset({"covid3d.run.steps"})
+READS = {  # what a module says comes from these files of covid3d/data as much as from its code
+    "covid3d.report.claims": ("claims.csv", "claims_map.csv"),
+    "covid3d.chapters.reader_comparison": ("claims.csv",),
+}
 
 
 def profile_values(run: Run, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def _source(module: str) -> str | None:
 
 @functools.cache
 def _code_hash(module: str) -> str:
-    return code_hash(_source(module) or "")
+    return sha256_json([code_hash(_source(module) or ""), [sha256_file(DATA / name) for name in READS.get(module, ())]])
 
 
 def code_hash(source: str) -> str:

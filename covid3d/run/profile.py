@@ -263,6 +263,10 @@ class Run:
     def chapter(self, number: str) -> Path:
         return self.path("chapters", number)
 
+    def chapter_files(self, pattern: str) -> list[Path]:
+        """Return what finished chapters left that matches a pattern, e.g. "values.json", in their order."""
+        return sorted(self.path("chapters").glob(f"[0-9][0-9]/{pattern}"))
+
     @property
     def is_phantom(self) -> bool:
         """True when the order form asks for simulated scans, or intake found the simulator's name in a scan's header."""

@@ -383,10 +383,11 @@ def mark_done(folder: Path, name: str, value: str) -> None:
 
 
 def is_done(folder: Path, wanted: str) -> bool:
-    """True when `folder` holds a result with this fingerprint and all of its files."""
+    """True when `folder` holds a result with this fingerprint and all of its files, as they were written."""
     try:
         done = read_json(folder / "done.json")
-        return done["fingerprint"] == wanted and all((folder / name).is_file() for name in done["outputs"])
+        same = (sha256_file(folder / name) == value for name, value in done["outputs"].items())
+        return done["fingerprint"] == wanted and all(same)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -395,7 +396,7 @@ def content(folder: Path) -> str:
     """Return the hash of a finished step's outputs, for use as another step's input."""
     try:
         return sha256_json(read_json(folder / "done.json")["outputs"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise MissingResult(
             f"'{folder.name}' has not been computed", cure="Run `make run` for this run first"
         ) from error

@@ -35,6 +35,12 @@ def test_an_auc_needs_five_scans_of_each_class(make_run):
     assert few == Estimate.missing("a class has fewer than 5 scans")
 
 
+def test_no_logit_of_few_patients_is_shown(make_run):
+    assert list(hospital(make_run()).logits().index) == ["H"]
+    assert hospital(make_run(), positives=2, negatives=2).logits().empty
+    assert hospital(make_run(), notice=your_hospital.SIMULATED).logits().empty
+
+
 def test_weights_made_on_simulated_scans_claim_nothing(make_run):
     (found,) = hospital(make_run(), notice=your_hospital.SIMULATED).auc()["AUC"]
     assert str(found) == f"not available ({your_hospital.SIMULATED})"
@@ -48,7 +54,7 @@ def test_every_refusal_has_its_cure(make_run):
         "refused": 1,
     }
     (row,) = chapter.refused().to_dict("records")
-    assert (row["reason"], row["scans"]) == ("truncated", 1) and row["cure"]
+    assert (row["reason"], row["scans"]) == ("truncated", "< 5") and row["cure"]
 
 
 def test_how_few_scans_were_made_is_not_shown(make_run):

@@ -194,6 +194,13 @@ def test_another_question_of_a_chapter_trains_nothing_again(changed):
     assert jobs == {"07_prognosis", "08_claims", "collect", "book"}
 
 
+def test_a_claim_that_meets_another_address_is_written_anew_and_trains_nothing(changed):
+    old = "C001,software,depth.on_the_longest_path,"
+    jobs = changed("data/claims_map.csv", old, old.replace("on_the_longest_path", "with_weights"))
+    assert {"02_model", "08_claims", "collect", "book"} <= jobs
+    assert not jobs & {"cohort", "fold_00", "external", "windows", "prognosis_pair_00"}
+
+
 def test_changed_training_leaves_the_cohort_alone(changed):
     jobs = changed("network/training.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
     assert {"fold_00", "fold_01", "slices", "external", "prognosis_pair_00", "book"} <= jobs
