@@ -146,3 +146,9 @@ def test_an_unknown_step_gives_the_nearest_name():
 def test_the_budget_is_that_of_a_report():
     assert sum(steps.BUDGET.values()) <= 25
     assert {step.budget for step in steps.STEPS.values()} - {""} == set(steps.BUDGET)
+
+
+@pytest.mark.parametrize("name", ["fold", "selection", "slices", "windows", "explain", "prognosis", "comparator"])
+def test_what_takes_minutes_does_not_depend_on_how_it_is_drawn_or_told(name):
+    modules = imported_modules(steps.STEPS[name].module)
+    assert not [module for module in modules if module.startswith(("covid3d.figures", "covid3d.report", "covid3d.show"))]
