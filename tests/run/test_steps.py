@@ -151,4 +151,6 @@ def test_the_budget_is_that_of_a_report():
 @pytest.mark.parametrize("name", ["fold", "selection", "slices", "windows", "explain", "prognosis", "comparator"])
 def test_what_takes_minutes_does_not_depend_on_how_it_is_drawn_or_told(name):
     modules = imported_modules(steps.STEPS[name].module)
-    assert not [module for module in modules if module.startswith(("covid3d.figures", "covid3d.report", "covid3d.show"))]
+    assert not [
+        module for module in modules if module.startswith(("covid3d.figures", "covid3d.report", "covid3d.show"))
+    ]
