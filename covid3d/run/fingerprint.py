@@ -41,8 +41,14 @@ def imported_modules(module: str) -> frozenset[str]:
         name = waiting.pop()
         if name not in found | ORDERS_ONLY and _source(name) is not None:
             found.add(name)
-            waiting.extend(imports_of(ast.parse(_source(name) or "")))
+            waiting.extend(_direct_imports(name))
     return frozenset(found)
+
+
+@functools.cache
+def _direct_imports(module: str) -> frozenset[str]:
+    """Return the covid3d modules that a module names itself; each source is parsed once, however many steps rest on it."""
+    return frozenset(imports_of(ast.parse(_source(module) or "")))
 
 
 def imports_of(tree: ast.AST) -> set[str]:
@@ -57,6 +63,7 @@ def imports_of(tree: ast.AST) -> set[str]:
     return {name for name in names if name.split(".")[0] == "covid3d" and _source(name) is not None}
 
 
+@functools.cache
 def _source(module: str) -> str | None:
     """Return the source of a covid3d module, or None when there is no such file."""
     path = PACKAGE.joinpath(*module.split(".")[1:])
