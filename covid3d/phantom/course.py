@@ -75,12 +75,12 @@ def draw_course(seed: int, patient_id: str) -> Course:
 def random_course(rng: np.random.Generator) -> Course:
     """Draw a course."""
     return Course(
-        onset_to_first=int(np.clip(round(rng.normal(4.6, 2.0)), 0, 9)),
+        onset_to_first=int(np.clip(round(rng.normal(5.0, 2.7)), 0, 10)),
         peak=float(rng.uniform(10.0, 15.0)),
         peak_burden=float(np.clip(math.exp(rng.normal(math.log(0.19), 0.45)), 0.05, HIGHEST)),
-        rise=float(np.clip(math.exp(rng.normal(math.log(7.5), 0.18)), 4.2, 13.0)),
-        clearing=float(np.clip(math.exp(rng.normal(math.log(4.0), 0.20)), 2.5, 8.0)),
-        discharge_delay=float(rng.normal(0.5, 0.8)),
+        rise=float(math.exp(rng.normal(math.log(9.5), 0.10))),
+        clearing=float(math.exp(rng.normal(math.log(4.0), 0.12))),
+        discharge_delay=float(rng.normal(0.5, 0.6)),
     )
 
 

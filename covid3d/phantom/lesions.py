@@ -12,7 +12,7 @@ the class's own pattern come after them. What clears goes the same way back, so 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special, stats
 
 from covid3d.phantom.chest import cavity, hilum, lungs, pleura
 from covid3d.phantom.lung import Background, lattice, lobe, parenchyma
@@ -24,11 +24,14 @@ CASE_MIX = {"A": 0.02, "B": 0.06, "C": 0.08}  # share of viral cases among COVID
 PATTERNS = ("rounded", "patchy", "branching", "lobar")
 REFERENCE_MM = 6.0
 FAR = np.float32(1e3)
-EARLY, EARLY_FOCI, LATER = 0.012, (5, 9), 5.0  # share of the lung that early foci fill, their number, how much slower they grow then
+EARLY, EARLY_FOCI = 0.015, (9, 15)  # share of the lung that the early foci fill before any other site, and their number
+SLOWER = 2.9  # how much slower the early foci grow from then on
+WAIT_MM = 30.0  # how much later the last site comes than the first, relative mm
 RIM = 0.36  # width of a lesion's edge, as a share of its rank
 DRAFTS = 12
 PROBES = (0.03, 0.12)  # burdens at which drafts are compared
 LOOKS = ((-0.26, 0.27, 0.31), (0.08, 0.05, 0.15), (0.04, 0.05, 0.06))  # of `_look`: means, SDs, tolerance
+UPWARD = 1.4  # how much likelier bronchovascular lesions are above and in front, log odds a SD
 ASIDE_MM = (8.0, 18.0)  # how far a bronchovascular lesion lies from its vessel
 UNEVEN, OUTLINE_MM = (0.08, 0.18, 0.26), 22.0
 BAND_MM = 9.0  # atelectasis above free fluid
@@ -42,6 +45,7 @@ class Sites:
     lines: Array  # (n, 6): start and end z, y, x in mm
     sizes: Array  # (n, 3): relative half axes z, y, x
     lobes: Array  # (n,): the lobe that bounds a site, -1 for none
+    waits: Array  # (n,): how much later a site comes than the first, relative mm
     early: Array  # (m, 6): foci that come first, alike in both classes
     early_sizes: Array  # (m, 3)
     early_reach: float  # relative distance at which they fill `EARLY` of the lung
@@ -133,12 +137,13 @@ def draw_sites(
     reach = rank_of(first, ref.aerated).distance(EARLY)
     drafts = [_draft(pattern, thorax, ref, vessels, rng) for _ in range(DRAFTS)]
     noise = field(ragged, ref.points, OUTLINE_MM)
-    (lines, sizes, lobes), unevenness = _fitting(drafts, ref, thorax, noise, wanted, first, reach)
+    (lines, sizes, lobes, waits), unevenness = _fitting(drafts, ref, thorax, noise, wanted, first, reach)
     return Sites(
         pattern=pattern,
         lines=lines,
         sizes=sizes,
         lobes=lobes,
+        waits=waits,
         early=early[0],
         early_sizes=early[1],
         early_reach=reach,
@@ -152,7 +157,7 @@ def draw_sites(
     )
 
 
-Draft = tuple[Array, Array, Array]
+Draft = tuple[Array, Array, Array, Array]
 
 
 def field(phases: Array, p: Points, coarse_mm: float) -> Array:
@@ -176,12 +181,12 @@ def _early(ref: Reference, rng: np.random.Generator) -> Draft:
     count = int(rng.integers(*EARLY_FOCI, endpoint=True))
     middle = np.stack([ref.points.z, ref.points.y, ref.points.x], axis=1)[rng.choice(len(ref.pleura), count, replace=False)]
     sizes = np.exp(rng.normal(0, 0.3, (count, 1))) * np.exp(rng.normal(0, 0.15, (count, 3)))
-    return np.concatenate([middle, middle], axis=1).astype(np.float32), sizes.astype(np.float32), _free(count)
+    return np.concatenate([middle, middle], axis=1).astype(np.float32), sizes.astype(np.float32), _free(count), np.zeros(count, np.float32)
 
 
 def _first(early: Array, relative: Array, reach: float) -> Array:
-    """Return the distance in which the early foci come first, up to `reach`, and then grow `LATER` times slower."""
-    slower = np.where(early < reach, early, reach + LATER * (early - reach))
+    """Return the distance in which the early foci come first, up to `reach`, and then grow `SLOWER` times slower."""
+    slower = np.where(early < reach, early, reach + SLOWER * (early - reach))
     return np.minimum(slower, relative + np.float32(reach))
 
 
@@ -193,11 +198,11 @@ def _foci(thorax: Thorax, ref: Reference, rng: np.random.Generator, *, covid: bo
     t, q = ref.points.z / thorax.height, ref.points
     depth = rng.uniform(9, 20) if covid else rng.uniform(10, 26)
     weight = np.exp(-(((ref.pleura - depth) / (5 if covid else 8)) ** 2)) + 1e-9
-    steep = max(rng.normal(1.15, 0.35) if covid else rng.normal(0.6, 0.5), 0.0)
+    steep = max(rng.normal(2.0, 0.25) if covid else rng.normal(0.6, 0.5), 0.0)
     weight = weight * np.exp(-2.2 * steep * np.clip(t, 0, 1)) / (1 + np.exp(-(q.y - 6) * steep / 13))
     weight = weight * (np.abs(q.x) > (42 if covid else 36)) * (0.01 + 1 - ref.aerated)
-    share = rng.beta(6, 6) if rng.random() < (0.93 if covid else 0.85) else float(rng.random() < 0.5)
-    count = int(np.clip(round(np.exp(rng.normal(2.0, 0.55))), 2, 18))
+    share = rng.beta(8, 8) if rng.random() < (0.97 if covid else 0.85) else float(rng.random() < 0.5)
+    count = int(np.clip(round(np.exp(rng.normal(2.7, 0.35))), 4, 20))
     spare = 1 if 0 < share < 1 else 0
     right = int(np.clip(round(count * share), spare, count - spare))
     chosen: list[int] = []
@@ -211,18 +216,21 @@ def _foci(thorax: Thorax, ref: Reference, rng: np.random.Generator, *, covid: bo
         np.concatenate([middle - half, middle + half], axis=1).astype(np.float32),
         sizes.astype(np.float32),
         _free(count),
+        _waits(count, rng),
     )
 
 
 def _branching(vessels: Array, rng: np.random.Generator) -> Draft:
     """Choose tubes beside the bronchovascular tree: from a few tips of one region, at times one on each side, inwards."""
     first = -1 if rng.random() < 0.5 else 1
-    sides = (first,) if rng.random() < 0.75 else (-1, 1)
+    sides = (first,) if rng.random() < 0.85 else (-1, 1)
     reach, parent = rng.uniform(20, 60), vessels[:, 8].astype(int)
-    lines, widths = [], []
+    lines, widths, paths = [], [], []
     for side in sides:
         fit = np.flatnonzero((side * vessels[:, 5] > 30) & (vessels[:, 7] > 0.7) & (vessels[:, 7] < 1.6))
-        gaps = np.linalg.norm(vessels[fit, 3:6] - vessels[int(rng.choice(fit)), 3:6], axis=1)
+        z, y = (stats.zscore(vessels[fit, axis]) for axis in (3, 4))
+        chance = special.softmax(UPWARD * (z - y))
+        gaps = np.linalg.norm(vessels[fit, 3:6] - vessels[int(rng.choice(fit, p=chance)), 3:6], axis=1)
         near = fit[gaps < reach]
         for tip in rng.choice(near, size=min(len(near), int(rng.integers(3, 9))), replace=False):
             nodes = _path(vessels, parent, int(tip))
@@ -230,9 +238,11 @@ def _branching(vessels: Array, rng: np.random.Generator) -> Draft:
             nodes[:, :3] += way * rng.uniform(*ASIDE_MM) / np.linalg.norm(way)
             lines.append(np.concatenate([nodes[1:, :3], nodes[:-1, :3]], axis=1))
             widths.append(nodes[:-1, 3])
+            paths.append(np.full(len(nodes) - 1, len(paths)))
     tubes = np.concatenate(lines)
     size = np.clip(np.concatenate(widths) / 2.5, 0.55, 1.3) * np.exp(rng.normal(0, 0.25, len(tubes)))
-    return tubes.astype(np.float32), np.repeat(size[:, None], 3, axis=1).astype(np.float32), _free(len(tubes))
+    waits = _waits(len(paths), rng)[np.concatenate(paths)]
+    return tubes.astype(np.float32), np.repeat(size[:, None], 3, axis=1).astype(np.float32), _free(len(tubes)), waits
 
 
 def _path(vessels: Array, parent: Array, tip: int, step_mm: float = 14.0, widest: float = 2.4) -> Array:
@@ -248,7 +258,7 @@ def _path(vessels: Array, parent: Array, tip: int, step_mm: float = 14.0, widest
 
 def _lobar(thorax: Thorax, ref: Reference, rng: np.random.Generator) -> Draft:
     """Fill one lobe, at times a second one of the same side, from one or more centres towards its fissures."""
-    first = int(rng.choice(5, p=[0.32, 0.18, 0.14, 0.25, 0.11]))
+    first = int(rng.choice(5, p=[0.38, 0.20, 0.08, 0.28, 0.06]))
     same_side = [n for n in ((0, 1, 2) if first < 3 else (3, 4)) if n != first]
     lobes = (first, int(rng.choice(same_side))) if rng.random() < 0.3 else (first,)
     places, owners = [], []
@@ -266,7 +276,14 @@ def _lobar(thorax: Thorax, ref: Reference, rng: np.random.Generator) -> Draft:
         np.repeat(middle, 2, axis=0).reshape(-1, 6).astype(np.float32),
         sizes.astype(np.float32),
         np.array(owners, np.int8),
+        _waits(len(middle), rng),
     )
+
+
+def _waits(count: int, rng: np.random.Generator) -> Array:
+    """Draw how much later each site comes than the first one, relative mm."""
+    waits = rng.uniform(0, WAIT_MM, count)
+    return (waits - waits.min()).astype(np.float32)
 
 
 def _free(count: int) -> Array:
@@ -335,8 +352,8 @@ def distance(sites: Sites, thorax: Thorax, p: Points, limit: float | None = None
 
     With `limit` (on slabs), voxels beyond it may hold any value above it: only boxes around the sites are computed.
     """
-    out = _nearest((sites.lines, sites.sizes, sites.lobes), thorax, p, limit)
-    first = _nearest((sites.early, sites.early_sizes, _free(len(sites.early))), thorax, p, limit)
+    out = _nearest((sites.lines, sites.sizes, sites.lobes, sites.waits), thorax, p, limit)
+    first = _nearest((sites.early, sites.early_sizes, _free(len(sites.early)), np.zeros(len(sites.early), np.float32)), thorax, p, limit)
     out = _first(first, out, sites.early_reach)
     if limit is None:
         return np.asarray(out * _outline(sites, p), np.float32)
@@ -358,10 +375,10 @@ def _outline(sites: Sites, p: Points) -> Array:
 
 def _nearest(draft: Draft, thorax: Thorax, p: Points, limit: float | None) -> Array:
     """Return the smooth relative distance to the nearest of some sites."""
-    lines, sizes, lobes = draft
+    lines, sizes, lobes, waits = draft
     out = np.full(np.broadcast_shapes(p.z.shape, p.y.shape, p.x.shape), FAR, np.float32)
     number = lobe(thorax, p)[0] if (lobes >= 0).any() else None
-    for line, size, bound in zip(lines, sizes, lobes, strict=True):
+    for line, size, bound, wait in zip(lines, sizes, lobes, waits, strict=True):
         box = (slice(None),) * p.z.ndim if limit is None else _box(line, size, p, limit)
         if box is None:
             continue
@@ -369,6 +386,7 @@ def _nearest(draft: Draft, thorax: Thorax, p: Points, limit: float | None) -> Ar
         here = _one(line, size, part)
         if number is not None:
             here = np.where(number[box] == bound, here, here * 2.2 + 12)
+        here += wait
         np.minimum(out[box], here, out=out[box])
     return out
 
