@@ -26,7 +26,7 @@ from covid3d.ct.windows import Window, apply_window
 from covid3d.network.registry import build, imagenet_file
 from covid3d.network.scoring import place, prediction_rows, score
 from covid3d.network.team import Team
-from covid3d.network.weights import grid_text, load_weights, read_tensors, save_weights, write_tensors
+from covid3d.network.weights import describe_weights, grid_text, load_weights, read_tensors, save_weights, write_tensors
 from covid3d.run.errors import Covid3DError, WeightsError
 from covid3d.run.files import progress, random_seed, sha256_file, sha256_json, write_csv
 from covid3d.run.fingerprint import code_fingerprint
@@ -393,14 +393,14 @@ def weights_metadata(run: Run, name: str) -> dict[str, str]:
         "manifest_sha256": sha256_file(run.manifest),
         "commit": _commit(),
         "licence": "MIT",
-        "starts_from": _starts_from(run, name),
+        "starts_from": starts_from(run, name),
     }
 
 
-def _starts_from(run: Run, name: str) -> str:
-    """Return what a model's trunk was before its first epoch, with the SHA-256 of a weights file."""
+def starts_from(run: Run, name: str = "covid3d") -> str:
+    """Return what a model's trunk was before its first epoch: what weights were trained on, and their SHA-256."""
     if run.pretrained and name in ("covid3d", "single", "pair"):
-        return f"kinetics600 {sha256_file(run.pretrained)}"
+        return f"{describe_weights(run.pretrained)['trained_on']} {sha256_file(run.pretrained)}"
     if name.startswith("resnet") and run.profile.slices.pretrained:
         return f"imagenet {sha256_file(imagenet_file(run.profile.slices.backbone))}"
     return "random values"

@@ -10,10 +10,12 @@ from scipy import ndimage
 
 Array = np.ndarray[Any, Any]
 FEATURES = ("balance", "pleural_depth", "posterior", "height", "lateral", "surface", "amount")
-CENTRE = (0.337, 1.202, 0.608, 0.429, 0.580, 2.179, -2.984)
-SCALE = (0.363, 0.162, 0.160, 0.147, 0.090, 0.280, 1.049)
-WEIGHTS = (0.936, -0.821, 2.821, 0.216, 1.309, 0.004, -0.109)
-BIAS = -0.671
+AMOUNTS = (-4.6, -3.2, -2.2, -1.2)  # log share of the lung that is ill, at which centre and scale are known
+CENTRE = np.zeros((4, 6))
+SCALE = np.ones((4, 6))
+WEIGHTS = np.ones(6)
+BIAS = 0.0
+HALF, STEEP = -3.2, 3.0  # amount at which half of the evidence counts, and how fast it comes to count
 LIMIT = 3.0  # SDs: no single feature decides alone
 
 
@@ -26,7 +28,7 @@ def evidence(lesion: Array, lung: Array, spacing_mm: tuple[float, float, float])
     weight = np.where(inside, lesion, 0).astype(np.float64)
     total = float(weight.sum())
     if total < 1e-6 or not inside.any():
-        return np.array([*CENTRE[:-1], -9.0])
+        return np.array([*CENTRE[0], -9.0])
     where = np.nonzero(inside)
     low = [int(axis.min()) for axis in where]
     high = [int(axis.max()) + 1 for axis in where]
@@ -55,9 +57,25 @@ def evidence(lesion: Array, lung: Array, spacing_mm: tuple[float, float, float])
 
 
 def oracle_logit(features: Array) -> float:
-    """Return the frozen rule's logit of COVID+."""
-    scaled = np.clip((features - np.array(CENTRE)) / np.array(SCALE), -LIMIT, LIMIT)
-    return float(BIAS + scaled @ np.array(WEIGHTS))
+    """Return the frozen rule's logit of COVID+.
+
+    A feature counts by its distance from what is usual for that amount of disease, and all of them by how much there is:
+    few lesions say nothing of the class.
+    """
+    amount = features[-1]
+    centre, scale = usual(amount, CENTRE), usual(amount, SCALE)
+    scaled = np.clip((features[:-1] - centre) / scale, -LIMIT, LIMIT)
+    return float(trust(amount, HALF, STEEP) * (BIAS + scaled @ WEIGHTS))
+
+
+def usual(amount: Array | float, table: Array) -> Array:
+    """Return a table's rows (AMOUNTS, features) interpolated at one or more amounts."""
+    return np.stack([np.interp(amount, AMOUNTS, column) for column in np.asarray(table).T], axis=-1)
+
+
+def trust(amount: Array | float, half: float, steep: float) -> Array:
+    """Return how far, 0 to 1, the places of this much disease are to be believed."""
+    return np.asarray(1 / (1 + np.exp(-steep * (np.asarray(amount) - half))))
 
 
 def probability(logit: float) -> float:

@@ -21,6 +21,8 @@ PHANTOM_MANUFACTURER = "COVID3D phantom"
 """What the Manufacturer of simulated DICOM begins with."""
 KINETICS = Path("data", "weights", "kinetics600.safetensors")
 """Where runs look for converted Kinetics-600 weights, below the repository root."""
+TRUNK, TRUNK_WIDTH = DATA / "trunk.safetensors", 0.25
+"""The trunk that comes with the package, pretrained on simulated scans (`benchmarks.pretrain`), and its width."""
 OPEN_LICENCE = r"(CC|PDDL|MIT|TCIA)[A-Za-z0-9 .-]{0,30}"
 OUTSIDE = "outside:"
 """What config.yaml has, before a hash of its path, for a manifest outside the repository."""
@@ -50,13 +52,13 @@ class Model(Strict):
 
     grid: tuple[int, int, int] = Field(strict=False, description="(z, y, x) voxels")
     width: float = Field(gt=0, le=1, description="scales the number of channels of I3D")
-    pretrained: bool = Field(description="start from Kinetics-600 where its weights are at hand; width 1 only")
+    pretrained: bool = Field(description="start from Kinetics-600 (width 1) or the simulated trunk (width 0.25)")
 
     @field_validator("pretrained")
     @classmethod
-    def _only_at_full_width(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("width", 1) != 1:
-            raise ValueError("It should be false: there are no pretrained weights at a width other than 1")
+    def _only_at_known_widths(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("width", 1) not in (1, TRUNK_WIDTH):
+            raise ValueError(f"It should be false: there are pretrained weights at width 1 and {TRUNK_WIDTH} alone")
         return value
 
 
@@ -244,8 +246,8 @@ class Run:
 
     @property
     def pretrained(self) -> Path | None:
-        """The Kinetics-600 weights that Task-1 folds start from; None when the profile wants none or none are at hand."""
-        path = self.root / KINETICS
+        """The weights that Task-1 folds start from; None when the profile wants none or none are at hand."""
+        path = TRUNK if self.profile.model.width == TRUNK_WIDTH else self.root / KINETICS
         return path if self.profile.model.pretrained and not self.is_site and path.is_file() else None
 
     @property
