@@ -40,30 +40,35 @@ def patients_of(count: int, hospital: str, seed: int = SEED, later: int = LATER)
 
 
 def fit(labels: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
-    """Return CENTRE, SCALE, WEIGHTS, BIAS, HALF and STEEP by penalised maximum likelihood; features (N, F), labels (N,)."""
-    values, amount = features[:, :-1], features[:, -1]
-    hats = oracle.usual(amount, np.eye(len(oracle.AMOUNTS)))
-    centre = np.linalg.lstsq(hats, values, rcond=None)[0]
-    spread = np.linalg.lstsq(hats, (values - hats @ centre) ** 2, rcond=None)[0]
+    """Return CENTRE, SCALE, TRUST, WEIGHTS and BIAS by penalised maximum likelihood; features (N, F), labels (N,).
+
+    Trust starts at nothing and never falls with the amount of disease.
+    """
+    hats = oracle.usual(features[:, -1], np.eye(len(oracle.AMOUNTS)))
+    centre = np.linalg.lstsq(hats, features[:, :-1], rcond=None)[0]
+    spread = np.linalg.lstsq(hats, (features[:, :-1] - hats @ centre) ** 2, rcond=None)[0]
     scale = np.sqrt(np.maximum(spread, 1e-6))
-    scaled = np.clip((values - hats @ centre) / (hats @ scale), -oracle.LIMIT, oracle.LIMIT)
+    scaled = np.clip((features[:, :-1] - hats @ centre) / (hats @ scale), -oracle.LIMIT, oracle.LIMIT)
+    size = scaled.shape[1]
+
+    def trust(p: np.ndarray) -> np.ndarray:
+        return np.append(0, np.cumsum(np.exp(p[size + 1 :])))
 
     def loss(p: np.ndarray) -> float:
-        logit = oracle.trust(amount, p[-2], np.exp(p[-1])) * (p[-3] + scaled @ p[:-3])
-        return float(np.mean(np.logaddexp(0, logit) - labels * logit) + RIDGE * p[:-3] @ p[:-3])
+        logit = (hats @ trust(p)) * (p[size] + scaled @ p[:size])
+        return float(np.mean(np.logaddexp(0, logit) - labels * logit) + RIDGE * p[:size] @ p[:size])
 
-    start = np.append(np.zeros(scaled.shape[1] + 1), [-3.2, 1.0])
-    limits = [(None, None)] * (len(start) - 2) + [(-6.0, -1.5), (-1.0, 2.5)]
-    p = minimize(loss, start, method="L-BFGS-B", bounds=limits).x
-    return {"CENTRE": centre, "SCALE": scale, "WEIGHTS": p[:-3], "BIAS": p[-3], "HALF": p[-2], "STEEP": np.exp(p[-1])}
+    steps = len(oracle.AMOUNTS) - 1
+    limits = [(None, None)] * (size + 1) + [(-6.0, 1.0)] * steps
+    p = minimize(loss, np.append(np.zeros(size + 1), np.full(steps, -1.4)), method="L-BFGS-B", bounds=limits).x
+    return {"CENTRE": centre, "SCALE": scale, "TRUST": trust(p), "WEIGHTS": p[:size], "BIAS": p[size]}
 
 
 def logits(rule: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
     """Return the logits (N,) of a fitted rule on features (N, F)."""
-    amount = features[:, -1]
-    centre, scale = (oracle.usual(amount, rule[name]) for name in ("CENTRE", "SCALE"))
+    centre, scale, trust = (oracle.usual(features[:, -1], rule[name]) for name in ("CENTRE", "SCALE", "TRUST"))
     scaled = np.clip((features[:, :-1] - centre) / scale, -oracle.LIMIT, oracle.LIMIT)
-    return oracle.trust(amount, rule["HALF"], rule["STEEP"]) * (rule["BIAS"] + scaled @ rule["WEIGHTS"])
+    return trust * (rule["BIAS"] + scaled @ rule["WEIGHTS"])
 
 
 def main(patients: int = 1000) -> None:

@@ -90,7 +90,7 @@ class Plan:
     @classmethod
     def of(cls, training: Training, window: Window, **changes: float) -> "Plan":
         """Return the plan of a profile's `training`; `changes` (epochs, learning_rate …) replace its values."""
-        values = training.model_dump(exclude={"folds", "threads_per_fold"}) | changes
+        values = training.model_dump(exclude={"folds", "threads_per_fold", "from_trunk"}) | changes
         return cls(**values, threads=training.threads_per_fold, window=Window(*window))
 
 

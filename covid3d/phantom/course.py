@@ -12,7 +12,7 @@ from covid3d.run.files import random_seed
 
 CLEARED = 0.02  # share of the lung below which a patient counts as cleared
 HIGHEST = 0.40
-MILD, MILD_PEAK = 0.06, 0.006  # share of patients whose lungs stay nearly clear, and their median peak
+MILD, MILD_PEAK = 0.04, 0.006  # share of patients whose lungs stay nearly clear, and their median peak
 
 
 @dataclass(frozen=True)

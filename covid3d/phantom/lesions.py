@@ -22,7 +22,7 @@ from covid3d.phantom.thorax import Thorax
 
 REFERENCE_MM = 6.0
 FAR = np.float32(1e3)
-SLOWER = 2.9  # how much slower the early foci grow from then on
+SLOWER = 3.1  # how much slower the early foci grow from then on
 RIM = 0.36  # width of a lesion's edge, as a share of its rank
 OUTLINE_MM = 22.0
 BAND_MM = 9.0  # atelectasis above free fluid

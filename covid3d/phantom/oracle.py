@@ -10,12 +10,28 @@ from scipy import ndimage
 
 Array = np.ndarray[Any, Any]
 FEATURES = ("balance", "pleural_depth", "posterior", "height", "lateral", "surface", "amount")
-AMOUNTS = (-4.6, -3.2, -2.2, -1.2)  # log share of the lung that is ill, at which centre and scale are known
-CENTRE = np.zeros((4, 6))
-SCALE = np.ones((4, 6))
-WEIGHTS = np.ones(6)
-BIAS = 0.0
-HALF, STEEP = -3.2, 3.0  # amount at which half of the evidence counts, and how fast it comes to count
+AMOUNTS = np.log([0.01, 0.025, 0.06, 0.12, 0.3])  # of the lung that is ill, at which the next three are known
+CENTRE = np.array(
+    [
+        [0.675, 1.068, 0.546, 0.503, 0.531, 2.498],
+        [0.649, 1.108, 0.542, 0.485, 0.552, 2.653],
+        [0.654, 1.13, 0.559, 0.469, 0.559, 2.719],
+        [0.607, 1.144, 0.577, 0.461, 0.557, 2.616],
+        [0.642, 1.12, 0.573, 0.471, 0.554, 2.49],
+    ]
+)
+SCALE = np.array(
+    [
+        [0.206, 0.214, 0.105, 0.086, 0.08, 0.182],
+        [0.244, 0.167, 0.082, 0.077, 0.077, 0.19],
+        [0.228, 0.13, 0.083, 0.078, 0.069, 0.178],
+        [0.233, 0.107, 0.088, 0.095, 0.063, 0.194],
+        [0.21, 0.066, 0.08, 0.093, 0.045, 0.211],
+    ]
+)
+TRUST = np.array([0.0, 0.785, 3.503, 6.221, 6.447])
+WEIGHTS = np.array([-0.064, -0.02, 0.366, -0.313, 0.147, 0.171])
+BIAS = -0.073
 LIMIT = 3.0  # SDs: no single feature decides alone
 
 
@@ -62,20 +78,16 @@ def oracle_logit(features: Array) -> float:
     A feature counts by its distance from what is usual for that amount of disease, and all of them by how much there is:
     few lesions say nothing of the class.
     """
-    amount = features[-1]
-    centre, scale = usual(amount, CENTRE), usual(amount, SCALE)
+    centre, scale, trust = (usual(features[-1], table) for table in (CENTRE, SCALE, TRUST))
     scaled = np.clip((features[:-1] - centre) / scale, -LIMIT, LIMIT)
-    return float(trust(amount, HALF, STEEP) * (BIAS + scaled @ WEIGHTS))
+    return float(trust * (BIAS + scaled @ WEIGHTS))
 
 
 def usual(amount: Array | float, table: Array) -> Array:
-    """Return a table's rows (AMOUNTS, features) interpolated at one or more amounts."""
-    return np.stack([np.interp(amount, AMOUNTS, column) for column in np.asarray(table).T], axis=-1)
-
-
-def trust(amount: Array | float, half: float, steep: float) -> Array:
-    """Return how far, 0 to 1, the places of this much disease are to be believed."""
-    return np.asarray(1 / (1 + np.exp(-steep * (np.asarray(amount) - half))))
+    """Return a table's rows, one for each of AMOUNTS, interpolated at one or more log amounts."""
+    columns = np.reshape(table, (len(AMOUNTS), -1)).T
+    found = np.stack([np.interp(amount, AMOUNTS, column) for column in columns], axis=-1)
+    return found.reshape((*np.shape(amount), *np.shape(table)[1:]))
 
 
 def probability(logit: float) -> float:

@@ -25,11 +25,11 @@ ATYPICAL = 0.01  # share of each class that shows the other class's pattern
 CASE_MIX = {"A": 0.02, "B": 0.06, "C": 0.08}  # share of viral cases among COVID-, by hospital
 PATTERNS = ("rounded", "patchy", "branching", "lobar")
 EARLY, EARLY_FOCI = 0.015, (9, 15)  # share of the lung that the early foci fill before any other site, and their number
-WAIT_MM = 30.0  # how much later the last site comes than the first, relative mm
+WAIT_MM = 28.0  # how much later the last site comes than the first, relative mm
 DRAFTS = 12
 PROBES = (0.03, 0.12)  # burdens at which drafts are compared
 LOOKS = ((-0.26, 0.27, 0.31), (0.08, 0.05, 0.15), (0.04, 0.05, 0.06))  # of `_look`: means, SDs, tolerance
-UPWARD = 1.4  # how much likelier bronchovascular lesions are above and in front, log odds a SD
+UPWARD = 2.4  # how much likelier bronchovascular lesions are above and in front, log odds a SD
 ASIDE_MM = (8.0, 18.0)  # how far a bronchovascular lesion lies from its vessel
 UNEVEN = (0.08, 0.18, 0.26)
 
@@ -157,7 +157,7 @@ def _path(vessels: Array, parent: Array, tip: int, step_mm: float = 14.0, widest
 
 def _lobar(thorax: Thorax, ref: Reference, rng: np.random.Generator) -> Places:
     """Fill one lobe, at times a second one of the same side, from one or more centres towards its fissures."""
-    first = int(rng.choice(5, p=[0.38, 0.20, 0.08, 0.28, 0.06]))
+    first = int(rng.choice(5, p=[0.42, 0.22, 0.04, 0.30, 0.02]))
     same_side = [n for n in ((0, 1, 2) if first < 3 else (3, 4)) if n != first]
     lobes = (first, int(rng.choice(same_side))) if rng.random() < 0.3 else (first,)
     places, owners = [], []

@@ -62,6 +62,13 @@ class Model(Strict):
         return value
 
 
+class FromTrunk(Strict):
+    """How Task 1 goes on from a pretrained trunk: the head is fitted first, and batch norm stays as it is."""
+
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+
 class Training(Strict):
     """One fold of Task 1."""
 
@@ -78,6 +85,7 @@ class Training(Strict):
     rotation_degrees: float = Field(ge=0)
     window_jitter_hu: float = Field(ge=0)
     threads_per_fold: int = Field(ge=1)
+    from_trunk: FromTrunk | None = Field(description="replaces epochs and rate where the trunk is pretrained; null for neither")
 
 
 class Slices(Strict):
