@@ -88,7 +88,7 @@ class CrossValidation:
     def training(self) -> dict[str, Any]:
         """Return how the training ended: change of the loss over its last fifth, and whether it is flat."""
         epochs = self.history.groupby("fold")["epoch"].nunique()
-        logged = (epochs == self.run.profile.training.epochs).all() and self.history["validation_loss"].notna().all()
+        logged = (epochs == self.run.epochs).all() and self.history["validation_loss"].notna().all()
         change = flatness(self.history)
         return {
             "folds": len(self.selection),

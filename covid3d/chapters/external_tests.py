@@ -351,7 +351,7 @@ def _external_predictions(run: Run) -> pd.DataFrame:
     table = table[table["role"] == "external"]
     grids = Store.of(run).stack(table["scan_id"])
     deployed = results.deployed_fold(run)
-    parts, epochs = [], run.profile.training.epochs
+    parts, epochs = [], run.epochs
 
     def rows(model: str, fold: int, epoch: int, logits: np.ndarray) -> None:
         parts.append(scoring.prediction_rows(TASK, model, fold, epoch, table, "external", "nominal", logits))

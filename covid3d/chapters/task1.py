@@ -38,18 +38,13 @@ def ensure_fold(run: Run, fold: int) -> Path:
     """Return the folder of one trained fold of COVID3D, training it when needed."""
     train, validation = split_of(run, fold)
     folder = run.model(TASK, THREE_D, fold)
-    plan = Plan.of(run.profile.training, nominal_window(run.profile.windows), **_from_trunk(run))
+    changes = run.from_trunk.model_dump() if run.from_trunk else {}
+    plan = Plan.of(run.profile.training, nominal_window(run.profile.windows), **changes)
     command = f"python -m covid3d step fold --run {run.name} --fold {fold}"
     inputs = {**_inputs(run, fold, train, validation), "starts_from": run.pretrained or "random values"}
     return steps.ensure(
         run, "fold", folder, inputs, lambda out: _train(run, THREE_D, fold, plan, train, validation, out), again=command
     )
-
-
-def _from_trunk(run: Run) -> dict[str, Any]:
-    """Return what a pretrained trunk changes in the plan; empty where there is none, or the profile trains it as any other."""
-    settings = run.profile.training.from_trunk
-    return settings.model_dump() if run.pretrained and settings else {}
 
 
 def ensure_slices(run: Run) -> Path:
@@ -159,7 +154,7 @@ def _train(
         load_trunk(model, run.pretrained)
     checkpoint = run.path("checkpoints", f"{TASK}__{name}__fold_{fold:02d}.safetensors")
     device = pick_device(run.device)
-    if name == THREE_D and _from_trunk(run):
+    if name == THREE_D and run.from_trunk:
         if device == "cpu":
             torch.set_num_threads(plan.threads)
         fit_head_first(model, examples.grids, examples.labels, plan.window, device)

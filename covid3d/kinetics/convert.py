@@ -179,4 +179,4 @@ def _few(found: set[str]) -> str:
 def load_trunk(model: nn.Module, path: Path) -> None:
     """Let a COVID3D start from a trunk's weights, its head as drawn; WeightsError when they do not fit."""
     trunk = model.get_submodule("extractor")
-    load_weights(path, trunk, expect={"model": METADATA["model"], "width": f"{trunk.width:g}"})
+    load_weights(path, trunk, expect={"model": METADATA["model"]})

@@ -85,7 +85,9 @@ class Training(Strict):
     rotation_degrees: float = Field(ge=0)
     window_jitter_hu: float = Field(ge=0)
     threads_per_fold: int = Field(ge=1)
-    from_trunk: FromTrunk | None = Field(description="replaces epochs and rate where the trunk is pretrained; null for neither")
+    from_trunk: FromTrunk | None = Field(
+        description="replaces epochs and rate where the trunk is pretrained; null for neither"
+    )
 
 
 class Slices(Strict):
@@ -257,6 +259,16 @@ class Run:
         """The weights that Task-1 folds start from; None when the profile wants none or none are at hand."""
         path = TRUNK if self.profile.model.width == TRUNK_WIDTH else self.root / KINETICS
         return path if self.profile.model.pretrained and not self.is_site and path.is_file() else None
+
+    @property
+    def from_trunk(self) -> FromTrunk | None:
+        """How Task 1 goes on from the pretrained trunk; None where there is none, or the profile trains it as any other."""
+        return self.profile.training.from_trunk if self.pretrained else None
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs a fold of Task 1 is trained."""
+        return (self.from_trunk or self.profile.training).epochs
 
     @property
     def splits(self) -> Path:

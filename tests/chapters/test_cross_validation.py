@@ -79,7 +79,7 @@ def test_folds_are_trained_selected_and_summed_up(chapter, run):
     assert sorted(chapter.scores["scan_id"]) == sorted(cohort().query("role == 'development'")["scan_id"])
     assert len(chapter.history) == 2 * 2
     (last,) = set(results.out_of_fold(run)["epoch"])
-    assert last == run.profile.training.epochs == 2
+    assert last == run.epochs == 2
     table = chapter.folds()
     for fold, part in chapter.scores.groupby("fold"):
         found = table.loc[fold, "AUC"]
