@@ -173,7 +173,7 @@ def _fit(
     resumed, started = len(rows), time.perf_counter()
     for epoch in progress(range(resumed + 1, plan.epochs + 1), "epochs"):
         train_loss = _train_epoch(model, optimiser, train, plan, team, device, seed, epoch)
-        scores = score(model, validation.grids, [plan.window], batch_size=plan.batch_size, device=device)[:, 0]
+        scores = score(model, validation.grids, [plan.window], device=device)[:, 0]
         if not np.isfinite(scores).all():
             name = validation.scan_ids[int(np.argmin(np.isfinite(scores)))]
             raise _not_finite("a validation logit", f"epoch {epoch}, scan {name}", plan)
