@@ -282,7 +282,7 @@ class ExternalTests:
 def _tested(found: Tested) -> tuple[Estimate, Estimate, str]:
     """Return an estimate, its p and how both were made."""
     estimate = found.estimate
-    return estimate, p_value(found.p) if estimate.known else Estimate.missing(estimate.method), estimate.method
+    return estimate, p_value(found.p, method=estimate.method), estimate.method
 
 
 def load(run: Run) -> ExternalTests:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 NAN = float("nan")
+NO_INTERVAL = "no interval: "
 
 
 @functools.total_ordering
@@ -14,8 +15,10 @@ class Estimate:
     """A value with its 95 % limits; every function of `covid3d.stats` that measures something returns one.
 
     method: the interval's formula, or why there is no number. remark: printed after the number wherever it stands, e.g.
-    "nominal". unit: printed after the value ("days", "%"); the unit "p" prints a p value. NaN limits: no interval.
-    Estimates sort by value, missing ones last; `float(estimate)` is the value.
+    "nominal". unit: printed after the value ("days", "%"); the unit "p" prints a p value. NaN limits: no interval; where
+    `method` ends in "no interval: why", the reason is printed. Limits that coincide, of equal folds or of classes that do
+    not overlap, are none: they would look like certainty. Estimates sort by value, missing ones last; `float(estimate)` is
+    the value.
 
     >>> print(Estimate(0.831, 0.727, 0.935, "DeLong"))
     0.831 (95 % CI 0.727 to 0.935)
@@ -29,6 +32,12 @@ class Estimate:
     method: str = ""
     remark: str = ""
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        if abs(self.high - self.low) < 1e-9:
+            method = f"{self.method}, {NO_INTERVAL}nothing varies".removeprefix(", ")
+            for name, kept in (("low", NAN), ("high", NAN), ("method", method)):
+                object.__setattr__(self, name, kept)
 
     @classmethod
     def missing(cls, why: str) -> "Estimate":
@@ -75,15 +84,13 @@ class Estimate:
         """Return the number for a cell of a table: "0.831 (0.727 to 0.935)", or why there is none."""
         if not self.known:
             return self.method or "not available"
-        varies = self.has_limits and self.high - self.low >= 1e-9
-        limits = f" ({number(self.low, self.unit)} to {number(self.high, self.unit)})" if varies else ""
+        limits = f" ({number(self.low, self.unit)} to {number(self.high, self.unit)})" if self.has_limits else ""
         return number(self.value, self.unit) + limits + (f" ({self.remark})" if self.remark else "")
 
     def _limits(self) -> str:
         if not self.has_limits:
-            return ""
-        if self.high - self.low < 1e-9:  # of equal folds, or of classes that do not overlap
-            return " (no interval: nothing varies)"
+            why = self.method.partition(NO_INTERVAL)[2]
+            return f" ({NO_INTERVAL}{why})" if why else ""
         return f" (95 % CI {number(self.low, self.unit)} to {number(self.high, self.unit)})"
 
 
