@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from covid3d.run.errors import Covid3DError
-from covid3d.stats.estimate import NO_INTERVAL, Estimate, Tested
+from covid3d.stats.estimate import NO_INTERVAL, Estimate, Tested, complete
 
 Z = float(stats.norm.ppf(0.975))
 FEWEST_FOLDS = 5
@@ -31,7 +31,7 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> Estimate:
     Of the intervals in `covid3d.stats.coverage` it is the one that covers with few patients, and the only one whose limits
     never fall when the AUC rises: it depends on the AUC and the class sizes alone.
     """
-    truth, values = _complete(labels, scores)
+    truth, values = complete(labels, scores)
     if len(np.unique(truth)) < 2:
         return Estimate.missing("one class only")
     return newcombe_interval(auc_value(truth, values), *_sizes(truth))
@@ -43,16 +43,6 @@ def auc_value(labels: ArrayLike, scores: ArrayLike) -> float:
     labels, scores: (N,). Raises Covid3DError when a class is missing or a score is not finite.
     """
     return float(_placements(labels, scores)[0].mean())
-
-
-def _complete(*columns: ArrayLike) -> list[np.ndarray]:
-    """Return columns as floats, without the rows in which one of them is missing."""
-    found = [pd.Series(column).to_numpy(float, na_value=math.nan) for column in columns]
-    if len({len(column) for column in found}) > 1:
-        sizes = " and ".join(str(len(column)) for column in found)
-        raise Covid3DError(f"{sizes} labels and scores do not match", cure="Give one score a label")
-    known = ~np.isnan(found).any(axis=0)
-    return [column[known] for column in found]
 
 
 def _sizes(labels: ArrayLike) -> tuple[int, int]:
@@ -202,8 +192,8 @@ def pooled_delong(sites: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Te
 
 def _comparable(labels: ArrayLike, *scores: ArrayLike) -> bool:
     """True when both classes are there and nothing is missing."""
-    complete = _complete(labels, *scores)[0]
-    return len(complete) == np.size(labels) and len(np.unique(complete)) == 2
+    known = complete(labels, *scores)[0]
+    return len(known) == np.size(labels) and len(np.unique(known)) == 2
 
 
 def _paired_difference(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> tuple[float, float]:
@@ -349,7 +339,7 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     Over the rows that have label and score. Ties go to the most balanced pair, then to the lower threshold (the more
     sensitive).
     """
-    truth, values = _complete(labels, scores)
+    truth, values = complete(labels, scores)
     if len(np.unique(truth)) < 2:
         return math.nan
     cuts, sensitivity, specificity = roc(truth, values)
@@ -374,7 +364,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Tested:
     of the ranks, ties kept; from ten on it is the t approximation. No interval for a perfect order, no test for fewer than
     four pairs or a constant.
     """
-    a, b = _complete(x, y)
+    a, b = complete(x, y)
     if len(a) < 4 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return Tested.missing("fewer than four pairs, or a constant")
     found = stats.spearmanr(a, b)

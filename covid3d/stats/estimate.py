@@ -5,6 +5,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from covid3d.run.errors import Covid3DError
+
 NAN = float("nan")
 NO_INTERVAL = "no interval: "
 
@@ -104,6 +110,16 @@ class Tested(NamedTuple):
     def missing(cls, why: str) -> "Tested":
         """Return the test that cannot be made."""
         return cls(Estimate.missing(why), NAN)
+
+
+def complete(*columns: ArrayLike) -> list[np.ndarray]:
+    """Return columns as floats, without the rows in which one of them is missing."""
+    found = [pd.Series(column).to_numpy(float, na_value=NAN) for column in columns]
+    if len({len(column) for column in found}) > 1:
+        sizes = " and ".join(str(len(column)) for column in found)
+        raise Covid3DError(f"{sizes} values do not match", cure="Give each case one value of each")
+    known = ~np.isnan(found).any(axis=0)
+    return [column[known] for column in found]
 
 
 def p_value(p: float, remark: str = "", *, method: str = "") -> Estimate:
