@@ -299,9 +299,10 @@ def _shares(counts: pd.Series, of: pd.Series) -> pd.Series:
 
 
 def _tested(found: Tested) -> tuple[Estimate, Estimate, str]:
-    """Return an estimate, its p and how both were made."""
+    """Return an estimate, its p or why there is none, and how both were made."""
     estimate = found.estimate
-    return estimate, p_value(found.p, method=estimate.method), estimate.method
+    p = p_value(found.p) if np.isfinite(found.p) else Estimate.missing(estimate.method)
+    return estimate, p, estimate.method
 
 
 def load(run: Run) -> ExternalTests:

@@ -361,14 +361,16 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Tested:
     """Return Spearman's rank correlation with Fisher's z interval, SE^2 = (1 + r^2 / 2) / (n - 3), and p.
 
     Over the pairs without a missing value (Bonett & Wright, Psychometrika 2000). Up to nine pairs p is exact, over all orders
-    of the ranks, ties kept; from ten on it is the t approximation. No interval for a perfect order, no test for fewer than
-    four pairs or a constant.
+    of the ranks, ties kept; from ten on it is the t approximation, at least that of one order in all. No interval for a
+    perfect order, no test for fewer than four pairs or a constant.
     """
     a, b = complete(x, y)
     if len(a) < 4 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return Tested.missing("fewer than four pairs, or a constant")
     found = stats.spearmanr(a, b)
-    value, p = float(found.statistic), float(found.pvalue) if len(a) > MOST_ORDERED else _exact_spearman(a, b)
+    value, p = float(found.statistic), max(float(found.pvalue), 2 / math.factorial(len(a)))
+    if len(a) <= MOST_ORDERED:
+        p = _exact_spearman(a, b)
     if abs(value) > 1 - 1e-9:
         return Tested(Estimate(value, method=f"Spearman, {NO_INTERVAL}the order is perfect"), p)
     error = math.sqrt((1 + value**2 / 2) / (len(a) - 3))

@@ -35,21 +35,24 @@ def c_index_pairs(table: pd.DataFrame, score: str = "logit") -> Pairs:
     """Return the pairs of Harrell's C: the earlier one ends with the event; right when the longer stay scores higher."""
     days, event = table["remaining_days"].to_numpy(float), table["event"].to_numpy(float)
     earlier = (days[:, None] < days) | ((days[:, None] == days) & (event[:, None] > event))
-    return Pairs((earlier & (event[:, None] == 1)).astype(float), _order(table, score))
+    return _scored(earlier & (event[:, None] == 1), table, score)
 
 
 def auc_pairs(table: pd.DataFrame, score: str = "logit") -> Pairs:
     """Return the pairs of the AUC: low risk before high risk; rows without a label count in none."""
     label = table["label"].astype("Float64").to_numpy(float, na_value=np.nan)
-    return Pairs(((label[:, None] == 0) & (label == 1)).astype(float), _order(table, score))
+    return _scored((label[:, None] == 0) & (label == 1), table, score)
 
 
-def _order(table: pd.DataFrame, score: str) -> Floats:
-    """Return 1 where the column's row scores above the row's, 0.5 where equal."""
-    return _above(table[score].to_numpy(float))
+def _scored(usable: NDArray[np.bool_], table: pd.DataFrame, score: str) -> Pairs:
+    """Return the pairs among `usable` of which both have a score, and how far it orders them rightly."""
+    values = table[score].to_numpy(float)
+    known = np.isfinite(values)
+    return Pairs((usable & known[:, None] & known).astype(float), _above(values))
 
 
 def _above(values: Floats) -> Floats:
+    """Return 1 where the column's row scores above the row's, 0.5 where equal."""
     return (values[:, None] < values) + 0.5 * (values[:, None] == values)
 
 

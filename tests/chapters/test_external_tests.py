@@ -131,6 +131,20 @@ def test_comparisons_give_each_hospital_and_the_pooled_difference(ext):
     assert set(table.loc["external minus internal"].index) == {"B", "C"}, "A's patients are others: nothing is pooled"
 
 
+def test_a_difference_without_an_interval_says_why_in_its_own_cell(ext):
+    same = (
+        replace(ext, scores=ext.scores.assign(tuned=ext.scores["covid3d"]))
+        .comparisons()
+        .loc[("tuned minus untuned", "B")]
+    )
+    assert (str(same["difference"]), str(same["p"])) == ("0.000 (no interval: the ranks are equal)", "p = 1")
+    part = ext.scores.query("hospital == 'B'")
+    one = pd.concat([part[part["label"] == 1].head(1), part[part["label"] == 0]])
+    found = replace(ext, scores=one).comparisons().loc[("3D minus 2D", "B")]
+    assert str(found["difference"]).endswith("(no interval: one case of a class)")
+    assert str(found["p"]) == "not available (paired DeLong, no interval: one case of a class)"
+
+
 def test_the_tuned_row_is_said_to_be_part_of_the_evaluation_when_it_is(ext):
     assert ext.window_facts()["tuned after the evaluation"]
     mixed = ext.predictions.assign(window=["tuned", *ext.predictions["window"][1:]])

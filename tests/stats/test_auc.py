@@ -215,6 +215,7 @@ def test_a_perfect_order_of_four_pairs_proves_nothing() -> None:
     found, p = auc.spearman([1, 2, 3, 4, math.nan], [2, 4, 6, 8, 10])
     assert found.value == 1 and not found.has_limits and p == pytest.approx(2 / 24)
     assert auc.spearman([1, 2, 3, 4], [4, 3, 2, 1]).p == pytest.approx(2 / 24)
+    assert auc.spearman(range(12), range(12)).p == pytest.approx(2 / math.factorial(12)), "never 0"
 
 
 def test_tied_ranks_are_tested_over_all_orders_as_scipy_counts_them() -> None:

@@ -43,6 +43,17 @@ def test_c_index_and_auc_equal_lifelines_and_scikit_learn():
     assert risk.auc_pairs(table).value(one)[0] == pytest.approx(roc_auc_score(table["label"], table["logit"]))
 
 
+def test_a_patient_without_a_score_is_in_no_pair():
+    """lifelines: the concordance of those who have a score."""
+    table = synthetic(0.2, 30, np.random.default_rng(16))
+    table.loc[[3, 11], "logit"] = np.nan
+    known = table.dropna(subset=["logit"])
+    expected = concordance_index(known["remaining_days"], known["logit"], known["event"])
+    assert risk.c_index_pairs(table).value(np.ones((1, 30)))[0] == pytest.approx(expected)
+    area = risk.auc_pairs(table).value(np.ones((1, 30)))[0]
+    assert area == pytest.approx(roc_auc_score(known["label"], known["logit"]))
+
+
 def test_a_perfect_order_of_few_patients_has_no_interval_that_looks_certain():
     table = pd.DataFrame({"patient_id": ["a", "b", "c", "d"], "remaining_days": [1.0, 2.0, 8.0, 9.0], "event": 1})
     table = table.assign(label=[0, 0, 1, 1], logit=table["remaining_days"])
