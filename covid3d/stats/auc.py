@@ -285,8 +285,8 @@ def mean_auc(values: Sequence[float]) -> Estimate:
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
-    """Return a mean with Student's t interval (Student, Biometrika 1908); no limits for one value or where nothing varies."""
-    sample = np.asarray(values, dtype=float)
+    """Return the mean of what is known with Student's t interval (Biometrika 1908); no limits where nothing varies."""
+    (sample,) = complete(values)
     if not len(sample):
         return Estimate.missing("no value")
     if np.ptp(sample) < 1e-12:

@@ -179,6 +179,7 @@ def test_mean_interval_equals_scipys_t() -> None:
     narrow, reference = auc.mean_interval(values, 0.9), scipy.stats.ttest_1samp(values, 0).confidence_interval(0.9)
     assert (narrow.low, narrow.high) == pytest.approx((reference.low, reference.high))
     assert single.value == 0.7 and not single.has_limits
+    assert auc.mean_interval([*values, math.nan]) == found and not auc.mean_interval([math.nan]).known
 
 
 def test_folds_without_a_mistake_have_no_interval_that_looks_certain() -> None:
