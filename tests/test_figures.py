@@ -37,6 +37,8 @@ KM = pd.DataFrame(
         "at_risk": [4, 2, 3],
     }
 )
+INCIDENCE = pd.DataFrame({"group": ["high", "high", "low"], "day": [0, 3, 0], "cause_1": [0, 0.5, 0], "cause_2": 0.1})
+INCIDENCE[[f"cause_{cause} {side}" for cause in (1, 2) for side in ("low", "high")]] = 0.2
 STAGES = pd.DataFrame(
     [("stem", "convolution", 8, 4, 6, 6, 90, 0.1), ("head", "fully connected", 1, 1, 1, 1, 9, 0.0)],
     columns=["stage", "kind", "channels", "z", "y", "x", "parameters", "gflop"],
@@ -106,9 +108,8 @@ FIGURES = {
     "figure_4": lambda: trajectories.figure_4([GRID, GRID], [HEAT, HEAT], [1.0, -1.0], [1, 7], SPACING, -600, 1500),
     "kaplan_meier": lambda: prognosis.kaplan_meier({"two scans": KM}, {"two scans": "p = 0.1"}),
     "no_groups": lambda: prognosis.kaplan_meier({"two scans": KM.head(0)}, {}),
-    "incidence": lambda: prognosis.incidence(
-        pd.DataFrame({"day": [0, 3], "cause_1": [0, 0.5]}), {"cause_1": "x", "cause_2": "y"}
-    ),
+    "incidence": lambda: prognosis.incidence(INCIDENCE, {"cause_1": "x", "cause_2": "y"}),
+    "nobody_died": lambda: prognosis.incidence(INCIDENCE, {"cause_1": "x", "cause_3": "y"}),
 }
 
 

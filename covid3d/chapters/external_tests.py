@@ -33,11 +33,10 @@ from covid3d.figures import external_tests as draw
 from covid3d.figures.privacy import Box, shown_box
 from covid3d.figures.style import grid_spacing
 from covid3d.network import scoring, training
-from covid3d.run import steps
+from covid3d.run import campaigns, steps
 from covid3d.run.files import write_csv
 from covid3d.run.profile import Run
 from covid3d.stats.auc import auc, auc_value, external_internal_difference, paired_delong, pooled_delong
-from covid3d.stats.coverage import coverage_table
 from covid3d.stats.estimate import Estimate, Tested, p_value
 from covid3d.stats.proportions import wilson
 
@@ -114,16 +113,31 @@ class ExternalTests:
         outside = {hospital: self.of(hospital).rename(columns={THREE_D: "logit"}) for hospital in self.hospitals}
         return ceiling.by_hospital(self.run, self.inside, outside)
 
-    def coverage(self, replicates: int = 100) -> pd.DataFrame:
-        """Return how often each interval of an AUC holds the true one, at the paper's numbers of patients, by simulation.
+    def coverage(self) -> pd.DataFrame:
+        """Return how often each interval of an AUC holds the true one, at the paper's numbers of patients, as stored.
 
         Each share has the Wilson interval that the number of simulated samples leaves it.
         """
-        table = coverage_table(replicates, self.run.seed)
-        held = [wilson(round(share * replicates), replicates) for share in table["coverage"]]
-        table["held"] = pd.Series(held, dtype=object)
-        wide = table.pivot(index=["positives", "negatives", "true_auc"], columns="method", values="held")
-        return wide.rename_axis(index=["COVID+", "COVID-", "true AUC"], columns=None)
+        stored, names = (
+            campaigns.read("coverage"),
+            {"positives": "COVID+", "negatives": "COVID-", "true_auc": "true AUC"},
+        )
+        if stored is None:
+            return pd.DataFrame({"true AUC": []})
+        stored = stored.assign(held=_shares(stored["held"], stored["replicates"]))
+        wide = stored.rename(columns=names).pivot(index=list(names.values()), columns="method", values="held")
+        return wide[stored["method"].unique()].rename_axis(columns=None)
+
+    def levels(self) -> pd.DataFrame:
+        """Return how often the book's tests reject at 5 % where there is nothing to find, by chapter, test and setting.
+
+        Each share has the Wilson interval that the number of simulated samples leaves it.
+        """
+        stored = campaigns.read("levels")
+        if stored is None:
+            return pd.DataFrame({"test": []})
+        stored = stored.assign(rejects=_shares(stored["rejected"], stored["replicates"]))
+        return stored.set_index(["chapter", "test", "setting"])[["rejects", "replicates"]]
 
     def window_facts(self) -> dict[str, Any]:
         """Return how windows were drawn, and whether the evaluation is free of the tuned one."""
@@ -279,10 +293,16 @@ class ExternalTests:
         return " x ".join(f"{side:.0f}" for side in cell)
 
 
+def _shares(counts: pd.Series, of: pd.Series) -> pd.Series:
+    """Return shares of simulated samples with Wilson's interval, one Estimate a row."""
+    return pd.Series([wilson(*pair) for pair in zip(counts, of, strict=True)], index=counts.index, dtype=object)
+
+
 def _tested(found: Tested) -> tuple[Estimate, Estimate, str]:
-    """Return an estimate, its p and how both were made."""
+    """Return an estimate, its p or why there is none, and how both were made."""
     estimate = found.estimate
-    return estimate, p_value(found.p) if estimate.known else Estimate.missing(estimate.method), estimate.method
+    p = p_value(found.p) if np.isfinite(found.p) else Estimate.missing(estimate.method)
+    return estimate, p, estimate.method
 
 
 def load(run: Run) -> ExternalTests:

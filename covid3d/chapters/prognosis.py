@@ -136,6 +136,11 @@ class Prognosis:
         ]
         return pd.DataFrame(rows).set_index("predictor")
 
+    def competing(self) -> pd.DataFrame:
+        """Return `risk.competing` of each predictor's groups: do they differ in how many leave alive, deaths competing?"""
+        rows = [{"predictor": NAMES[name], **risk.competing(table)} for name, table in self.predictors.items()]
+        return pd.DataFrame(rows).set_index("predictor")
+
     def permutation(self, variant: str) -> survival.Permutation:
         """Return the permutation test of the out-of-fold log-rank: outcomes permuted, heads refitted on frozen features."""
         table = self._with_outcome()
@@ -188,7 +193,8 @@ class Prognosis:
             days, event, high = (joined[name] for name in ("remaining_days", "event", "high"))
             ratio = survival.hazard_ratio(days, event, high, cluster=joined["patient_id"]).estimate
             area = risk.bootstrap_interval(joined, "auc", self._draws, self._rng(variant, "all pairs"))
-            rows.append((NAMES[variant], len(joined), joined["patient_id"].nunique(), ratio, area))
+            both = (found.noted("nominal") for found in (ratio, area))
+            rows.append((NAMES[variant], len(joined), joined["patient_id"].nunique(), *both))
         return pd.DataFrame(rows, columns=["predictor", "pairs", "patients", "hazard ratio", "AUC"]).set_index(
             "predictor"
         )
@@ -263,7 +269,7 @@ class Prognosis:
         rows = []
         for (reader, task), part in self.reader_groups().groupby(["reader_id", "task"]):
             rng, variant = self._rng(reader, task), TASKS[str(task)]
-            row = {"reader": reader, "saw": NAMES[variant], **risk.separation(part, self._draws, rng)}
+            row = {"reader": reader, "saw": NAMES[variant], **risk.separation(part, self._draws, rng, remark="")}
             lead = risk.compare(self.predictors[variant], part, self._draws, rng)
             rows.append(row | {"lead of COVID3D": lead.loc["c_index", "difference"]})
         return pd.DataFrame(rows).set_index(["reader", "saw"]) if rows else pd.DataFrame()
@@ -311,16 +317,18 @@ class Prognosis:
         return self._curves({"COVID3D, one scan": self.predictors["single"], "age and sex": self.predictors["age_sex"]})
 
     def plot_incidence(self) -> Figure:
-        """Return the cumulative incidences of discharge and death after the index scan (Aalen-Johansen)."""
-        table = survival.aalen_johansen(self.test["remaining_days"], self.test["cause"])
-        return draw.incidence(table, {"cause_1": "discharged alive", "cause_2": "died"})
+        """Return the cumulative incidences of discharge and death by the two-scan groups (Aalen-Johansen)."""
+        return draw.incidence(
+            risk.incidences(self.predictors["pair"]), {"cause_1": "discharged alive", "cause_2": "died"}
+        )
 
     def _curves(self, groups: Mapping[str, pd.DataFrame]) -> Figure:
         notes = {}
         for name, table in groups.items():
             known = table.dropna(subset=["high", "remaining_days"])
             test = survival.log_rank(known["remaining_days"], known["event"], known["high"])
-            notes[name] = f"log-rank {test.nominal}"
+            remark = "" if "reader_id" in table else "nominal"
+            notes[name] = f"log-rank {test.nominal.noted(remark)}"
         return draw.kaplan_meier({name: risk.curves(table) for name, table in groups.items()}, notes)
 
     # --- shared ------------------------------------------------------------------------------------------------------

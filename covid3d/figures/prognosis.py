@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.figures.style import BLUE, GREY, ORANGE, canvas, empty, tidy
+from covid3d.figures.style import BLUE, ORANGE, canvas, empty, tidy
 
 GROUPS = {"high": ("high risk", ORANGE), "low": ("low risk", BLUE)}
 
@@ -46,13 +46,21 @@ def _at_risk(part: pd.DataFrame, day: float) -> int:
 
 
 def incidence(table: pd.DataFrame, causes: Mapping[str, str]) -> Figure:
-    """Draw cumulative incidences under competing events; columns day and those in `causes` (column -> name)."""
+    """Draw cumulative incidences under competing events by group, a line style a cause, with their 95 % limits.
+
+    table: group (high | low), day, and the columns of `causes` (column -> name) with "… low" and "… high"; drawn where more
+    than one cause has occurred.
+    """
     drawn = {column: name for column, name in causes.items() if column in table}
-    if not drawn:
-        return empty("no patient with two scans was discharged or died")
-    figure, axes = canvas(height=2.8)
-    for (column, name), colour in zip(drawn.items(), (BLUE, ORANGE, GREY), strict=False):
-        axes[0, 0].step(table["day"], table[column], where="post", color=colour, label=name)
+    if len(drawn) < 2:
+        return empty("nobody died: nothing competes with discharge")
+    figure, axes = canvas(height=3.2)
+    for group, part in table.groupby("group"):
+        label, colour = GROUPS[str(group)]
+        for (column, name), line in zip(drawn.items(), ("-", "--"), strict=False):
+            axes[0, 0].step(part["day"], part[column], line, where="post", color=colour, label=f"{name}, {label}")
+            limits = (part[f"{column} {side}"] for side in ("low", "high"))
+            axes[0, 0].fill_between(part["day"], *limits, step="post", color=colour, alpha=0.12, linewidth=0)
     axes[0, 0].legend(frameon=False, fontsize=8)
     axes[0, 0].set_ylim(-0.02, 1.05)
     tidy(axes[0, 0], "days since the index scan", "cumulative incidence")

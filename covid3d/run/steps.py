@@ -196,7 +196,7 @@ STEPS: dict[str, Step] = {
     "03_cross_validation": Chapter(needs=("selection", "windows")),
     "04_external_tests": Chapter(
         needs=("external", "windows", "explain"),
-        stored=("comparators", "map_layers"),
+        stored=("comparators", "map_layers", "coverage", "levels"),
         optional=("comparators",),
     ),
     "05_reader_comparison": Chapter(needs=("external",)),

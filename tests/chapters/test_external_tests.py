@@ -18,7 +18,6 @@ from covid3d.network import training
 from covid3d.run import steps
 from covid3d.run.errors import MissingResult
 from covid3d.run.profile import Run, open_run
-from covid3d.stats.coverage import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +131,20 @@ def test_comparisons_give_each_hospital_and_the_pooled_difference(ext):
     assert set(table.loc["external minus internal"].index) == {"B", "C"}, "A's patients are others: nothing is pooled"
 
 
+def test_a_difference_without_an_interval_says_why_in_its_own_cell(ext):
+    same = (
+        replace(ext, scores=ext.scores.assign(tuned=ext.scores["covid3d"]))
+        .comparisons()
+        .loc[("tuned minus untuned", "B")]
+    )
+    assert (str(same["difference"]), str(same["p"])) == ("0.000 (no interval: the ranks are equal)", "p = 1")
+    part = ext.scores.query("hospital == 'B'")
+    one = pd.concat([part[part["label"] == 1].head(1), part[part["label"] == 0]])
+    found = replace(ext, scores=one).comparisons().loc[("3D minus 2D", "B")]
+    assert str(found["difference"]).endswith("(no interval: one case of a class)")
+    assert str(found["p"]) == "not available (paired DeLong, no interval: one case of a class)"
+
+
 def test_the_tuned_row_is_said_to_be_part_of_the_evaluation_when_it_is(ext):
     assert ext.window_facts()["tuned after the evaluation"]
     mixed = ext.predictions.assign(window=["tuned", *ext.predictions["window"][1:]])
@@ -177,11 +190,23 @@ def test_roc_curves_start_at_zero_and_end_at_one(ext):
 
 
 def test_coverage_keeps_every_method_and_the_error_of_its_simulation(ext):
-    table = ext.coverage(replicates=20)
-    assert set(table.columns) == set(METHODS) and table.index.names == ["COVID+", "COVID-", "true AUC"]
+    table = ext.coverage()
+    assert list(table.columns) == ["recommended", "logit DeLong", "DeLong", "bootstrap"]
+    assert table.index.names == ["COVID+", "COVID-", "true AUC"]
     assert len(table) == 12 and {row[:2] for row in table.index} == {(20, 20), (12, 9)}
     found = table.loc[(20, 20, 0.78), "recommended"]
-    assert found.value * 20 == pytest.approx(round(found.value * 20)) and found.low < found.value <= found.high
+    assert 0.93 < found.low < found.value < found.high and found.high - found.low < 0.01
+
+
+def test_levels_give_the_share_of_rejections_with_the_error_of_the_simulation(ext, monkeypatch):
+    table = ext.levels()
+    assert {"3", "4", "5", "7"} == set(table.index.get_level_values("chapter"))
+    for found, count in table.itertuples(index=False):
+        assert found.low <= found.value <= found.high and found.value * count == pytest.approx(
+            round(found.value * count)
+        )
+    monkeypatch.setattr(external.campaigns, "read", lambda name: None)
+    assert ext.levels().empty and ext.coverage().empty
 
 
 def test_known_confounds_are_those_of_public_scans(ext, monkeypatch):

@@ -150,6 +150,8 @@ def test_groups_are_cut_at_one_half_never_at_a_median(stay):
     assert (table["high"] == (table["probability"] >= 0.5)).all()
     scores = pd.DataFrame({"scan_id": table["scan_id"], "logit": 3.0, "probability": 0.9})
     assert prognosis.with_groups(stay.index, scores)["high"].tolist() == [1.0] * 6
+    near = scores.assign(probability=[0.5, 0.499, 0.45, 0.4, 0.501, 0.55])
+    assert prognosis.with_groups(stay.index, near)["high"].tolist() == [1, 0, 0, 0, 1, 1]
 
 
 def test_features_are_those_of_task_1_before_fine_tuning(stay):
@@ -197,6 +199,26 @@ def test_every_predictor_has_a_nominal_p_and_the_networks_one_that_says_what_it_
     for p in (p for p in permuted if p.known):
         assert 0.05 <= p.value <= 1, "19 permutations"
         assert str(p).endswith("(outcomes permuted)")
+
+
+def test_intervals_of_out_of_fold_scores_are_called_nominal_and_those_of_readers_are_not(stay):
+    columns = ["hazard ratio", "C-index", "AUC"]
+    for table in (stay.separation(), stay.ventilation(), stay.all_pairs()[["hazard ratio", "AUC"]]):
+        found = table[[name for name in columns if name in table]].to_numpy().ravel()
+        assert any(one.known for one in found) and {one.remark for one in found if one.known} == {"nominal"}
+    called = stay.readers()
+    assert {one.remark for one in called[[*columns, "log-rank p"]].to_numpy().ravel()} == {""}
+    assert {one.remark for one in called["lead of COVID3D"] if one.known} == {"nominal"}
+
+
+def test_a_death_competes_with_discharge_in_every_predictors_groups(stay):
+    assert {str(p) for p in stay.competing()["Gray's p"]} == {
+        "not available (nobody died: nothing competes with discharge)"
+    }
+    groups = stay.predictors["pair"].assign(high=[1.0, 0.0] * 3, cause=[2, 1] * 3, event=[0, 1] * 3)
+    table = replace(stay, predictors={"pair": groups}).competing()
+    assert table.loc["two scans", ["patients", "died"]].tolist() == [6, 3]
+    assert table.loc["two scans", "Gray's p"].remark == "nominal"
 
 
 def test_the_permutation_uses_features_that_were_fitted_without_the_held_out_patients(stay):
