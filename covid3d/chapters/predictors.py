@@ -27,7 +27,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Columns of logistic predictors: numbers, categories."""
 CONTROLS = ("schedule", "age_sex")
-PENALTIES = {"opacity_pair": (100.0, 10.0, 1.0, 0.1), "opacity_single": (100.0, 10.0, 1.0, 0.1)}
+PENALTIES = {"opacity_pair": (10.0, 1.0, 0.1), "opacity_single": (10.0, 1.0, 0.1)}
 NAMES = {
     "pair": "two scans",
     "single": "one scan",
@@ -105,12 +105,14 @@ def logistic_scores(table: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
 
 
 def cox_scores(table: pd.DataFrame, inputs: Inputs, limit: float) -> pd.DataFrame:
-    """Return the table with out-of-fold probability of a stay of `limit` days or longer by Cox's model, logit and group."""
-    columns = (table[name].to_numpy() for name in ("fold", "remaining_days", "cause"))
-    fold, days, causes = columns
-    share = elastic_net.out_of_fold(inputs.folds, fold.astype(int), days.astype(float), causes.astype(int), limit)
-    share = share.clip(1e-9, 1 - 1e-9)
-    return with_groups(table, pd.DataFrame({"scan_id": table["scan_id"], "logit": np.log(share / (1 - share))}))
+    """Return the table with out-of-fold probability of a stay of `limit` days or longer by Cox's model, its group and score.
+
+    The column logit is minus the log hazard, beside that of the mean training patient (`elastic_net.Scores`).
+    """
+    fold, days, causes = (table[name].to_numpy() for name in ("fold", "remaining_days", "cause"))
+    found = elastic_net.out_of_fold(inputs.folds, fold.astype(int), days.astype(float), causes.astype(int), limit)
+    high = np.where(np.isfinite(found.chance), found.chance >= 0.5, np.nan)
+    return table.assign(logit=found.score, probability=found.chance, high=high)
 
 
 def with_groups(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:

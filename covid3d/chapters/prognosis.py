@@ -23,7 +23,7 @@ from covid3d.figures import prognosis as draw
 from covid3d.run import steps
 from covid3d.run.files import random_seed
 from covid3d.run.profile import Run
-from covid3d.stats import courses, risk, survival
+from covid3d.stats import courses, risk, stays, survival
 from covid3d.stats.estimate import NAN, Estimate
 from covid3d.stats.proportions import wilson
 
@@ -85,50 +85,15 @@ class Prognosis:
 
     def groups(self) -> pd.DataFrame:
         """Return who is in the test set under both readings of "7 days", one row a rule."""
-        table, rows = self.test, []
-        limit = self.run.profile.prognosis.high_risk_days
-        for rule, name in ((f"{limit:g} days or longer", "label"), (f"longer than {limit:g} days", "label_strict")):
-            label = table[name]
-            row = {"high risk is": rule, "patients": len(table), "high risk": int((label == 1).sum())}
-            row |= {"low risk": int((label == 0).sum()), "unknown": int(label.isna().sum())}
-            ends = ((1, "discharged"), (0, "censored"), (2, "died"))
-            rows.append(row | {name: int((table["cause"] == cause).sum()) for cause, name in ends})
-        return pd.DataFrame(rows).set_index("high risk is")
+        return stays.by_rule(self.test, self.run.profile.prognosis.high_risk_days)
 
     def stays(self) -> dict[str, Any]:
         """Return the remaining stay over all follow-up scans and over index scans, and whether its label is as defined."""
-        days, limit = self.pairs["remaining_days"], self.run.profile.prognosis.high_risk_days
-        left = self.pairs[self.pairs["event"] == 1]
-        agrees = (left["label"] == (left["remaining_days"] >= limit).astype("Int64")).fillna(False).all()
-        steps_taken = self.pairs.groupby("patient_id")[["scan_index", "remaining_days"]].diff().dropna()
-        change = steps_taken.loc[steps_taken["scan_index"] == 1, "remaining_days"]
-        falls = ((change + self.pairs.loc[change.index, "interval_days"]).abs() < 1e-6).all()
-        return {
-            "scans at exactly the limit": int((days == limit).sum()),
-            "median over scans": Estimate(float(days.median()), unit="days"),
-            "median over patients": Estimate(float(self.index["remaining_days"].median()), unit="days"),
-            "high risk is the limit or longer": bool(agrees)
-            if len(left)
-            else Estimate.missing("nobody was discharged"),
-            "falls by the days between scans": bool(falls)
-            if len(change)
-            else Estimate.missing("nobody has three scans"),
-        }
+        return stays.as_defined(self.pairs, self.run.profile.prognosis.high_risk_days)
 
     def patients(self) -> dict[str, Any]:
         """Return who was followed: the test set, censored and ventilated patients, and how much longer the worst stayed."""
-        table, test = self.index, self.test
-        severe = (table["ventilated"] == 1) | (table["outcome"] == "died")
-        gap = table.loc[severe, "remaining_days"].mean() - table.loc[~severe, "remaining_days"].mean()
-        longer = Estimate(float(gap), unit="days") if gap == gap else Estimate.missing("nobody was ventilated or died")
-        nobody = Estimate.missing("nobody is in the test set")
-        return {
-            "in the test set": len(test),
-            "censored": int(table["censored"].sum()),
-            "no censored stay in the test set": bool((test["cause"] != 0).all()) if len(test) else nobody,
-            "ventilated": int(table["ventilated"].sum()),
-            "longer stay if ventilated or dead": longer,
-        }
+        return stays.who(self.index, self.test)
 
     # --- the groups --------------------------------------------------------------------------------------------------
 
