@@ -144,6 +144,8 @@ def _prognosis(table: pd.DataFrame) -> pd.DataFrame:
         ("hazard ratio", "hazard_ratio", "hazard"),
     ):
         shown[words] = _estimates(table, name, f"{stem}_low", f"{stem}_high", "bootstrap over patients")
+    if "p" in table:
+        shown["permutation p"] = table["p"]
     return shown.set_index(["phase visible", "predictor"])
 
 
