@@ -108,6 +108,12 @@ FIGURES = {
     "figure_4": lambda: trajectories.figure_4([GRID, GRID], [HEAT, HEAT], [1.0, -1.0], [1, 7], SPACING, -600, 1500),
     "kaplan_meier": lambda: prognosis.kaplan_meier({"two scans": KM}, {"two scans": "p = 0.1"}),
     "no_groups": lambda: prognosis.kaplan_meier({"two scans": KM.head(0)}, {}),
+    "side_by_side": lambda: prognosis.side_by_side(
+        pd.Series(
+            {"two scans": Estimate(0.7, 0.6, 0.8), "one scan": Estimate(0.5), "schedule": Estimate.missing("why")}
+        )
+    ),
+    "no_predictor": lambda: prognosis.side_by_side(pd.Series({"two scans": Estimate.missing("why")})),
     "incidence": lambda: prognosis.incidence(INCIDENCE, {"cause_1": "x", "cause_2": "y"}),
     "nobody_died": lambda: prognosis.incidence(INCIDENCE, {"cause_1": "x", "cause_3": "y"}),
 }

@@ -145,6 +145,8 @@ def _prognosis(table: pd.DataFrame) -> pd.DataFrame:
     ):
         limits = f"{stem}_low", f"{stem}_high"
         shown[words] = _estimates(table, name, *limits, "bootstrap over patients", remark="nominal")
+    if "p" in table:
+        shown["permutation p"] = table["p"]
     return shown.set_index(["phase visible", "predictor"])
 
 

@@ -45,6 +45,24 @@ def _at_risk(part: pd.DataFrame, day: float) -> int:
     return int(later["at_risk"].iloc[0]) if len(later) else 0
 
 
+def side_by_side(areas: pd.Series) -> Figure:
+    """Draw Estimates of the AUC with their intervals, one row a predictor (index), and a line at chance."""
+    known = [(str(name), area) for name, area in areas.items() if area.known]
+    if not known:
+        return empty("no predictor has an AUC")
+    figure, axes = canvas(width=6.6, height=1.0 + 0.35 * len(known))
+    plot, rows = axes[0, 0], range(len(known))[::-1]
+    plot.axvline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    for row, (_, area) in zip(rows, known, strict=True):
+        if area.has_limits:
+            plot.plot([area.low, area.high], [row, row], color=BLUE, linewidth=1.5)
+        plot.plot(area.value, row, "o", color=BLUE, markersize=5)
+    plot.set_yticks(list(rows), [name for name, _ in known])
+    plot.set_xlim(0, 1)
+    tidy(plot, "AUC for high risk; dashed: chance")
+    return figure
+
+
 def incidence(table: pd.DataFrame, causes: Mapping[str, str]) -> Figure:
     """Draw cumulative incidences under competing events by group, a line style a cause, with their 95 % limits.
 

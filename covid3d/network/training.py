@@ -348,6 +348,8 @@ def _resume(
         return [], []
     model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
     for number, parameter in enumerate(model.parameters()):
+        if not parameter.requires_grad:
+            continue
         state = optimiser.state[parameter]
         state["step"] = tensors[f"adam.{number}.step"]
         for name in ("exp_avg", "exp_avg_sq"):  # in the parameter's own layout, or rounding would differ

@@ -129,6 +129,7 @@ class Prognosis(Strict):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0)
+    trained_blocks: int = Field(ge=0, le=9, description="last Inception blocks that train, beside the head")
     high_risk_days: float = Field(gt=0)
     permutations: int = Field(ge=19)
 

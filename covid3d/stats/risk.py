@@ -129,23 +129,20 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, draws: int, rng: np.rando
     return pd.DataFrame(rows, columns=["measure", "patients", "difference"]).set_index("measure")
 
 
-def permuted_gain(
-    table: pd.DataFrame, pair: list[Floats], single: list[Floats], permutations: int, rng: np.random.Generator
-) -> pd.DataFrame:
-    """Return what two scans add to one in heads on frozen features, and its permutation p: rows c_index and auc.
+def permuted_gain(table: pd.DataFrame, orders: NDArray[np.int_], pair: Floats, single: Floats) -> pd.DataFrame:
+    """Return what two scans add to one, and its permutation p: rows c_index and auc.
 
-    table: fold and known outcomes; pair, single: each fold's head inputs (N, K). Stay, event and label are permuted jointly,
-    and the heads of both are fitted again to the same permuted outcomes: the comparison is paired, and the dependence of
-    out-of-fold scores is in its null distribution (Ojala & Garriga 2010, test 1). Two-sided: twice the smaller tail, the
-    observed gain counted in (Phipson & Smyth 2010). Exact where no scan tells of the outcome; where one scan does, an
-    approximation, for the null gains are those of two uninformed predictors. Missing for few patients or one class.
+    table: patients with known outcomes; pair, single: out-of-fold logits (P, N) refitted to the outcomes in each order, the
+    observed one first (`survival.permuted_logits`). Stay, event and label are permuted jointly, and both predictors are
+    fitted to the same permuted outcomes: the comparison is paired, and the dependence of out-of-fold scores is in its null
+    distribution (Ojala & Garriga 2010, test 1). Two-sided: twice the smaller tail, the observed gain counted in (Phipson &
+    Smyth 2010). Exact where no scan tells of the outcome; where one scan does, an approximation, for the null gains are
+    those of two uninformed predictors. Missing for few patients or one class.
     """
-    index, columns = pd.Index(MEASURES, name="measure"), ["difference of heads", "permutation p"]
+    columns = ["refitted difference", "permutation p"]
     if len(table) < 4 or table["label"].nunique() < 2:
-        return pd.DataFrame([(NAN, survival.permuted(NAN))] * len(MEASURES), columns=columns, index=index)
-    orders = survival.permuted_orders(len(table), permutations, rng)
-    held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
-    logits, other = (survival.permuted_logits(inputs, held, label, orders) for inputs in (pair, single))
+        none = [(NAN, survival.permuted(NAN))] * len(MEASURES)
+        return pd.DataFrame(none, columns=columns, index=pd.Index(MEASURES, name="measure"))
     rows: list[tuple[float, Estimate]] = []
     for measure in MEASURES.values():
         usable = measure(table.assign(logit=0.0)).usable
@@ -155,12 +152,12 @@ def permuted_gain(
         gains = np.array(
             [
                 (usable[np.ix_(order, order)] * (_above(one) - _above(two))).sum() / usable.sum()
-                for order, one, two in zip(orders, logits, other, strict=True)
+                for order, one, two in zip(orders, pair, single, strict=True)
             ]
         )
         tails = (survival.permutation_p(sign * gains[0], sign * gains[1:] + 1e-12) for sign in (1, -1))
         rows.append((float(gains[0]), survival.permuted(min(1.0, 2 * min(tails)))))
-    return pd.DataFrame(rows, columns=columns, index=index)
+    return pd.DataFrame(rows, columns=columns, index=pd.Index(MEASURES, name="measure"))
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from covid3d.stats import cox
 from covid3d.stats.estimate import NAN, Estimate, Tested, complete, p_value
 
 Floats = NDArray[np.float64]
+INNER_FOLDS = 5
 
 
 class LogRank(NamedTuple):
@@ -55,6 +56,8 @@ def log_rank(days: ArrayLike, events: ArrayLike, group: ArrayLike) -> LogRank:
     inside = member == 1
     sizes = (int(inside.sum()), int((~inside).sum()))
     counts = (int(event[inside].sum()), int(event[~inside].sum()))
+    if not len(time):
+        return LogRank(NAN, NAN, NAN, sizes, counts, "nobody has a prediction and a known stay")
     if min(sizes) == 0:
         return LogRank(NAN, NAN, NAN, sizes, counts, "all patients are in one group")
     difference, variance = _log_rank_parts(time, event, inside[None, :])
@@ -235,28 +238,65 @@ def linear_head(features: Floats, labels: Floats, components: int) -> tuple[Floa
     return direction, float(weights[0] - centre @ direction)
 
 
-def logistic_heads(inputs: Floats, labels: Floats, train: NDArray[np.bool_], penalty: float = 1.0) -> Floats:
+def logistic_heads(
+    inputs: Floats, labels: Floats, train: NDArray[np.bool_], penalties: Sequence[float] = (1.0,)
+) -> Floats:
     """Return logits (P, N) of P ridge logistic regressions that share inputs (N, K) and differ in labels (P, N).
 
-    Fitted by Newton steps on the training rows; the intercept is not penalised; `penalty` is 1 / C of scikit-learn.
-    Training labels of a single class give a constant logit of +-20.
+    Fitted by Newton steps on the training rows; the intercept is not penalised; a penalty is 1 / C of scikit-learn. The
+    classes weigh alike (`class_weight="balanced"`): fitted to a fold's own share of long stays, pooled scores that know
+    nothing fall below chance (Parker et al., BMC Bioinformatics 2007). Of several penalties each regression takes the one
+    with the lowest log loss in a cross-validation of the training rows alone. One class gives a constant logit of +-20.
     """
-    weights = _newton(inputs[train], labels[:, train], penalty)
-    logits = weights @ np.column_stack([np.ones(len(inputs)), inputs]).T
-    single = np.ptp(labels[:, train], axis=1) == 0
-    logits[single] = np.where(labels[single][:, train][:, :1] > 0.5, 20.0, -20.0)
+    known, wanted = inputs[train], labels[:, train]
+    logits = np.empty(labels.shape)
+    chosen = _lowest_loss(known, wanted, penalties)
+    for number, penalty in enumerate(penalties):
+        rows = chosen == number
+        if rows.any():
+            logits[rows] = _logits(known, wanted[rows], inputs, penalty)
+    return logits
+
+
+def _lowest_loss(inputs: Floats, labels: Floats, penalties: Sequence[float]) -> NDArray[np.int_]:
+    """Return which penalty (P,) has the lowest log loss over `INNER_FOLDS` folds of the rows, as LogisticRegressionCV."""
+    if len(penalties) == 1:
+        return np.zeros(len(labels), int)
+    fold, losses = inner_folds(len(inputs)), np.zeros((len(penalties), len(labels)))
+    for number in np.unique(fold):
+        held = fold == number
+        for row, penalty in enumerate(penalties):
+            found = _logits(inputs[~held], labels[:, ~held], inputs[held], penalty)
+            losses[row] += np.logaddexp(0, np.where(labels[:, held] > 0.5, -found, found)).mean(1)
+    return losses.argmin(0)
+
+
+def inner_folds(rows: int, folds: int = INNER_FOLDS) -> NDArray[np.int_]:
+    """Return the fold (N,) of each training row in the choices made inside the training patients: every fifth row is one."""
+    return np.arange(rows) % folds
+
+
+def _logits(inputs: Floats, labels: Floats, scored: Floats, penalty: float) -> Floats:
+    """Return logits (P, M) of scored rows (M, K) by regressions on inputs (N, K) and labels (P, N)."""
+    weights = _newton(inputs, labels, penalty)
+    logits = weights @ np.column_stack([np.ones(len(scored)), scored]).T
+    single = np.ptp(labels, axis=1) == 0
+    logits[single] = np.where(labels[single][:, :1] > 0.5, 20.0, -20.0)
     return logits
 
 
 def _newton(inputs: Floats, labels: Floats, penalty: float) -> Floats:
-    """Return intercept and weights (P, 1 + K) of ridge logistic regressions on inputs (N, K) for labels (P, N)."""
+    """Return intercept and weights (P, 1 + K) of ridge logistic regressions, classes balanced, of labels (P, N)."""
     x = np.column_stack([np.ones(len(inputs)), inputs])
+    products = (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)  # (N, (1 + K)²)
     ridge = penalty * np.diag([1e-9] + [1.0] * inputs.shape[1])
+    high = labels.mean(1, keepdims=True)
+    share = np.where(labels > 0.5, 0.5 / np.maximum(high, 1e-9), 0.5 / np.maximum(1 - high, 1e-9))
     weights = np.zeros((len(labels), x.shape[1]))
     for _ in range(30):
         chance = 1 / (1 + np.exp(-np.clip(weights @ x.T, -30, 30)))  # (P, N)
-        gradient = (chance - labels) @ x + weights @ ridge
-        hessian = np.einsum("pn,ni,nj->pij", chance * (1 - chance), x, x) + ridge
+        gradient = (share * (chance - labels)) @ x + weights @ ridge
+        hessian = ((share * chance * (1 - chance)) @ products).reshape(-1, *ridge.shape) + ridge
         change = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         weights -= np.clip(change, -5, 5)
         if np.abs(change).max() < 1e-9:
@@ -273,6 +313,7 @@ def permute_outcomes(
     *,
     permutations: int,
     rng: np.random.Generator,
+    penalties: Sequence[float] = (1.0,),
 ) -> Permutation:
     """Return the permutation p of the log-rank statistic of cross-validated groups.
 
@@ -285,10 +326,15 @@ def permute_outcomes(
     if len(time) < 4 or np.ptp(label) == 0:
         return Permutation(NAN, NAN, np.array([]), "too few patients, or one risk class only")
     orders = permuted_orders(len(time), permutations, rng)
-    groups = permuted_logits(inputs, held, label, orders) >= 0
+    return permuted_log_rank(permuted_logits(inputs, held, label, orders, penalties), orders, time, event)
+
+
+def permuted_log_rank(logits: Floats, orders: NDArray[np.int_], days: Floats, events: Floats) -> Permutation:
+    """Return the permutation p of the log-rank statistic from logits (P, N) refitted to outcomes in each order (P, N)."""
+    groups = logits >= 0
     statistics = np.array(
         [
-            log_rank_statistics(time[order], event[order], row[None])[0]
+            log_rank_statistics(days[order], events[order], row[None])[0]
             for order, row in zip(orders, groups, strict=True)
         ]
     )
@@ -303,14 +349,18 @@ def permuted_orders(patients: int, permutations: int, rng: np.random.Generator) 
 
 
 def permuted_logits(
-    inputs: Sequence[Floats], held: NDArray[np.int_], label: Floats, orders: NDArray[np.int_]
+    inputs: Sequence[Floats],
+    held: NDArray[np.int_],
+    label: Floats,
+    orders: NDArray[np.int_],
+    penalties: Sequence[float] = (1.0,),
 ) -> Floats:
     """Return the out-of-fold logits (P, N) of heads refitted for every order of the labels; -1 where no fold can be fitted."""
     logits = np.full(orders.shape, -1.0)
     for fold, values in enumerate(inputs):
         test = held == fold
         if test.any() and not test.all():
-            logits[:, test] = logistic_heads(values, label[orders], ~test)[:, test]
+            logits[:, test] = logistic_heads(values, label[orders], ~test, penalties)[:, test]
     return logits
 
 

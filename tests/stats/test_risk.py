@@ -91,11 +91,14 @@ def test_the_gain_by_permutation_finds_a_telling_second_scan_and_is_paired():
     table["fold"] = np.arange(len(table)) % 5
     noise = rng.normal(size=(len(table), 3))
     told = np.column_stack([noise, table["remaining_days"] / 2 + rng.normal(0, 0.3, len(table))])
-    found = risk.permuted_gain(table, [told] * 5, [noise] * 5, 99, np.random.default_rng(13))
+    orders = survival.permuted_orders(len(table), 99, np.random.default_rng(13))
+    held, label = table["fold"].to_numpy(), table["label"].to_numpy(float)
+    two, one = (survival.permuted_logits([values] * 5, held, label, orders) for values in (told, noise))
+    found = risk.permuted_gain(table, orders, two, one)
     assert found["permutation p"].map(float).tolist() == pytest.approx([0.02, 0.02]), "twice 1 / 100"
-    same = risk.permuted_gain(table, [noise] * 5, [noise] * 5, 99, np.random.default_rng(13))
-    assert (same["difference of heads"] == 0).all() and (same["permutation p"].map(float) == 1).all()
-    few = risk.permuted_gain(table.head(3), [told[:3]] * 5, [noise[:3]] * 5, 99, np.random.default_rng(13))
+    same = risk.permuted_gain(table, orders, one, one)
+    assert (same["refitted difference"] == 0).all() and (same["permutation p"].map(float) == 1).all()
+    few = risk.permuted_gain(table.head(3), orders, two, one)
     assert few["permutation p"].map(str).tolist() == ["not available (too few patients)"] * 2
 
 
@@ -106,9 +109,10 @@ def test_outcomes_are_permuted_for_the_pairs_as_for_the_heads():
     table["fold"] = np.arange(len(table)) % 4
     one, two = rng.normal(size=(len(table), 2)), rng.normal(size=(len(table), 3))
     two[:, 0] += table["label"].to_numpy(float)
-    found = risk.permuted_gain(table, [two] * 4, [one] * 4, 59, np.random.default_rng(15))
     held, label = table["fold"].to_numpy(), table["label"].to_numpy(float)
     orders = survival.permuted_orders(len(table), 59, np.random.default_rng(15))
+    refitted = [survival.permuted_logits([heads] * 4, held, label, orders) for heads in (two, one)]
+    found = risk.permuted_gain(table, orders, *refitted)
     gains: dict[str, list[float]] = {name: [] for name in risk.MEASURES}
     for order in orders:
         mixed = table.assign(**{name: table[name].to_numpy()[order] for name in ("remaining_days", "event", "label")})
@@ -119,7 +123,7 @@ def test_outcomes_are_permuted_for_the_pairs_as_for_the_heads():
     for name, values in gains.items():
         null = np.array(values[1:])
         tails = [(1 + (sign * null >= sign * values[0] - 1e-9).sum()) / 60 for sign in (1, -1)]
-        assert found.loc[name, "difference of heads"] == pytest.approx(values[0])
+        assert found.loc[name, "refitted difference"] == pytest.approx(values[0])
         assert found.loc[name, "permutation p"].value == pytest.approx(min(1, 2 * min(tails))), name
 
 

@@ -5,7 +5,9 @@ import pytest
 from lifelines import AalenJohansenFitter
 from lifelines.datasets import load_leukemia, load_lung
 from lifelines.statistics import logrank_test
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import PredefinedSplit
 
 from covid3d.stats import survival
 
@@ -200,10 +202,52 @@ def test_logistic_heads_equal_scikit_learn():
     labels = (inputs[:, 0] + rng.normal(size=(3, 40)) > 0).astype(float)
     found = survival.logistic_heads(inputs, labels, train)
     for row, label in zip(found, labels, strict=True):
-        expected = LogisticRegression(C=1.0, tol=1e-9).fit(inputs[train], label[train]).decision_function(inputs)
+        expected = (
+            LogisticRegression(class_weight="balanced", tol=1e-9)
+            .fit(inputs[train], label[train])
+            .decision_function(inputs)
+        )
         assert row == pytest.approx(expected, abs=1e-3)
     constant = survival.logistic_heads(inputs, np.ones((1, 40)), train)
     assert (constant == 20).all()
+
+
+def test_the_penalty_is_chosen_as_scikit_learn_chooses_it():
+    """LogisticRegressionCV with the same folds: every fifth training row is one."""
+    rng, penalties = np.random.default_rng(8), (100.0, 10.0, 1.0, 0.1)
+    inputs, train = rng.normal(size=(60, 5)), np.arange(60) < 50
+    strength = np.array([3.0, 1.0, 0.3, 0.0])[:, None]
+    labels = (strength * inputs[:, 0] + rng.normal(size=(4, 60)) > 0).astype(float)
+    found = survival.logistic_heads(inputs, labels, train, penalties)
+    chosen = []
+    for row, label in zip(found, labels, strict=True):
+        model = LogisticRegressionCV(
+            Cs=[1 / penalty for penalty in penalties],
+            cv=PredefinedSplit(np.arange(50) % 5),
+            scoring="neg_log_loss",
+            class_weight="balanced",
+            tol=1e-9,
+            max_iter=1000,
+        ).fit(inputs[train], label[train])
+        chosen.append(float(model.C_[0]))
+        assert row == pytest.approx(model.decision_function(inputs), abs=1e-3)
+    assert len(set(chosen)) > 1, "a strong effect and noise ask for different penalties"
+
+
+def test_scores_that_know_nothing_lie_at_chance_and_not_below():
+    """Fitted to a fold's own share of the classes, pooled scores of nothing have an AUC below one half (Parker et al., 2007)."""
+    rng, held = np.random.default_rng(9), np.arange(40) % 10
+    plain, balanced = [], []
+    for _ in range(100):
+        inputs, label = rng.normal(size=(40, 2)), (rng.random(40) < 0.5).astype(float)
+        found = survival.permuted_logits([inputs] * 10, held, label, np.arange(40)[None], (100.0,))[0]
+        balanced.append(roc_auc_score(label, found))
+        other = np.empty(40)
+        for fold in range(10):
+            model = LogisticRegression(C=0.01).fit(inputs[held != fold], label[held != fold])
+            other[held == fold] = model.decision_function(inputs[held == fold])
+        plain.append(roc_auc_score(label, other))
+    assert np.mean(plain) < 0.4 < 0.45 < np.mean(balanced) < 0.55
 
 
 def test_principal_components_never_see_the_held_out_rows():
