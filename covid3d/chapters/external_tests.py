@@ -24,14 +24,13 @@ from covid3d.chapters.robustness import TUNED, Windows
 from covid3d.chapters.robustness import spread as window_spread
 from covid3d.chapters.truth import lesion_mask
 from covid3d.cohort.folds import require_certificate
-from covid3d.cohort.intake import accepted, read_intake
+from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.public import selection as public
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import blanked, lung_mask
 from covid3d.ct.windows import nominal_window
 from covid3d.figures import external_tests as draw
 from covid3d.figures.privacy import Box, shown_box
-from covid3d.figures.style import grid_spacing
 from covid3d.network import scoring, training
 from covid3d.run import steps
 from covid3d.run.files import write_csv

@@ -17,13 +17,12 @@ from matplotlib.figure import Figure
 from covid3d.chapters import explanation, results
 from covid3d.chapters.results import EVERY_FOLD, TASK, THREE_D
 from covid3d.cohort.folds import read_splits, require_certificate
-from covid3d.cohort.intake import accepted, read_intake
+from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import lung_mask
 from covid3d.ct.windows import Window, nominal_window, sample_windows
 from covid3d.figures import trajectories as draw
 from covid3d.figures.privacy import shown_box
-from covid3d.figures.style import grid_spacing
 from covid3d.network import scoring
 from covid3d.network.registry import build
 from covid3d.network.training import load_fold

@@ -155,6 +155,15 @@ STEPS: dict[str, Step] = {
         budget="windows and maps",
         trains=True,
     ),
+    "evidence": Step(
+        "make parts of the lung healthy and score again",
+        "covid3d.chapters.evidence:ensure_evidence",
+        needs=("explain",),
+        keys=("model", "explain", "training.threads_per_fold", *WINDOW),
+        makes=("evidence",),
+        budget="windows and maps",
+        trains=True,
+    ),
     "trajectories": Step(
         "score every follow-up scan",
         "covid3d.chapters.trajectories:ensure_trajectories",
@@ -195,12 +204,12 @@ STEPS: dict[str, Step] = {
     "02_model": Chapter(needs=("selection",)),
     "03_cross_validation": Chapter(needs=("selection", "windows")),
     "04_external_tests": Chapter(
-        needs=("external", "windows", "explain"),
+        needs=("external", "windows", "explain", "evidence"),
         stored=("comparators", "map_layers"),
         optional=("comparators",),
     ),
     "05_reader_comparison": Chapter(needs=("external",)),
-    "06_trajectories": Chapter(needs=("trajectories", "external", "explain")),
+    "06_trajectories": Chapter(needs=("trajectories", "external", "explain", "evidence")),
     "07_prognosis": Chapter(needs=("trajectories", "prognosis")),
     "08_claims": Chapter(),
     "09_simulator": Chapter(
