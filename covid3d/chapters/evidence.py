@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from covid3d.chapters import results
+from covid3d.chapters import explanation, results
 from covid3d.chapters.explanation import (
     CLASSES,
     NO_TRUTH,
@@ -25,10 +25,9 @@ from covid3d.chapters.explanation import (
     mass,
     ratio_of_means,
     read_map,
-    read_summary,
     spread,
 )
-from covid3d.chapters.measured import verdict
+from covid3d.chapters.measured import REACHED, verdict
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.intake import grid_spacing, read_intake
 from covid3d.cohort.store import Store
@@ -49,12 +48,23 @@ RANDOM_MAP, RANDOM_PIECES = "activation map, random weights", "occlusion by piec
 NULL_LINE = {MAP: GRID, BOXES: LUNG, PIECES: OPAQUE, RANDOM_MAP: GRID, RANDOM_PIECES: OPAQUE}
 """The map that knows nothing, with which each method is compared: it lies wherever the method can."""
 ROWS = (MAP, BOXES, PIECES, GRID, LUNG, OPAQUE, RANDOM_MAP, RANDOM_PIECES)
-BOXED = {1: 32, 0: 16}
-"""External scans of each class that are searched by boxes, drawn by seed; pieces are tried in every scan."""
-RANDOM_SCANS = 16
+BOXED = {1: 32, 0: 24}
+RANDOM_SCANS = 8
+"""External scans of each class that are searched by boxes, and by networks of random weights; pieces are tried in all."""
 ABOVE, BELOW, LEAST_FALL = 2.0, 1.0, 0.25
 """The bars of the protocol: the ratio's interval in COVID+ and in COVID-, and the fall of the AUC without lesions."""
 LEAST_LESION, SOFT_TISSUE_HU = 0.05, 40.0
+NOT_TESTED = (
+    "Nobody has drawn the disease in these scans, so neither picture was tested on them. The occlusion picture says what "
+    "the score loses without a part of the lung; whether that part is ill, a reader has to see."
+)
+PICTURE = {
+    (False, True): "Trust the occlusion picture, not the activation map: {}.",
+    (True, True): "Both pictures point to the disease: {}.",
+    (True, False): "Trust the activation map; the occlusion picture does not reach what was asked of it: {}.",
+    (False, False): "Trust neither picture to show where the disease is: {}, and more was asked of both.",
+}
+"""What to tell a reader of the pictures, by whether the activation map and the occlusion reach their bars."""
 CAUSAL = {"whole": "as it is", "removed": "lesions made healthy", "alone": "all the lung but the lesions made healthy"}
 
 
@@ -93,7 +103,7 @@ def _evidence(run: Run, folder: Path) -> None:
     device, window = pick_device(run.device), nominal_window(run.profile.windows)
     if device == "cpu":
         torch.set_num_threads(run.profile.training.threads_per_fold)
-    scans = read_summary(run)
+    scans = explanation.read_summary(run)
     scans = scans[(scans["role"] == "external") | (scans["why"] == "case")]
     boxed = drawn(scans, BOXED, run.seed)
     random = drawn(scans[scans["scan_id"].isin(boxed)], dict.fromkeys(BOXED, RANDOM_SCANS), run.seed)
@@ -197,7 +207,12 @@ def made_healthy(scan: Scan, healthy_hu: float) -> tuple[np.ndarray, np.ndarray]
     return occlusion.without(scan.grid, ill, tissue), occlusion.without(scan.grid, (lung > 0) & ~ill, tissue)
 
 
-def read_evidence(run: Run, scan_id: str) -> dict[str, np.ndarray]:
+def read_summary(run: Run) -> pd.DataFrame:
+    """Return evidence/summary.csv, one row a scan and method; see `ensure_evidence`."""
+    return results.read_predictions(run.path("evidence", "summary.csv"))
+
+
+def read_maps(run: Run, scan_id: str) -> dict[str, np.ndarray]:
     """Return the stored evidence of one scan by "pieces" and, where it was searched so, "boxes": float32, logit a voxel."""
     with np.load(run.path("evidence", "maps", f"{scan_id}.npz"), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
@@ -219,10 +234,10 @@ class Evidence:
     causal: pd.DataFrame
 
     @classmethod
-    def of(cls, run: Run) -> "Evidence":
-        """Read what `ensure_explain` and `ensure_evidence` have left."""
+    def of(cls, run: Run, maps: Maps) -> "Evidence":
+        """Read what `ensure_evidence` has left, to be judged beside the activation maps."""
         causal = results.read_predictions(run.path("evidence", "causal.csv"))
-        return cls(run, Maps.of(run), results.read_predictions(run.path("evidence", "summary.csv")), causal)
+        return cls(run, maps, read_summary(run), causal)
 
     def of_method(self, method: str, label: int) -> pd.DataFrame:
         """Return the external scans of one class that a method was tried on, one row a scan."""
@@ -253,13 +268,13 @@ class Evidence:
         rows = []
         for method in ROWS:
             positive, negative = (self.of_method(method, label) for label in (1, 0))
-            inside = positive["ratio_in_lung"].median()
+            inside = positive["ratio_in_lung"].dropna()
             rows.append(
                 {
                     "method": method,
                     "ratio, COVID+": self.ratio(method, 1),
                     "ratio, COVID-": self.ratio(method, 0),
-                    "inside the lung, COVID+": Estimate(inside) if pd.notna(inside) else Estimate.missing(NO_TRUTH),
+                    "inside the lung, COVID+": Estimate(inside.median()) if len(inside) else Estimate.missing(NO_TRUTH),
                     "times its null line, COVID+": self.against_null(method),
                     "scans": f"{len(positive)} / {len(negative)}",
                 }
@@ -287,7 +302,7 @@ class Evidence:
             for hospital in results.hospitals(self.causal):
                 part = self.causal[self.causal["hospital"] == hospital]
                 row[f"AUC at {hospital}"] = auc(part["label"], part[column]) if len(part) else _none()
-            row["fall"], row["p"] = (_none(), _none()) if column == "whole" else self.fall(column)
+            row["fall"], row["p"] = (REFERENCE, REFERENCE) if column == "whole" else self.fall(column)
             rows.append(row)
         return pd.DataFrame(rows).set_index("scan")
 
@@ -307,12 +322,7 @@ class Evidence:
         rows = [
             (MAP, "ratio in COVID+ at least 2, its lower limit above 1", shown["ratio"], shown["bar"]),
             (f"{BOXES}, COVID+", "lower limit of the ratio above 2", positive, _judged(positive, positive.low > ABOVE)),
-            (
-                f"{BOXES}, COVID-",
-                "upper limit of the ratio below 1",
-                negative,
-                _judged(negative, negative.high < BELOW),
-            ),
+            (f"{BOXES}, COVID-", "ratio below 1", negative, _judged(negative, negative.value < BELOW)),
             ("lesions made healthy", "AUC falls by 0.25 or more", fall, _judged(fall, fall.value >= LEAST_FALL)),
         ]
         return pd.DataFrame(rows, columns=["test", "asks", "found", "verdict"]).set_index("test")
@@ -320,34 +330,25 @@ class Evidence:
     def advice(self) -> dict[str, str]:
         """Return, for a reader of the pictures, which one to trust and what the network looks at; chosen by the bars."""
         table = self.bars()
-        held = table["verdict"].eq("reached").tolist()
-        found = table["found"].tolist()
-        if not found[1].known:
-            return {"which picture": f"Not known: {found[1].method}.", "what it looks at": f"Not known: {NO_TRUTH}."}
-        by_boxes = f"disease has {found[1].value:.1f} times its share of the evidence"
-        by_map = f"{found[0].value:.1f} times" if found[0].known else "an unknown number of times"
-        picture = {
-            (False, True): "Trust the occlusion picture, not the activation map: {}. In the activation map it has {}.",
-            (True, True): "Both pictures point to the disease. In the occlusion picture {}, in the activation map {}.",
-            (True, False): "Only the activation map reaches its bar. In the occlusion picture {}; in the map {}.",
-            (
-                False,
-                False,
-            ): "Trust neither picture to show where the disease is. In the occlusion picture {}, less surely "
-            "than was asked; in the activation map {}.",
-        }[held[0], held[1] and held[2]]
-        looks = (
-            f"Without the disease the network can no longer tell the classes as before: its AUC falls by {found[3]}."
-            if held[3]
-            else f"Without the disease the AUC changes by {-found[3].value:.2f}: that is too little to say that the "
-            "network decides by the disease."
+        held, found = table["verdict"].eq(REACHED).tolist(), table["found"].tolist()
+        if not found[1].known or not found[3].known:
+            return {"which picture": NOT_TESTED, "what it looks at": f"Not known: {NO_TRUTH}."}
+        shares = [
+            f"{one.value:.1f} times" if one.known else "an unknown number of times"
+            for one in (self.ratio(MAP, 1), found[1])
+        ]
+        numbers = (
+            f"in COVID+ scans diseased lung holds {shares[1]} as much of the red of the occlusion picture as its volume "
+            f"would by chance, and {shares[0]} as much of the red of the activation map"
         )
-        return {"which picture": picture.format(by_boxes, by_map), "what it looks at": looks}
+        decides = "the network decides by the disease" if held[3] else "too little to say that disease decides"
+        return {
+            "which picture": PICTURE[held[0], held[1] and held[2]].format(numbers),
+            "what it looks at": f"Where disease is made healthy, the AUC falls by {found[3].value:.2f}: {decides}.",
+        }
 
-    def case(self) -> pd.DataFrame:
-        """Return the scans of the case of Figure 4: evidence for and against COVID-19 in all opaque pieces, in logits."""
-        part = self.summary[(self.summary["why"] == "case") & (self.summary["method"] == PIECES)]
-        return part.set_index("scan_id")[["positive_mass", "negative_mass"]]
+
+REFERENCE = Estimate.missing("nothing is changed")
 
 
 def _judged(found: Estimate, holds: bool) -> str:

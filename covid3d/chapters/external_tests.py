@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import nn
 
-from covid3d.chapters import ceiling, explanation, results
+from covid3d.chapters import ceiling, evidence, explanation, results
+from covid3d.chapters.evidence import Evidence
 from covid3d.chapters.explanation import Maps
 from covid3d.chapters.results import ENSEMBLE, EVERY_FOLD, TASK, THREE_D, TWO_D
 from covid3d.chapters.robustness import TUNED, Windows
@@ -68,7 +69,7 @@ class ExternalTests:
     deployed: the number of the deployed fold. scores: one row a scan (scan_id, hospital, label, and a logit column a model;
     `first_scores`). predictions: one row a scan and model, each fold's among them. inside: one row a patient of A, by the
     fold that never saw the patient. facts: intake.csv by scan. windows: what the image window does. maps: what the deployed
-    network looks at.
+    network looks at. evidence: what its logit loses without parts of the lung.
     """
 
     run: Run
@@ -79,6 +80,7 @@ class ExternalTests:
     facts: Mapping[str, Any]
     windows: Windows
     maps: Maps
+    evidence: Evidence
 
     @cached_property
     def network(self) -> nn.Module:
@@ -252,6 +254,16 @@ class ExternalTests:
         window = self.run.profile.windows
         return draw.figure_1(grid, heat, spacing, window.level, window.width, lesions, box)
 
+    def plot_evidence(self, cases: pd.DataFrame) -> Figure:
+        """Return the scan of Figure 1 in one plane, with its activation map and its evidence by pieces and by boxes."""
+        scans = cases.loc[cases.index == "Figure 1", "scan"]
+        if scans.empty:
+            return draw.empty("no COVID+ scan outside A")
+        view, found = self.view(scans.iloc[0]), evidence.read_maps(self.run, scans.iloc[0])
+        maps = {evidence.MAP: view.heat, **{f"by {way}": found[way] for way in ("pieces", "boxes") if way in found}}
+        window = self.run.profile.windows
+        return draw.side_by_side(view.grid, maps, view.spacing, window.level, window.width, view.lesions, view.box)
+
     def plot_cases(self, cases: pd.DataFrame) -> Figure:
         """Return drawn cases in one axial plane each, every scan with its own voxels, one colour scale for all maps."""
         shown = []
@@ -296,7 +308,8 @@ def load(run: Run) -> ExternalTests:
     scores = first_scores(predictions, windows.scores)
     facts = {row["scan_id"]: row for row in read_intake(run).to_dict("records")}
     deployed, inside = results.deployed_fold(run), results.out_of_fold(run)
-    return ExternalTests(run, deployed, scores, predictions, inside, facts, windows, Maps.of(run))
+    maps = Maps.of(run)
+    return ExternalTests(run, deployed, scores, predictions, inside, facts, windows, maps, Evidence.of(run, maps))
 
 
 def first_scores(predictions: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:

@@ -40,6 +40,16 @@ class Evidence(NamedTuple):
     healthy_hu: float
     lung: np.ndarray
 
+    @property
+    def words(self) -> str:
+        """What was found, in a line: the sums of the falls and rises of the logit."""
+        if not len(self.falls):
+            return "none: no part of the lung is opaque" if self.lung.any() else "none: no lung was found"
+        gain, loss = float(self.falls[self.falls > 0].sum()), float(self.falls[self.falls < 0].sum())
+        return (
+            f"{gain:+.2f} and {loss:+.2f} in {len(self.falls)} parts of the lung; healthy is {self.healthy_hu:.0f} HU"
+        )
+
 
 def by_boxes(
     model: nn.Module, grid: np.ndarray, spacing_mm: tuple[float, float, float], window: Window, device: str = "cpu"
