@@ -48,9 +48,8 @@ RANDOM_MAP, RANDOM_PIECES = "activation map, random weights", "occlusion by piec
 NULL_LINE = {MAP: GRID, BOXES: LUNG, PIECES: OPAQUE, RANDOM_MAP: GRID, RANDOM_PIECES: OPAQUE}
 """The map that knows nothing, with which each method is compared: it lies wherever the method can."""
 ROWS = (MAP, BOXES, PIECES, GRID, LUNG, OPAQUE, RANDOM_MAP, RANDOM_PIECES)
-BOXED = {1: 32, 0: 24}
 RANDOM_SCANS = 8
-"""External scans of each class that are searched by boxes, and by networks of random weights; pieces are tried in all."""
+"""External scans of each class, among those searched by boxes, that networks of random weights score too."""
 ABOVE, BELOW, LEAST_FALL = 2.0, 1.0, 0.25
 """The bars of the protocol: the ratio's interval in COVID+ and in COVID-, and the fall of the AUC without lesions."""
 LEAST_LESION, SOFT_TISSUE_HU = 0.05, 40.0
@@ -105,8 +104,8 @@ def _evidence(run: Run, folder: Path) -> None:
         torch.set_num_threads(run.profile.training.threads_per_fold)
     scans = explanation.read_summary(run)
     scans = scans[(scans["role"] == "external") | (scans["why"] == "case")]
-    boxed = drawn(scans, BOXED, run.seed)
-    random = drawn(scans[scans["scan_id"].isin(boxed)], dict.fromkeys(BOXED, RANDOM_SCANS), run.seed)
+    boxed = drawn(scans, run.profile.explain.boxed, run.seed)
+    random = drawn(scans[scans["scan_id"].isin(boxed)], RANDOM_SCANS, run.seed)
     rows: list[dict[str, Any]] = []
     causal: list[dict[str, Any]] = []
     for fold, group in scans.groupby("fold"):
@@ -132,10 +131,10 @@ def _evidence(run: Run, folder: Path) -> None:
     write_csv(folder / "causal.csv", pd.DataFrame(causal, columns=columns).sort_values("scan_id"))
 
 
-def drawn(scans: pd.DataFrame, counts: Mapping[int, int], seed: int) -> set[str]:
-    """Return external scans drawn by seed, at most as many of each label as `counts` says."""
+def drawn(scans: pd.DataFrame, count: int, seed: int) -> set[str]:
+    """Return external scans drawn by seed, at most `count` of each class."""
     rng, found = np.random.default_rng(random_seed(seed, "evidence")), set()
-    for label, count in counts.items():
+    for label in CLASSES:
         part = scans[(scans["role"] == "external") & (scans["label"] == label)]["scan_id"].sort_values().to_numpy()
         found |= set(rng.permutation(part)[:count].tolist())
     return found

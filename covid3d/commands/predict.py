@@ -23,7 +23,7 @@ from covid3d.network.scoring import folded, pick_device, score
 from covid3d.network.weights import describe_weights, grid_shape, load_weights
 from covid3d.run.errors import ConfigError, WeightsError
 from covid3d.run.files import atomic_path, sha256_file, storage_errors, working_folder, write_json
-from covid3d.run.profile import Explain, Model, Profile, load_profile, profile_names
+from covid3d.run.profile import Model, Profile, load_profile, profile_names
 
 SIMULATED_WEIGHTS = "trained on simulated scans: this number says nothing about this patient"
 RESEARCH = "research use only: not a medical device, not for diagnosis"
@@ -136,12 +136,11 @@ def weights_profile(metadata: dict[str, str]) -> Profile:
     """Return the profile that weights were made with; its grid and width are those in the metadata."""
     known = metadata["profile"] in profile_names()
     profile = load_profile(metadata["profile"] if known else "standard")
-    explain = profile.explain if known else Explain(layer="Mixed_3c", method="hirescam")
     try:
         size = Model(grid=grid_shape(metadata["grid"]), width=float(metadata["width"]), pretrained=False)
     except ValueError:
         raise WeightsError("grid or width in its metadata is no number", cure="Train the weights again") from None
-    return profile.model_copy(update={"model": size, "explain": explain})
+    return profile.model_copy(update={"model": size})
 
 
 def weights_window(metadata: dict[str, str]) -> Window:

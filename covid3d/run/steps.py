@@ -150,7 +150,7 @@ STEPS: dict[str, Step] = {
         "compute activation maps",
         "covid3d.chapters.explanation:ensure_explain",
         needs=("selection",),
-        keys=("model", "explain", *WINDOW),
+        keys=("model", "explain.layer", "explain.method", *WINDOW),
         makes=("explain",),
         budget="windows and maps",
         trains=True,
