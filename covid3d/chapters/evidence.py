@@ -84,9 +84,10 @@ def ensure_evidence(run: Run) -> Path:
     """Return the folder of summary.csv, causal.csv and maps/<scan_id>.npz (keys "boxes", "pieces"), computed when needed.
 
     Scans: the external ones and the case of Figure 4, each by the fold that `explain` used. summary.csv: one row a scan and
-    method: scan_id, patient_id, hospital, role, label, why, fold, method, parts, healthy_hu, agreement (Spearman's with
-    the activation map within the lung), and the columns of `mass`. causal.csv: the logits of external scans as they are, with
-    lesions made healthy, and with all the lung but the lesions made healthy.
+    method: scan_id, patient_id, hospital, role, label, why, fold, method, parts, together (the fall without all parts at
+    once), healthy_hu, agreement (Spearman's with the activation map within the lung), searched (the share of the lesions
+    that lies in the lung that was searched), and the columns of `mass`. causal.csv, where there is truth: the logits of each
+    scan as it is, with lesions made healthy, and with all the lung but the lesions made healthy.
     """
     inputs = {
         "intake": run.intake,
@@ -110,7 +111,7 @@ def _evidence(run: Run, folder: Path) -> None:
     causal: list[dict[str, Any]] = []
     for fold, group in scans.groupby("fold"):
         model = folded(load_fold(run, "task1", "covid3d", int(str(fold))))
-        for scan in progress([*_scans(run, group)], f"evidence of fold {fold}"):
+        for scan in progress(_scans(run, group), f"evidence of fold {fold}", len(group)):
             scan_id = scan.row["scan_id"]
             found = {PIECES: occlusion.by_pieces(model, scan.grid, scan.spacing_mm, window, device)}
             if scan_id in boxed:
@@ -124,10 +125,10 @@ def _evidence(run: Run, folder: Path) -> None:
             rows += [_row(scan, way, values.astype(np.float32)) for way, values in same.items()]
             if scan_id in random:
                 rows += _of_random_weights(run, scan, window, device)
-            if scan.row["role"] == "external" and scan.lesion is not None and scan.lung is not None:
+            if scan.lesion is not None and scan.lung is not None:
                 causal.append(_causal(model, scan, found[PIECES].healthy_hu, window, device))
     write_csv(folder / "summary.csv", pd.DataFrame(rows).sort_values(["scan_id", "method"]))
-    columns = ["scan_id", "hospital", "label", *CAUSAL]
+    columns = ["scan_id", "role", "hospital", "label", *CAUSAL]
     write_csv(folder / "causal.csv", pd.DataFrame(causal, columns=columns).sort_values("scan_id"))
 
 
@@ -160,9 +161,11 @@ def _row(
     """Return one row of summary.csv."""
     nan = float("nan")
     row = {name: scan.row[name] for name in ("scan_id", "patient_id", "hospital", "role", "label", "why", "fold")}
-    row |= {"method": method, "parts": 0, "healthy_hu": nan, "agreement": nan}
+    row |= {"method": method, "parts": 0, "together": nan, "healthy_hu": nan, "agreement": nan, "searched": nan}
     if found is not None:
-        row |= {"parts": len(found.falls), "healthy_hu": found.healthy_hu}
+        row |= {"parts": len(found.falls), "together": found.together, "healthy_hu": found.healthy_hu}
+        if scan.lesion is not None and scan.lesion.sum() > 0:
+            row["searched"] = float((scan.lesion * found.lung).sum() / scan.lesion.sum())
         if activation is not None:
             row["agreement"] = _agreement(activation[found.lung], values[found.lung])
     return row | mass(values, scan.lesion, scan.lung)
@@ -188,7 +191,7 @@ def _causal(model: nn.Module, scan: Scan, healthy_hu: float, window: Window, dev
     """Return the logits of a scan as it is, without its lesions, and with its lesions alone."""
     changed = np.stack([scan.grid, *made_healthy(scan, healthy_hu)])
     logits = score(model, changed, [window], device=device)[:, 0].tolist()
-    known = {name: scan.row[name] for name in ("scan_id", "hospital", "label")}
+    known = {name: scan.row[name] for name in ("scan_id", "role", "hospital", "label")}
     return known | dict(zip(CAUSAL, logits, strict=True))
 
 
@@ -209,6 +212,11 @@ def made_healthy(scan: Scan, healthy_hu: float) -> tuple[np.ndarray, np.ndarray]
 def read_summary(run: Run) -> pd.DataFrame:
     """Return evidence/summary.csv, one row a scan and method; see `ensure_evidence`."""
     return results.read_predictions(run.path("evidence", "summary.csv"))
+
+
+def read_causal(run: Run) -> pd.DataFrame:
+    """Return evidence/causal.csv, one row a scan with truth; see `ensure_evidence`."""
+    return results.read_predictions(run.path("evidence", "causal.csv"))
 
 
 def read_maps(run: Run, scan_id: str) -> dict[str, np.ndarray]:
@@ -235,8 +243,8 @@ class Evidence:
     @classmethod
     def of(cls, run: Run, maps: Maps) -> "Evidence":
         """Read what `ensure_evidence` has left, to be judged beside the activation maps."""
-        causal = results.read_predictions(run.path("evidence", "causal.csv"))
-        return cls(run, maps, read_summary(run), causal)
+        causal = read_causal(run)
+        return cls(run, maps, read_summary(run), causal[causal["role"] == "external"])
 
     def of_method(self, method: str, label: int) -> pd.DataFrame:
         """Return the external scans of one class that a method was tried on, one row a scan."""
@@ -289,6 +297,11 @@ class Evidence:
                 mean = mean_interval(found) if len(found) else Estimate.missing("no map to compare")
                 rows.append((method, name, len(found), mean))
         return pd.DataFrame(rows, columns=["method", "class", "scans", "Spearman"]).set_index(["method", "class"])
+
+    def searched(self) -> dict[str, Estimate]:
+        """Return the mean share of the true lesions that lies in the lung that was searched, by class of external scans."""
+        found = {name: self.of_method(PIECES, label)["searched"].dropna() for label, name in CLASSES.items()}
+        return {name: mean_interval(shares) if len(shares) else _none() for name, shares in found.items()}
 
     def causal_test(self) -> pd.DataFrame:
         """Return the AUC of scans as they are and after each intervention, and what it loses.

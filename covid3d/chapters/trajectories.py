@@ -252,9 +252,11 @@ class Trajectories:
     def case_evidence(self) -> pd.DataFrame:
         """Return, by scan of the case, the evidence for and against COVID-19 in pieces of its lung, beside its true burden.
 
-        In logits: what s loses, or gains, without the opaque pieces of the lung, one at a time.
+        In logits: what s loses, or gains, without the opaque pieces of the lung, one at a time and all at once, and without
+        the true lesions.
         """
         columns = {"scan_id": "scan", "logit": "s", "positive_mass": "evidence for", "negative_mass": "against"}
+        columns |= {"together": "all at once", "without_lesions": "true lesions"}
         table = self.case[[*columns]].rename(columns=columns)
         table.insert(1, "day", (self.case["day"] + 1).astype(int))
         shares = self.case["burden_fraction"]
@@ -310,7 +312,12 @@ class Trajectories:
         return grid_spacing(first, self.run.profile.model.grid)
 
 
-FOLLOWS = {"s and true burden": "logit", "evidence and true burden": "positive_mass"}
+FOLLOWS = {
+    "s and true burden": "logit",
+    "evidence and true burden": "positive_mass",
+    "evidence of all at once and true burden": "together",
+    "evidence of the true lesions and true burden": "without_lesions",
+}
 CASE_FACTS = (
     "scans",
     "day of the highest s",
@@ -334,8 +341,10 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
     case = course[course["scan_id"].isin(chosen["scan_id"])].merge(read_intake(run)[["scan_id", *SIZE]], on="scan_id")
     found, truth = evidence.read_summary(run), read_truth(run)
-    pieces = found.loc[found["method"] == evidence.PIECES, ["scan_id", "positive_mass", "negative_mass"]]
-    case = case.merge(pieces, on="scan_id", how="left")
+    pieces = found.loc[found["method"] == evidence.PIECES, ["scan_id", "positive_mass", "negative_mass", "together"]]
+    causal = evidence.read_causal(run)
+    causal["without_lesions"] = causal["whole"] - causal["removed"]
+    case = case.merge(pieces, on="scan_id", how="left").merge(causal[["scan_id", "without_lesions"]], how="left")
     burden = None if truth is None else truth.set_index("scan_id")["burden_fraction"]
     case["burden_fraction"] = NAN if burden is None else case["scan_id"].map(burden)
     return Trajectories(

@@ -31,24 +31,25 @@ class Evidence(NamedTuple):
     """What the lung of one scan adds to its logit.
 
     values: float32 (z, y, x), logit a voxel, above 0 where the logit falls without the piece. logit: of the scan as it is.
-    falls: the fall for each piece. healthy_hu: what the pieces were replaced by. lung: the mask that was searched.
+    falls: the fall for each piece. together: the fall without all of them at once. healthy_hu: what the pieces were
+    replaced by. lung: the mask that was searched.
     """
 
     values: np.ndarray
     logit: float
     falls: np.ndarray
+    together: float
     healthy_hu: float
     lung: np.ndarray
 
     @property
     def words(self) -> str:
-        """What was found, in a line: the sums of the falls and rises of the logit."""
+        """What was found, in a line: the sums of the falls and rises of the logit, and what all parts hold together."""
         if not len(self.falls):
             return "none: no part of the lung is opaque" if self.lung.any() else "none: no lung was found"
         gain, loss = float(self.falls[self.falls > 0].sum()), float(self.falls[self.falls < 0].sum())
-        return (
-            f"{gain:+.2f} and {loss:+.2f} in {len(self.falls)} parts of the lung; healthy is {self.healthy_hu:.0f} HU"
-        )
+        each = f"{gain:+.2f} and {loss:+.2f} in {len(self.falls)} parts of the lung"
+        return f"{each}, {self.together:+.2f} in all of them at once; healthy is {self.healthy_hu:.0f} HU"
 
 
 def by_boxes(
@@ -174,8 +175,10 @@ def _evidence(
     model: nn.Module, grid: np.ndarray, lung: np.ndarray, parts: Sequence[np.ndarray], window: Window, device: str
 ) -> Evidence:
     hu = healthy_lung(grid, lung)
-    lost, logit = falls(model, grid, parts, hu, window, device=device)
-    return Evidence(spread(lost, parts, grid.shape), logit, lost, hu, lung)
+    all_at_once = [np.unique(np.concatenate(parts))] if parts else []
+    found, logit = falls(model, grid, [*parts, *all_at_once], hu, window, device=device)
+    lost, together = found[: len(parts)], float(found[len(parts) :].sum())
+    return Evidence(spread(lost, parts, grid.shape), logit, lost, together, hu, lung)
 
 
 def _batches(grid: np.ndarray, parts: Sequence[np.ndarray], hu: float, size: int) -> Iterator[list[np.ndarray]]:

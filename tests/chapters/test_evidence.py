@@ -77,7 +77,8 @@ def test_lesions_are_made_healthy_and_the_lung_keeps_its_outline():
 
 
 def test_the_causal_logits_are_those_of_the_changed_scans(run, found):
-    assert len(found.causal) == 14
+    assert len(found.causal) == 14 and set(found.causal["hospital"]) == {"B", "C"}
+    assert set(evidence.read_causal(run)["scan_id"]) > {"A000-1", *found.causal["scan_id"]}
     row = found.causal.set_index("scan_id").loc["C001-0"]
     grid, share = np.asarray(Store.of(run).get("C001-0")), LUNG.astype(np.float32)
     hu = occlusion.healthy_lung(grid, LUNG)
@@ -97,6 +98,7 @@ def test_tables_have_a_row_for_every_method_and_place(found):
     assert same.value == pytest.approx(1.0, rel=1e-5), "the lung that was searched is the true one here"
     assert table.at["the same everywhere", "inside the lung, COVID+"].value == pytest.approx(1.0, rel=1e-3)
     assert "null line" in str(table.at[OPAQUE, "times its null line, COVID+"])
+    assert found.searched()["COVID+"].value == pytest.approx(1.0)
     assert found.agreement().index.nlevels == 2 and len(found.agreement()) == 4
     causal = found.causal_test()
     assert causal.at["as it is", "AUC at B"].known and not causal.at["as it is", "fall"].known

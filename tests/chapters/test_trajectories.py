@@ -166,11 +166,17 @@ def test_the_evidence_of_the_case_stands_beside_its_true_burden(run, s):
     assert not s.case_follows()["s and true burden"].known
     five = pd.concat([s.case] * 2, ignore_index=True).head(5)
     five = five.assign(
-        burden_fraction=[0.1, 0.3, 0.2, 0.5, 0.4], positive_mass=[1.0, 3, 2, 5, 4], logit=[5.0, 3, 4, 1, 2]
+        burden_fraction=[0.1, 0.3, 0.2, 0.5, 0.4],
+        positive_mass=[1.0, 3, 2, 5, 4],
+        together=[2.0, 3, 1, 4, 5],
+        without_lesions=[5.0, 4, 3, 2, 1],
+        logit=[5.0, 3, 4, 1, 2],
     )
     known = replace(s, case=five)
     assert known.case_follows()["evidence and true burden"].value == pytest.approx(1)
     assert known.case_follows()["s and true burden"].value == pytest.approx(-1)
+    assert known.case_follows()["evidence of the true lesions and true burden"].value == pytest.approx(-0.8)
+    assert known.case_follows()["evidence of all at once and true burden"].value == pytest.approx(0.8)
     assert str(known.case_evidence()["true burden"].iloc[1]) == "30.0 %"
     assert known.case_evidence()["evidence for"].tolist() == [1, 3, 2, 5, 4]
 

@@ -124,6 +124,18 @@ def test_the_evidence_of_a_linear_model_is_exactly_what_its_weights_say():
     assert np.allclose(found.values[8:12, 30:36, 16:22], 0.01 * hu_step(), rtol=1e-3)
     assert found.logit == pytest.approx(float(score(Weighted(weights), grid[None], [WINDOW])[0, 0]))
     assert found.values.sum() == pytest.approx(found.falls.sum(), rel=1e-4)
+    assert found.together == pytest.approx(found.falls.sum(), rel=1e-4), "a linear model adds up"
+
+
+def test_what_two_lesions_say_twice_is_lost_only_without_both():
+    grid, lung, lesion = chest()
+    grid[lesion] = 0
+    either = Weighted(np.zeros(SHAPE))
+    either.forward = lambda x: (x[:, 0][:, lung] > 0.5).any(1).float()  # one lesion is enough
+    grid[lesion & ~occlusion.searched_lung(grid, SPACING)] = HEALTHY
+    found = occlusion.by_pieces(either, grid, SPACING, WINDOW)
+    assert len(found.falls) >= 2 and not found.falls.any() and not found.values.any()
+    assert (found.logit, found.together) == (1, 1)
 
 
 def test_boxes_give_a_linear_model_its_lesions_and_nothing_where_the_lung_is_healthy():
