@@ -148,11 +148,6 @@ def test_planes_keep_the_bodys_proportions():
     assert axes[0, 0].get_aspect() == pytest.approx(5.0 / 2.0)
 
 
-def test_grid_spacing_is_the_field_of_view_over_the_cells():
-    scan = {"n_slices": 40, "rows": 96, "columns": 96, "spacing_z_mm": 6.0, "spacing_y_mm": 4.0, "spacing_x_mm": 3.0}
-    assert style.grid_spacing(scan, (24, 64, 64)) == (10.0, 6.0, 4.5)
-
-
 def test_the_scaled_map_of_figure_4_never_flips_its_colours():
     figure = trajectories.figure_4([GRID], [np.abs(HEAT)], [-2.0], [1], SPACING, -600, 1500)
     scaled = figure.axes[2].images[-1].get_array()

@@ -17,21 +17,21 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import nn
 
-from covid3d.chapters import ceiling, explanation, results
+from covid3d.chapters import ceiling, evidence, explanation, results
+from covid3d.chapters.evidence import Evidence
 from covid3d.chapters.explanation import Maps
 from covid3d.chapters.results import ENSEMBLE, EVERY_FOLD, TASK, THREE_D, TWO_D
 from covid3d.chapters.robustness import TUNED, Windows
 from covid3d.chapters.robustness import spread as window_spread
 from covid3d.chapters.truth import lesion_mask
 from covid3d.cohort.folds import require_certificate
-from covid3d.cohort.intake import accepted, read_intake
+from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.public import selection as public
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import blanked, lung_mask
 from covid3d.ct.windows import nominal_window
 from covid3d.figures import external_tests as draw
 from covid3d.figures.privacy import Box, shown_box
-from covid3d.figures.style import grid_spacing
 from covid3d.network import scoring, training
 from covid3d.run import campaigns, steps
 from covid3d.run.files import write_csv
@@ -68,7 +68,7 @@ class ExternalTests:
     deployed: the number of the deployed fold. scores: one row a scan (scan_id, hospital, label, and a logit column a model;
     `first_scores`). predictions: one row a scan and model, each fold's among them. inside: one row a patient of A, by the
     fold that never saw the patient. facts: intake.csv by scan. windows: what the image window does. maps: what the deployed
-    network looks at.
+    network looks at. evidence: what its logit loses without parts of the lung.
     """
 
     run: Run
@@ -79,6 +79,7 @@ class ExternalTests:
     facts: Mapping[str, Any]
     windows: Windows
     maps: Maps
+    evidence: Evidence
 
     @cached_property
     def network(self) -> nn.Module:
@@ -267,6 +268,16 @@ class ExternalTests:
         window = self.run.profile.windows
         return draw.figure_1(grid, heat, spacing, window.level, window.width, lesions, box)
 
+    def plot_evidence(self, cases: pd.DataFrame) -> Figure:
+        """Return the scan of Figure 1 in one plane, with its activation map and its evidence by pieces and by boxes."""
+        scans = cases.loc[cases.index == "Figure 1", "scan"]
+        if scans.empty:
+            return draw.empty("no COVID+ scan outside A")
+        view, found = self.view(scans.iloc[0]), evidence.read_maps(self.run, scans.iloc[0])
+        maps = {evidence.MAP: view.heat, **{f"by {way}": found[way] for way in ("pieces", "boxes") if way in found}}
+        window = self.run.profile.windows
+        return draw.side_by_side(view.grid, maps, view.spacing, window.level, window.width, view.lesions, view.box)
+
     def plot_cases(self, cases: pd.DataFrame) -> Figure:
         """Return drawn cases in one axial plane each, every scan with its own voxels, one colour scale for all maps."""
         shown = []
@@ -317,7 +328,8 @@ def load(run: Run) -> ExternalTests:
     scores = first_scores(predictions, windows.scores)
     facts = {row["scan_id"]: row for row in read_intake(run).to_dict("records")}
     deployed, inside = results.deployed_fold(run), results.out_of_fold(run)
-    return ExternalTests(run, deployed, scores, predictions, inside, facts, windows, Maps.of(run))
+    maps = Maps.of(run)
+    return ExternalTests(run, deployed, scores, predictions, inside, facts, windows, maps, Evidence.of(run, maps))
 
 
 def first_scores(predictions: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:

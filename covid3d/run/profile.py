@@ -117,10 +117,11 @@ class Windows(Strict):
 
 
 class Explain(Strict):
-    """The activation map."""
+    """The activation map, and the occlusion beside it."""
 
     layer: str
     method: Literal["gradcam", "hirescam"]
+    boxed: int = Field(ge=1, description="external scans of each class that are searched by overlapping boxes, at most")
 
 
 class Prognosis(Strict):

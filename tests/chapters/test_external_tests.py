@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from synthetic_run import small_profile, synthetic_run, write_truth
 
-from covid3d.chapters import explanation, robustness
+from covid3d.chapters import evidence, explanation, robustness
 from covid3d.chapters import external_tests as external
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
@@ -30,6 +30,7 @@ def run(tmp_path_factory):
     external.ensure_external(made)
     robustness.ensure_windows(made)
     explanation.ensure_explain(made)
+    evidence.ensure_evidence(made)
     yield made
     patch.undo()
 
@@ -86,6 +87,7 @@ def test_the_questions_read_no_table_again(ext, monkeypatch):
     for question in ("table_1", "window_facts", "roc_points", "comparisons", "by_fold", "fold_models", "window_sd"):
         getattr(ext, question)()
     ext.plot_cases(ext.cases(1))
+    ext.evidence.methods(), ext.evidence.causal_test(), ext.evidence.advice()
     ext.maps.lesion_share(), ext.maps.ratios(), ext.maps.mass_by_label(), ext.maps.mass_difference()
 
 
@@ -257,11 +259,14 @@ def test_every_drawn_case_has_its_own_voxels_in_picture_and_caption(ext):
     )
 
 
-def test_figure_1_is_one_external_covid_scan_whose_map_costs_one_pass_each_way(ext):
+def test_figure_1_is_one_external_covid_scan_whose_map_costs_one_pass_each_way(run, ext):
     cases = ext.cases(1)
     assert ext.figure_1_facts(cases) == {"external COVID+ scans": 1, "one forward and one backward pass": True}
     negative = ext.maps.external.query("label == 0")["scan_id"].iloc[0]
     wrong = cases.assign(scan=[negative, *cases["scan"][1:]])
     assert ext.figure_1_facts(wrong)["external COVID+ scans"] == 0
     assert len(ext.plot_figure_1(cases).axes) == 7, "three planes, without and with the map, and a bar"
+    made = evidence.read_maps(run, cases.at["Figure 1", "scan"])
+    assert len(ext.plot_evidence(cases).axes) == 2 + len(made) > 2, "the scan, its map, and all the evidence there is"
+    assert "no COVID+ scan" in ext.plot_evidence(cases.iloc[1:]).axes[0].texts[0].get_text()
     assert "no COVID+ scan" in ext.plot_figure_1(cases.iloc[1:]).axes[0].texts[0].get_text()

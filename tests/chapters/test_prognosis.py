@@ -159,7 +159,7 @@ def test_groups_are_cut_at_one_half_never_at_a_median(stay):
     assert (table["high"] == (table["probability"] >= 0.5)).all()
     scores = pd.DataFrame({"scan_id": table["scan_id"], "logit": 3.0})
     assert predictors.with_groups(stay.index, scores)["high"].tolist() == [1.0] * 6
-    near = scores.assign(probability=[0.5, 0.499, 0.45, 0.4, 0.501, 0.55])
+    near = scores.assign(logit=[0.0, -0.01, -0.2, -0.4, 0.01, 0.2])
     assert predictors.with_groups(stay.index, near)["high"].tolist() == [1, 0, 0, 0, 1, 1]
 
 
