@@ -21,6 +21,7 @@ from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import registry, scoring, training
 from covid3d.network.i3d import BLOCKS
+from covid3d.network.start import COMPONENTS, fix_batch_norm, set_head
 from covid3d.network.weights import save_weights
 from covid3d.run import steps
 from covid3d.run.errors import ConfigError, nearest
@@ -29,7 +30,6 @@ from covid3d.run.profile import Run
 from covid3d.stats import survival
 
 VARIANTS = ("single", "pair")
-COMPONENTS = 8
 
 
 def all_pairs(run: Run) -> pd.DataFrame:
@@ -80,23 +80,12 @@ def pairs_of(table: pd.DataFrame, splits: pd.DataFrame, high_risk_days: float) -
     return result.sort_values(["patient_id", "scan_index"], ignore_index=True)
 
 
-class FixedBatchNorm(nn.BatchNorm3d):
-    """BatchNorm that keeps the statistics of Task 1 while some forty patients in small batches fine-tune the rest."""
-
-    def train(self, mode: bool = True) -> "FixedBatchNorm":
-        """Stay in evaluation mode whatever is asked for."""
-        super().train(False)
-        return self
-
-
 def start_model(run: Run, variant: str, fold: int) -> nn.Module:
     """Return the one-scan or two-scan model with the trunk of fold k's Task-1 model; its head is not fitted yet."""
     model = registry.build(variant, run.profile)
     trunk = training.load_fold(run, "task1", "covid3d", fold)
     model.get_submodule("extractor").load_state_dict(trunk.get_submodule("extractor").state_dict())
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.__class__ = FixedBatchNorm
+    fix_batch_norm(model)
     moving = tuple(
         f"extractor.{block}." for block in list(BLOCKS)[len(BLOCKS) - run.profile.prognosis.trained_blocks :]
     )
@@ -127,11 +116,7 @@ def fit_head(model: nn.Module, variant: str, features: np.ndarray, labels: np.nd
     if variant == "pair":
         index, change = np.split(weight, 2)
         weight = np.concatenate([-change, index + change])
-    head = model.get_submodule("head")
-    assert isinstance(head, nn.Linear)
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight)[None])
-        head.bias.fill_(bias)
+    set_head(model, weight, bias)
 
 
 def ensure_prognosis(run: Run, variant: str, fold: int) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.figures.style import BLUE, ORANGE, canvas, empty, tidy
+from covid3d.figures.style import BLUE, GREY, ORANGE, canvas, empty, tidy
 
 GROUPS = {"high": ("high risk", ORANGE), "low": ("low risk", BLUE)}
 
