@@ -5,7 +5,7 @@ results/coverage.csv, which chapter 4 shows.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -46,19 +46,17 @@ def held(
     return sum(found.low <= true_auc <= found.high for found in drawn)
 
 
-def coverage_table(
-    replicates: Mapping[str, int] = REPLICATES, seed: int = 0, methods: Mapping[str, Method] = METHODS
-) -> pd.DataFrame:
-    """Return how often each method holds: method, positives, negatives, true_auc, replicates, held."""
+def cells(name: str, replicates: int, seed: int = 0) -> pd.DataFrame:
+    """Return how often a method holds: method, true_auc, positives, negatives, replicates, held; one row a cell."""
     rows = []
-    for name, method in methods.items():
-        for positives, negatives in SIZES:
-            for true in AUCS:
-                cell = {"true_auc": true, "positives": positives, "negatives": negatives}
-                count = held(method, **cell, replicates=replicates[name], seed=seed)
-                rows.append({"method": name, **cell, "replicates": replicates[name], "held": count})
+    for positives, negatives in SIZES:
+        for true in AUCS:
+            cell = {"true_auc": true, "positives": positives, "negatives": negatives}
+            count = held(METHODS[name], **cell, replicates=replicates, seed=seed)
+            rows.append({"method": name, **cell, "replicates": replicates, "held": count})
     return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
-    print(campaigns.write("coverage", coverage_table(), MADE_BY).to_string())
+    table = campaigns.extend("coverage", "method", METHODS, lambda name: cells(name, REPLICATES[name]), MADE_BY)
+    print(table.to_string())

@@ -127,7 +127,7 @@ class ExternalTests:
             return pd.DataFrame({"true AUC": []})
         stored = stored.assign(held=_shares(stored["held"], stored["replicates"]))
         wide = stored.rename(columns=names).pivot(index=list(names.values()), columns="method", values="held")
-        return wide[stored["method"].unique()].rename_axis(columns=None)
+        return wide[sorted(wide, key=lambda name: name != "recommended")].rename_axis(columns=None)
 
     def levels(self) -> pd.DataFrame:
         """Return how often the book's tests reject at 5 % where there is nothing to find, by chapter, test and setting.
