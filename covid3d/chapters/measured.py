@@ -11,7 +11,8 @@ from covid3d.stats.estimate import Estimate, number
 NOT_MEASURED = "not measured yet"
 REACHED, NOT_REACHED = "reached", "not reached"
 LEARNT = {
-    "beats 0.60": "above chance",
+    "mean of the folds": "mean of the folds",
+    "beats 0.75": "above chance",
     "beats burden": "above burden",
     "beats metadata": "above metadata",
     "skill at A": "skill at A is reached",
