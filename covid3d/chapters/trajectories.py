@@ -253,10 +253,10 @@ class Trajectories:
         """Return, by scan of the case, the evidence for and against COVID-19 in pieces of its lung, beside its true burden.
 
         In logits: what s loses, or gains, without the opaque pieces of the lung, one at a time and all at once, and without
-        the true lesions.
+        the true lesions. ratio: lesions' share of the evidence of the pieces over their share of the lung.
         """
         columns = {"scan_id": "scan", "logit": "s", "positive_mass": "evidence for", "negative_mass": "against"}
-        columns |= {"together": "all at once", "without_lesions": "true lesions"}
+        columns |= {"together": "all at once", "without_lesions": "true lesions", "ratio": "ratio"}
         table = self.case[[*columns]].rename(columns=columns)
         table.insert(1, "day", (self.case["day"] + 1).astype(int))
         shares = self.case["burden_fraction"]
@@ -341,7 +341,9 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
     case = course[course["scan_id"].isin(chosen["scan_id"])].merge(read_intake(run)[["scan_id", *SIZE]], on="scan_id")
     found, truth = evidence.read_summary(run), read_truth(run)
-    pieces = found.loc[found["method"] == evidence.PIECES, ["scan_id", "positive_mass", "negative_mass", "together"]]
+    pieces = found.loc[
+        found["method"] == evidence.PIECES, ["scan_id", "positive_mass", "negative_mass", "together", "ratio"]
+    ]
     causal = evidence.read_causal(run)
     causal["without_lesions"] = causal["whole"] - causal["removed"]
     case = case.merge(pieces, on="scan_id", how="left").merge(causal[["scan_id", "without_lesions"]], how="left")
