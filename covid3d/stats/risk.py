@@ -111,7 +111,7 @@ def separation(
         "hazard ratio": survival.hazard_ratio(days, event, high).estimate.noted(remark),
         "C-index": bootstrap_interval(table, "c_index", bootstrap, rng).noted(remark),
         "AUC": bootstrap_interval(table, "auc", bootstrap, rng).noted(remark),
-        "accuracy": float((high == table["label"])[known].mean()) if len(table) else NAN,
+        "accuracy": float((high == table["label"])[known].mean()) if known.any() else NAN,
     }
 
 

@@ -43,6 +43,12 @@ def test_c_index_and_auc_equal_lifelines_and_scikit_learn():
     assert risk.auc_pairs(table).value(one)[0] == pytest.approx(roc_auc_score(table["label"], table["logit"]))
 
 
+def test_groups_whose_outcomes_nobody_knows_have_no_accuracy():
+    table = synthetic(0.5, 6, np.random.default_rng(17)).assign(label=pd.array([pd.NA] * 6, dtype="Int64"))
+    found = risk.separation(table, 19, np.random.default_rng(18))
+    assert np.isnan(found["accuracy"]) and not found["AUC"].known and found["C-index"].known
+
+
 def test_a_patient_without_a_score_is_in_no_pair():
     """lifelines: the concordance of those who have a score."""
     table = synthetic(0.2, 30, np.random.default_rng(16))
