@@ -47,16 +47,17 @@ def test_the_frozen_rule_tells_new_patients_apart_but_not_all() -> None:
     assert 0.86 < auc_value(labels, scores) < 1
 
 
+def most_ill(number: int, mix: str) -> np.ndarray:
+    """Return the features of the scan of a patient that shows most disease, of four."""
+    _, found = fit_oracle.scans_of(number, hospital=mix, seed=6, later=3)
+    return found[found[:, -1].argmax()]
+
+
 def test_viral_cases_look_like_covid_and_bacterial_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sites, "ATYPICAL", 0.0)
     monkeypatch.setattr(sites, "CASE_MIX", {"viral": 1.0, "bacterial": 0.0})
     scores = {
-        kind: [
-            oracle.oracle_logit(
-                fit_oracle.scans_of(2 * number + (kind == "covid"), hospital=mix, seed=6, later=0)[1][0]
-            )
-            for number in range(20)
-        ]
+        kind: [oracle.oracle_logit(most_ill(2 * number + (kind == "covid"), mix)) for number in range(20)]
         for kind, mix in (("covid", "bacterial"), ("viral", "viral"), ("bacterial", "bacterial"))
     }
     told = {kind: auc_value([1] * 20 + [0] * 20, scores["covid"] + scores[kind]) for kind in ("viral", "bacterial")}

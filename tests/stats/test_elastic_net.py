@@ -76,3 +76,11 @@ def test_nobody_discharged_or_nothing_to_fit_gives_no_prediction():
     assert np.isnan(elastic_net.out_of_fold([inputs] * 4, folds, days, 0 * causes, 7.0)).all(), "all censored"
     assert np.isnan(elastic_net.out_of_fold([inputs[:, :0]] * 4, folds, days, causes, 7.0)).all()
     assert np.isnan(elastic_net.out_of_fold([inputs] * 4, 0 * folds, days, causes, 7.0)).all(), "one fold has all"
+
+
+def test_fewer_patients_than_inner_folds_still_have_scores():
+    rng = np.random.default_rng(4)
+    inputs, days = rng.normal(size=(4, 2)), np.array([3.0, 9.0, 5.0, 12.0])
+    train = np.array([True, True, True, False])
+    found = elastic_net.fit_predict(inputs, days, np.ones(4, int), train, 7.0)
+    assert np.isfinite(found.chance).all() and found.chance.shape == (4,)
