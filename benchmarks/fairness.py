@@ -46,7 +46,7 @@ Score = Callable[[pd.DataFrame], Array]
 
 SEED = 70_001
 LIMIT = 0.60
-ORACLE = (0.93, 0.98)
+ORACLE = (0.88, 0.96)
 GROUPS = ("header", "files", "slices", "background", "volume", "lung", "lung_grid", "burden")
 HU_EDGES = np.array(
     [-1100, -980, -940, -900, -870, -840, -800, -750, -700, -650, -600, -500, -400, -300, -200, -100, 0, 50, 100, 300, 3100]
@@ -269,7 +269,8 @@ def _out_of_fold(features: Array, labels: Array, seeds: Sequence[int], classifie
 def _row(labels: Array, scores: Array) -> dict[str, Any]:
     """Return n, AUC with limits, and the verdict on fairness."""
     interval = delong_interval(labels, scores)
-    verdict = "reached" if interval.high <= LIMIT else "not reached"
+    highest = interval.high if interval.has_limits else interval.value
+    verdict = "reached" if highest <= LIMIT else "not reached"
     limits = {"auc": interval.value, "low": interval.low, "high": interval.high}
     return {
         "n": len(labels),

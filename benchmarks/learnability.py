@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks import campaigns
 from covid3d.chapters import ceiling, results
-from covid3d.chapters.cross_validation import FLAT_WITHIN, flatness
+from covid3d.chapters.cross_validation import FLAT_WITHIN, LEAST_LOWER, LEAST_MEAN, LEAST_SKILL, flatness
 from covid3d.chapters.explanation import lesion_share_ratio, read_summary
 from covid3d.cohort.folds import read_splits
 from covid3d.commands import pipeline
@@ -29,9 +29,17 @@ MADE_BY = (
     __file__,
 )
 SEEDS = (1, 2, 3)
-LOWEST_AUC, LOWEST_SKILL, LOWEST_RATIO = 0.60, 0.6, 2.0
+LOWEST_RATIO = 2.0
 JOBS = ("external", "explain")
-BARS = ("beats 0.60", "beats burden", "beats metadata", "skill at A", "loss is flat", "map on lesions")
+BARS = (
+    "mean of the folds",
+    "beats 0.75",
+    "beats burden",
+    "beats metadata",
+    "skill at A",
+    "loss is flat",
+    "map on lesions",
+)
 
 
 def run_of(seed: int, profile: str = "standard") -> Run:
@@ -65,10 +73,11 @@ def row_of(run: Run) -> dict[str, Any]:
         row |= {f"{what}_{hospital.lower()}": found.value for what, found in known.items()}
     row |= {"flatness": change, "map_ratio": ratio.value, "map_ratio_low": ratio.low, "map_ratio_high": ratio.high}
     reached = (
-        row["auc_low"] > LOWEST_AUC,
+        row["auc"] >= LEAST_MEAN,
+        row["auc_low"] > LEAST_LOWER,
         row["auc_low"] > row["burden"],
         not row["auc_low"] <= row["metadata"],  # no metadata varies: nothing to beat
-        row["skill_a"] >= LOWEST_SKILL,
+        row["skill_a"] >= LEAST_SKILL,
         abs(change) <= FLAT_WITHIN,
         ratio.value >= LOWEST_RATIO and ratio.low > 1,
     )
@@ -81,7 +90,7 @@ def _scans(run: Run) -> int:
 
 def missed(table: pd.DataFrame) -> list[str]:
     """Return the bars that are not reached, one line each, with the figure."""
-    figures = dict(zip(BARS, ("auc_low", "auc_low", "auc_low", "skill_a", "flatness", "map_ratio"), strict=True))
+    figures = dict(zip(BARS, ("auc", "auc_low", "auc_low", "auc_low", "skill_a", "flatness", "map_ratio"), strict=True))
     short = [(row, bar) for row in table.to_dict("records") for bar in BARS if not row[bar]]
     return [f"seed {row['seed']}: {bar} not reached ({figures[bar]} {row[figures[bar]]:.3f})" for row, bar in short]
 

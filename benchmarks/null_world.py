@@ -22,7 +22,8 @@ from scipy import stats
 
 from benchmarks import campaigns
 from covid3d.chapters import prognosis
-from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, pairs_of
+from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, head_inputs, pairs_of
+from covid3d.chapters.predictors import network_scores
 from covid3d.chapters.task1 import select
 from covid3d.cohort.folds import make_folds
 from covid3d.network.scoring import prediction_rows
@@ -174,8 +175,8 @@ def _prognosis(
     pairs = pairs[pairs["scan_index"] == 1].reset_index(drop=True)
     run = Run("null", Path("null"), RunConfig(profile="standard", seed=seed), profile.model_copy(update=sizes))
     features, scores = _heads(pairs, table["scan_id"], found)
-    controls = ()  # the order form's schedule is real in every world
-    stay = prognosis.Prognosis(run, pairs, prognosis.predictors_of(pairs, scores, controls), features, scores)
+    networks = network_scores(pairs, scores)  # no controls: the order form's schedule is real in every world
+    stay = prognosis.Prognosis(run, pairs, networks, features, scores)
     chance = {variant: stay.permutation(variant).p for variant in VARIANTS}
     row: dict[str, Any] = {f"p_{variant}": p for variant, p in chance.items()}
     row |= {f"log_rank_{variant}_rejects": int(p <= 0.05) for variant, p in chance.items()}
@@ -201,9 +202,10 @@ def _heads(
             ("single", found[fold][one]),
             ("pair", np.hstack([found[fold][two], found[fold][one]])),
         ):
-            weight, bias = linear_head(values[train], labels, COMPONENTS)
+            inputs = head_inputs(variant, values)
+            weight, bias = linear_head(inputs[train], labels, COMPONENTS)
             features[variant].append(pd.DataFrame(values, index=pairs["scan_id"]))
-            logits = values[held] @ weight + bias
+            logits = inputs[held] @ weight + bias
             scored = pairs[held]
             rows.append(prediction_rows("prognosis", variant, fold, 1, scored, "validation", "nominal", logits))
     return features, pd.concat(rows, ignore_index=True)

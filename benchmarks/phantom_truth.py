@@ -23,12 +23,24 @@ from covid3d.run.profile import DATA, load_profile
 from covid3d.stats import risk
 from covid3d.stats.estimate import Estimate
 from covid3d.stats.proportions import wilson
-from covid3d.stats.survival import linear_head
+from covid3d.stats.survival import permuted_log_rank, permuted_logits, permuted_orders, principal_components
 
 PROGNOSIS, COURSE = "phantom_prognosis", "phantom_course"
 MADE_BY = ("covid3d.phantom.build", "covid3d.chapters.fine_tuning", null_world.__file__, __file__)
 FORMS, PHASES = 7, (0.0, 0.5, 1.0)
+PERMUTATIONS = 999
 TRUTH = ("burden", "ground_glass", "contrast_hu")
+BOTH = (*TRUTH, *(f"prior_{name}" for name in TRUTH))
+PREDICTORS = {
+    "burden of one scan": ("burden",),
+    "burden of two scans": ("burden", "prior_burden"),
+    "one scan": TRUTH,
+    "two scans": BOTH,
+    "two scans and interval": (*BOTH, "interval_days"),
+    "schedule": ("day", "interval_days"),
+    "age and sex": ("age", "female"),
+}
+GAINS = (("burden of two scans", "burden of one scan"), ("two scans", "one scan"))
 
 
 # --- the stay, from the truth ----------------------------------------------------------------------------------------
@@ -37,8 +49,8 @@ TRUTH = ("burden", "ground_glass", "contrast_hu")
 def followed(phase_visible: float, forms: int = FORMS) -> pd.DataFrame:
     """Return the pairs of A's followed patients of several order forms, with the truth of both scans.
 
-    Columns of `pairs_of`, and burden, ground_glass, contrast_hu of the index scan and, with `prior_`, of the one
-    before; burden on a log scale.
+    Columns of `pairs_of`, female (0 | 1), and burden, ground_glass, contrast_hu of the index scan and, with `prior_`, of the
+    one before; burden on a log scale.
     """
     limit, parts = load_profile("standard").prognosis.high_risk_days, []
     for number in range(1, forms + 1):
@@ -46,6 +58,7 @@ def followed(phase_visible: float, forms: int = FORMS) -> pd.DataFrame:
         seen = shown(table, courses, "effect", number, phase_visible)[list(TRUTH)]
         seen["burden"] = np.log(seen["burden"])
         pairs = pairs_of(table, make_folds(table, FOLDS, number), limit).query("scan_index == 1 and test == 1")
+        pairs = pairs.assign(female=(pairs["sex"] == "F").astype(float))
         prior = seen.loc[pairs["prior_scan_id"]].add_prefix("prior_").set_index(pairs.index)
         known = pd.concat([pairs, seen.loc[pairs["scan_id"]].set_index(pairs.index), prior], axis=1)
         for name in ("scan_id", "patient_id"):
@@ -54,30 +67,24 @@ def followed(phase_visible: float, forms: int = FORMS) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def out_of_fold(table: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Return the pairs with out-of-fold logits of a ridge logistic regression on columns, by the folds of the pairs."""
-    values, known = table[list(columns)].to_numpy(float), table["label"].notna().to_numpy()
-    logit = np.full(len(table), np.nan)
-    for fold in range(FOLDS):
-        train, held = known & (table["fold"] != fold).to_numpy(), (table["fold"] == fold).to_numpy()
-        weight, bias = linear_head(values[train], table.loc[train, "label"].to_numpy(float), len(columns))
-        logit[held] = values[held] @ weight + bias
-    return table.assign(logit=logit, high=(logit >= 0).astype(float))
+def refitted(table: pd.DataFrame, columns: tuple[str, ...], orders: np.ndarray) -> np.ndarray:
+    """Return out-of-fold logits (P, N) of ridge logistic regressions on columns, by the folds of the pairs, for each order."""
+    held, values = table["fold"].to_numpy(int), table[list(columns)].to_numpy(float)
+    inputs = [principal_components(values, held != fold, len(columns)) for fold in range(FOLDS)]
+    return permuted_logits(inputs, held, table["label"].to_numpy(float), orders)
 
 
 def foretold(phase_visible: float, forms: int = FORMS, draws: int = 2000) -> pd.DataFrame:
-    """Return one row a predictor: predictor, patients, high_share, auc, c_index, hazard_ratio and their limits.
+    """Return one row a predictor: predictor, patients, high_share, auc, c_index, hazard_ratio, their limits, and p.
 
-    The last row is the gain of two scans over one, paired.
+    p: of the log-rank by permutation. The last rows are the gains of two scans over one, paired; p is the AUC's.
     """
     table, rows = followed(phase_visible, forms), []
-    columns = {
-        "one scan": TRUTH,
-        "two scans": (*TRUTH, *(f"prior_{name}" for name in TRUTH)),
-        "two scans and interval": (*TRUTH, *(f"prior_{name}" for name in TRUTH), "interval_days"),
-        "schedule": ("day", "interval_days"),
-    }
-    scored = {name: out_of_fold(table, chosen) for name, chosen in columns.items()}
+    table = table[table["label"].notna()].reset_index(drop=True)
+    orders = permuted_orders(len(table), PERMUTATIONS, np.random.default_rng(random_seed("truth", "orders")))
+    days, event = (table[name].to_numpy(float) for name in ("remaining_days", "event"))
+    logits = {name: refitted(table, columns, orders) for name, columns in PREDICTORS.items()}
+    scored = {name: table.assign(logit=found[0], high=(found[0] >= 0).astype(float)) for name, found in logits.items()}
     names = {"AUC": "auc", "C-index": "c", "hazard ratio": "hazard"}
     for name, part in scored.items():
         found = risk.separation(part, draws, np.random.default_rng(random_seed("truth", name)))
@@ -85,14 +92,18 @@ def foretold(phase_visible: float, forms: int = FORMS, draws: int = 2000) -> pd.
             "predictor": name,
             "patients": len(table),
             "high_share": float((table["label"] == 1).mean()),
+            "p": permuted_log_rank(logits[name], orders, days, event).p,
         }
         for word, short in names.items():
             row |= _limits(found[word], short)
         rows.append(row)
-    rng = np.random.default_rng(random_seed("truth", "gain"))
-    gain = risk.compare(scored["two scans"], scored["one scan"], draws, rng)["difference"]
-    row = {"predictor": "two scans - one scan", "patients": len(table)}
-    return pd.DataFrame([*rows, row | _limits(gain["auc"], "auc") | _limits(gain["c_index"], "c")])
+    for two, one in GAINS:
+        gain = risk.compare(scored[two], scored[one], draws, np.random.default_rng(random_seed("truth", "gain")))
+        p = risk.permuted_gain(table, orders, logits[two], logits[one]).loc["auc", "permutation p"].value
+        row = {"predictor": f"{two} - {one}", "patients": len(table), "p": p}
+        gains = gain["difference"]
+        rows.append(row | _limits(gains["auc"], "auc") | _limits(gains["c_index"], "c"))
+    return pd.DataFrame(rows)
 
 
 def _limits(found: Estimate, short: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from covid3d.cohort.manifest import COLUMNS, write_manifest
+from covid3d.cohort.manifest import COLUMNS, read_manifest, write_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import registry, training
@@ -157,6 +157,15 @@ def write_reader_study(run: Run) -> None:
             }
             rows.append(row | {"call": call, "confidence": 0.5, "order": number, "read_at": ""})
     write_csv(run.path("reader_study.csv"), pd.DataFrame(rows))
+
+
+def write_masks(run: Run, **masks: np.ndarray) -> None:
+    """Write the same true masks, as shares (z, y, x), for every scan of the manifest."""
+    folder = run.path("truth", "masks")
+    folder.mkdir(parents=True)
+    content = {name: (255 * np.asarray(mask, float)).astype(np.uint8) for name, mask in masks.items()}
+    for scan_id in read_manifest(run.manifest)["scan_id"]:
+        np.savez_compressed(folder / f"{scan_id}.npz", **content)  # type: ignore[arg-type]
 
 
 def write_truth(run: Run, rows: pd.DataFrame) -> None:

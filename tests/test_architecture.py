@@ -83,6 +83,7 @@ def test_only_rooms_that_judge_read_the_truth():
         "covid3d.chapters.ceiling",
         "covid3d.chapters.simulator",
         "covid3d.chapters.explanation",
+        "covid3d.chapters.evidence",
         "covid3d.chapters.external_tests",
         "covid3d.chapters.trajectories",
         "covid3d.report.claims",

@@ -37,6 +37,8 @@ KM = pd.DataFrame(
         "at_risk": [4, 2, 3],
     }
 )
+INCIDENCE = pd.DataFrame({"group": ["high", "high", "low"], "day": [0, 3, 0], "cause_1": [0, 0.5, 0], "cause_2": 0.1})
+INCIDENCE[[f"cause_{cause} {side}" for cause in (1, 2) for side in ("low", "high")]] = 0.2
 STAGES = pd.DataFrame(
     [("stem", "convolution", 8, 4, 6, 6, 90, 0.1), ("head", "fully connected", 1, 1, 1, 1, 9, 0.0)],
     columns=["stage", "kind", "channels", "z", "y", "x", "parameters", "gflop"],
@@ -106,9 +108,14 @@ FIGURES = {
     "figure_4": lambda: trajectories.figure_4([GRID, GRID], [HEAT, HEAT], [1.0, -1.0], [1, 7], SPACING, -600, 1500),
     "kaplan_meier": lambda: prognosis.kaplan_meier({"two scans": KM}, {"two scans": "p = 0.1"}),
     "no_groups": lambda: prognosis.kaplan_meier({"two scans": KM.head(0)}, {}),
-    "incidence": lambda: prognosis.incidence(
-        pd.DataFrame({"day": [0, 3], "cause_1": [0, 0.5]}), {"cause_1": "x", "cause_2": "y"}
+    "side_by_side": lambda: prognosis.side_by_side(
+        pd.Series(
+            {"two scans": Estimate(0.7, 0.6, 0.8), "one scan": Estimate(0.5), "schedule": Estimate.missing("why")}
+        )
     ),
+    "no_predictor": lambda: prognosis.side_by_side(pd.Series({"two scans": Estimate.missing("why")})),
+    "incidence": lambda: prognosis.incidence(INCIDENCE, {"cause_1": "x", "cause_2": "y"}),
+    "nobody_died": lambda: prognosis.incidence(INCIDENCE, {"cause_1": "x", "cause_3": "y"}),
 }
 
 
@@ -139,11 +146,6 @@ def test_planes_keep_the_bodys_proportions():
     _, axes = style.canvas()
     style.plane(axes[0, 0], GRID, 3, "coronal", SPACING)
     assert axes[0, 0].get_aspect() == pytest.approx(5.0 / 2.0)
-
-
-def test_grid_spacing_is_the_field_of_view_over_the_cells():
-    scan = {"n_slices": 40, "rows": 96, "columns": 96, "spacing_z_mm": 6.0, "spacing_y_mm": 4.0, "spacing_x_mm": 3.0}
-    assert style.grid_spacing(scan, (24, 64, 64)) == (10.0, 6.0, 4.5)
 
 
 def test_the_scaled_map_of_figure_4_never_flips_its_colours():

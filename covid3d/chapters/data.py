@@ -9,12 +9,11 @@ from matplotlib.figure import Figure
 
 from covid3d.cohort.clinical import CODES, FEWEST_PCR_TESTS
 from covid3d.cohort.folds import read_splits, require_certificate
-from covid3d.cohort.intake import read_intake
+from covid3d.cohort.intake import grid_spacing, read_intake
 from covid3d.cohort.manifest import ROLES, read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.grid import axis_weights
 from covid3d.figures import data as draw
-from covid3d.figures.style import grid_spacing
 from covid3d.run import steps
 from covid3d.run.files import read_json
 from covid3d.run.profile import Run

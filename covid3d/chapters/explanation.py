@@ -31,6 +31,7 @@ from covid3d.stats.estimate import Estimate
 
 Method = Literal["gradcam", "hirescam"]
 KNOWN = ("scan_id", "patient_id", "hospital", "role", "label", "why")
+SHARES = ["lesion_share", "lesion_of_lung"]
 SAMPLE_OF_A = 12
 CASE_AGE, CASE_SCANS = 24, 5
 CALLS = {"TP": (1, True), "FN": (1, False), "FP": (0, True), "TN": (0, False)}
@@ -394,8 +395,10 @@ def lesion_share_table(summary: pd.DataFrame, replicates: int, seed: int) -> pd.
     known, rows = _with_lesions(summary), []
     rng = np.random.default_rng(random_seed(seed, "lesion_share"))
     for (hospital, label), group in known.groupby(["hospital", "label"]):
-        one, two = group[["lesion_share", "lesion_of_lung"]].mean()
-        rows.append((hospital, label, len(group), one, two, _ratio(group, replicates, rng)))
+        one, two = group[SHARES].mean()
+        rows.append(
+            (hospital, label, len(group), one, two, ratio_of_means(group[SHARES].to_numpy(float), replicates, rng))
+        )
     columns = ["hospital", "label", "scans", "share of the map", "share of the lung", "ratio"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -406,7 +409,8 @@ def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed:
     known = known[known["label"] == label]
     if known.empty:
         return Estimate.missing(NO_TRUTH)
-    return _ratio(known, replicates, np.random.default_rng(random_seed(seed, "lesion_share", label)))
+    rng = np.random.default_rng(random_seed(seed, "lesion_share", label))
+    return ratio_of_means(known[SHARES].to_numpy(float), replicates, rng)
 
 
 def _with_lesions(summary: pd.DataFrame) -> pd.DataFrame:
@@ -414,10 +418,9 @@ def _with_lesions(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[(summary["lesion_of_lung"] > 0) & summary["lesion_share"].notna() & (summary["role"] != "followup")]
 
 
-def _ratio(known: pd.DataFrame, replicates: int, rng: np.random.Generator) -> Estimate:
-    """Return mean lesion_share / mean lesion_of_lung with percentile limits over resampled patients (Efron 1979)."""
-    shares = known[["lesion_share", "lesion_of_lung"]].to_numpy(float)
-    drawn = shares[rng.integers(0, len(shares), (replicates, len(shares)))].mean(1)
+def ratio_of_means(pairs: np.ndarray, replicates: int, rng: np.random.Generator) -> Estimate:
+    """Return mean a / mean b of pairs (N, 2), with percentile limits over resampled patients (Efron 1979)."""
+    drawn = pairs[rng.integers(0, len(pairs), (replicates, len(pairs)))].mean(1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]).tolist()
-    one, two = shares.mean(0).tolist()
+    one, two = pairs.mean(0).tolist()
     return Estimate(one / two, low, high, "patient bootstrap, percentile")

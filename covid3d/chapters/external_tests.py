@@ -17,27 +17,26 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import nn
 
-from covid3d.chapters import ceiling, explanation, results
+from covid3d.chapters import ceiling, evidence, explanation, results
+from covid3d.chapters.evidence import Evidence
 from covid3d.chapters.explanation import Maps
 from covid3d.chapters.results import ENSEMBLE, EVERY_FOLD, TASK, THREE_D, TWO_D
 from covid3d.chapters.robustness import TUNED, Windows
 from covid3d.chapters.robustness import spread as window_spread
 from covid3d.chapters.truth import lesion_mask
 from covid3d.cohort.folds import require_certificate
-from covid3d.cohort.intake import accepted, read_intake
+from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.public import selection as public
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import blanked, lung_mask
 from covid3d.ct.windows import nominal_window
 from covid3d.figures import external_tests as draw
 from covid3d.figures.privacy import Box, shown_box
-from covid3d.figures.style import grid_spacing
 from covid3d.network import scoring, training
-from covid3d.run import steps
+from covid3d.run import campaigns, steps
 from covid3d.run.files import write_csv
 from covid3d.run.profile import Run
 from covid3d.stats.auc import auc, auc_value, external_internal_difference, paired_delong, pooled_delong
-from covid3d.stats.coverage import coverage_table
 from covid3d.stats.estimate import Estimate, Tested, p_value
 from covid3d.stats.proportions import wilson
 
@@ -69,7 +68,7 @@ class ExternalTests:
     deployed: the number of the deployed fold. scores: one row a scan (scan_id, hospital, label, and a logit column a model;
     `first_scores`). predictions: one row a scan and model, each fold's among them. inside: one row a patient of A, by the
     fold that never saw the patient. facts: intake.csv by scan. windows: what the image window does. maps: what the deployed
-    network looks at.
+    network looks at. evidence: what its logit loses without parts of the lung.
     """
 
     run: Run
@@ -80,6 +79,7 @@ class ExternalTests:
     facts: Mapping[str, Any]
     windows: Windows
     maps: Maps
+    evidence: Evidence
 
     @cached_property
     def network(self) -> nn.Module:
@@ -114,16 +114,31 @@ class ExternalTests:
         outside = {hospital: self.of(hospital).rename(columns={THREE_D: "logit"}) for hospital in self.hospitals}
         return ceiling.by_hospital(self.run, self.inside, outside)
 
-    def coverage(self, replicates: int = 100) -> pd.DataFrame:
-        """Return how often each interval of an AUC holds the true one, at the paper's numbers of patients, by simulation.
+    def coverage(self) -> pd.DataFrame:
+        """Return how often each interval of an AUC holds the true one, at the paper's numbers of patients, as stored.
 
         Each share has the Wilson interval that the number of simulated samples leaves it.
         """
-        table = coverage_table(replicates, self.run.seed)
-        held = [wilson(round(share * replicates), replicates) for share in table["coverage"]]
-        table["held"] = pd.Series(held, dtype=object)
-        wide = table.pivot(index=["positives", "negatives", "true_auc"], columns="method", values="held")
-        return wide.rename_axis(index=["COVID+", "COVID-", "true AUC"], columns=None)
+        stored, names = (
+            campaigns.read("coverage"),
+            {"positives": "COVID+", "negatives": "COVID-", "true_auc": "true AUC"},
+        )
+        if stored is None:
+            return pd.DataFrame({"true AUC": []})
+        stored = stored.assign(held=_shares(stored["held"], stored["replicates"]))
+        wide = stored.rename(columns=names).pivot(index=list(names.values()), columns="method", values="held")
+        return wide[sorted(wide, key=lambda name: name != "recommended")].rename_axis(columns=None)
+
+    def levels(self) -> pd.DataFrame:
+        """Return how often the book's tests reject at 5 % where there is nothing to find, by chapter, test and setting.
+
+        Each share has the Wilson interval that the number of simulated samples leaves it.
+        """
+        stored = campaigns.read("levels")
+        if stored is None:
+            return pd.DataFrame({"test": []})
+        stored = stored.assign(rejects=_shares(stored["rejected"], stored["replicates"]))
+        return stored.set_index(["chapter", "test", "setting"])[["rejects", "replicates"]]
 
     def window_facts(self) -> dict[str, Any]:
         """Return how windows were drawn, and whether the evaluation is free of the tuned one."""
@@ -253,6 +268,16 @@ class ExternalTests:
         window = self.run.profile.windows
         return draw.figure_1(grid, heat, spacing, window.level, window.width, lesions, box)
 
+    def plot_evidence(self, cases: pd.DataFrame) -> Figure:
+        """Return the scan of Figure 1 in one plane, with its activation map and its evidence by pieces and by boxes."""
+        scans = cases.loc[cases.index == "Figure 1", "scan"]
+        if scans.empty:
+            return draw.empty("no COVID+ scan outside A")
+        view, found = self.view(scans.iloc[0]), evidence.read_maps(self.run, scans.iloc[0])
+        maps = {evidence.MAP: view.heat, **{f"by {way}": found[way] for way in ("pieces", "boxes") if way in found}}
+        window = self.run.profile.windows
+        return draw.side_by_side(view.grid, maps, view.spacing, window.level, window.width, view.lesions, view.box)
+
     def plot_cases(self, cases: pd.DataFrame) -> Figure:
         """Return drawn cases in one axial plane each, every scan with its own voxels, one colour scale for all maps."""
         shown = []
@@ -279,10 +304,16 @@ class ExternalTests:
         return " x ".join(f"{side:.0f}" for side in cell)
 
 
+def _shares(counts: pd.Series, of: pd.Series) -> pd.Series:
+    """Return shares of simulated samples with Wilson's interval, one Estimate a row."""
+    return pd.Series([wilson(*pair) for pair in zip(counts, of, strict=True)], index=counts.index, dtype=object)
+
+
 def _tested(found: Tested) -> tuple[Estimate, Estimate, str]:
-    """Return an estimate, its p and how both were made."""
+    """Return an estimate, its p or why there is none, and how both were made."""
     estimate = found.estimate
-    return estimate, p_value(found.p) if estimate.known else Estimate.missing(estimate.method), estimate.method
+    p = p_value(found.p) if np.isfinite(found.p) else Estimate.missing(estimate.method)
+    return estimate, p, estimate.method
 
 
 def load(run: Run) -> ExternalTests:
@@ -297,7 +328,8 @@ def load(run: Run) -> ExternalTests:
     scores = first_scores(predictions, windows.scores)
     facts = {row["scan_id"]: row for row in read_intake(run).to_dict("records")}
     deployed, inside = results.deployed_fold(run), results.out_of_fold(run)
-    return ExternalTests(run, deployed, scores, predictions, inside, facts, windows, Maps.of(run))
+    maps = Maps.of(run)
+    return ExternalTests(run, deployed, scores, predictions, inside, facts, windows, maps, Evidence.of(run, maps))
 
 
 def first_scores(predictions: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
@@ -351,7 +383,7 @@ def _external_predictions(run: Run) -> pd.DataFrame:
     table = table[table["role"] == "external"]
     grids = Store.of(run).stack(table["scan_id"])
     deployed = results.deployed_fold(run)
-    parts, epochs = [], run.profile.training.epochs
+    parts, epochs = [], run.epochs
 
     def rows(model: str, fold: int, epoch: int, logits: np.ndarray) -> None:
         parts.append(scoring.prediction_rows(TASK, model, fold, epoch, table, "external", "nominal", logits))

@@ -2,6 +2,10 @@
 
 Index scan = a patient's second scan (`scan_index` 1); time zero and the remaining stay count from it, for one scan and for
 two. Fine-tuning of fold k starts from fold k's network of Task 1, so that no held-out patient has been seen by either.
+
+Some forty patients cannot teach a million weights. So the head is a regression on few components, only the last Inception
+blocks move with it, a little, and every pair of a training patient is an example: the paper's label is one of a scan, and a
+later scan has its own remaining stay. Patients are judged at the index scan alone.
 """
 
 from pathlib import Path
@@ -16,6 +20,8 @@ from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import registry, scoring, training
+from covid3d.network.i3d import BLOCKS
+from covid3d.network.start import COMPONENTS, fix_batch_norm, set_head
 from covid3d.network.weights import save_weights
 from covid3d.run import steps
 from covid3d.run.errors import ConfigError, nearest
@@ -24,7 +30,6 @@ from covid3d.run.profile import Run
 from covid3d.stats import survival
 
 VARIANTS = ("single", "pair")
-COMPONENTS = 8
 
 
 def all_pairs(run: Run) -> pd.DataFrame:
@@ -75,44 +80,50 @@ def pairs_of(table: pd.DataFrame, splits: pd.DataFrame, high_risk_days: float) -
     return result.sort_values(["patient_id", "scan_index"], ignore_index=True)
 
 
-class FixedBatchNorm(nn.BatchNorm3d):
-    """BatchNorm that keeps the statistics of Task 1 while some forty patients in small batches fine-tune the rest."""
-
-    def train(self, mode: bool = True) -> "FixedBatchNorm":
-        """Stay in evaluation mode whatever is asked for."""
-        super().train(False)
-        return self
-
-
 def start_model(run: Run, variant: str, fold: int) -> nn.Module:
     """Return the one-scan or two-scan model with the trunk of fold k's Task-1 model; its head is not fitted yet."""
     model = registry.build(variant, run.profile)
     trunk = training.load_fold(run, "task1", "covid3d", fold)
     model.get_submodule("extractor").load_state_dict(trunk.get_submodule("extractor").state_dict())
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.__class__ = FixedBatchNorm
+    fix_batch_norm(model)
+    moving = tuple(
+        f"extractor.{block}." for block in list(BLOCKS)[len(BLOCKS) - run.profile.prognosis.trained_blocks :]
+    )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(("head.", *moving)))
     return model
 
 
-def fit_head(model: nn.Module, features: np.ndarray, labels: np.ndarray) -> None:
-    """Set the head to a ridge logistic regression on principal components of the training patients' features (N, C).
+def head_inputs(variant: str, features: np.ndarray) -> np.ndarray:
+    """Return what a head is fitted to: the scan's features (N, C), or the index scan's and their change (N, 2C).
+
+    Index and change span what prior and index span, and a linear head on the one is a linear head on the other; but a
+    patient's two scans are alike, so that change would come last among the components of prior and index.
+    """
+    if variant == "single":
+        return features
+    prior, index = np.split(features, 2, axis=1)
+    return np.hstack([index, index - prior])
+
+
+def fit_head(model: nn.Module, variant: str, features: np.ndarray, labels: np.ndarray) -> None:
+    """Set the head to a ridge logistic regression on principal components of the training patients' `head_inputs`.
 
     Linear probing before fine-tuning (Kumar et al., ICLR 2022): a random head would first undo what the trunk has learned.
+    features: (N, C) of one scan, (N, 2C) of prior and index scan, on which the head stands in the network.
     """
-    weight, bias = survival.linear_head(features.astype(float), labels.astype(float), COMPONENTS)
-    head = model.get_submodule("head")
-    assert isinstance(head, nn.Linear)
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight)[None])
-        head.bias.fill_(bias)
+    weight, bias = survival.linear_head(head_inputs(variant, features.astype(float)), labels.astype(float), COMPONENTS)
+    if variant == "pair":
+        index, change = np.split(weight, 2)
+        weight = np.concatenate([-change, index + change])
+    set_head(model, weight, bias)
 
 
 def ensure_prognosis(run: Run, variant: str, fold: int) -> Path:
     """Return the folder of one fold of `single` or `pair`: weights, history, predictions, features; computed when needed.
 
     predictions.csv: the held-out patients' index scans (split validation) and later scans (followup), and C (external).
-    features.npz: scan_ids and the Task-1 features of the index scan, or of prior and index scan, never trained on outcomes.
+    features.npz: scan_ids and the Task-1 features of every pair's scan, or of prior and scan, never trained on outcomes.
     Raises ConfigError for another variant.
     """
     if variant not in VARIANTS:
@@ -127,15 +138,14 @@ def ensure_prognosis(run: Run, variant: str, fold: int) -> Path:
 
 def _fine_tune(run: Run, variant: str, fold: int, folder: Path) -> None:
     table, settings = all_pairs(run), run.profile.prognosis
-    index = table["scan_index"] == 1
-    known = table["label"].notna()
-    train = table[index & known & (table["fold"] >= 0) & (table["fold"] != fold)]
+    index, known = table["scan_index"] == 1, table["label"].notna()
+    train = table[known & (table["fold"] >= 0) & (table["fold"] != fold)]
     scored = table[(table["fold"] == fold) | (index & (table["fold"] == -1))].reset_index(drop=True)
     device = scoring.pick_device(run.device)
     if device == "cpu":
         torch.set_num_threads(run.profile.training.threads_per_fold)
     model = start_model(run, variant, fold)
-    features = _features(run, variant, model, table[index], device)
+    features = _features(run, variant, model, table, device)
     np.savez(folder / "features.npz", scan_ids=features.index.to_numpy(str), features=features.to_numpy())
     logits, history = np.full(len(scored), np.nan, np.float32), pd.DataFrame({"epoch": [], "train_loss": []})
     if train["label"].nunique() == 2:
@@ -147,11 +157,11 @@ def _fine_tune(run: Run, variant: str, fold: int, folder: Path) -> None:
             learning_rate=settings.learning_rate,
         )
         held = table[index & known & (table["fold"] == fold)]
-        examples, unseen = (training.Examples.of(part, _grids(run, variant, part)) for part in (train, held))
-        fit_head(model, features.loc[train["scan_id"]].to_numpy(), train["label"].to_numpy(int))
+        seen, unseen = (training.Examples.of(part, _grids(run, variant, part)) for part in (balanced(train), held))
+        fit_head(model, variant, features.loc[train["scan_id"]].to_numpy(), train["label"].to_numpy(int))
         seed = random_seed(run.seed, "prognosis", variant, fold)
         checkpoint = run.path("checkpoints", f"prognosis_{variant}_{fold:02d}.safetensors")
-        history = training.fit(model, examples, unseen, plan, checkpoint=checkpoint, device=device, seed=seed).history
+        history = training.fit(model, seen, unseen, plan, checkpoint=checkpoint, device=device, seed=seed).history
         logits = scoring.score(model, _grids(run, variant, scored), [plan.window], device=device)[:, 0]
     split = np.where(scored["fold"] == -1, "external", np.where(scored["scan_index"] == 1, "validation", "followup"))
     rows = scoring.prediction_rows(
@@ -162,8 +172,18 @@ def _fine_tune(run: Run, variant: str, fold: int, folder: Path) -> None:
     write_csv(folder / "predictions.csv", rows)
 
 
+def balanced(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with those of the rarer class repeated in turn until both classes are as many.
+
+    A later scan has less of the stay left, so that most pairs are of low risk; at the index scan about half are.
+    """
+    high = (table["label"] == 1).to_numpy()
+    rare, common = sorted((np.flatnonzero(high), np.flatnonzero(~high)), key=len)
+    return table.iloc[np.concatenate([common, np.resize(rare, len(common))])]
+
+
 def read_features(run: Run, variant: str, fold: int) -> pd.DataFrame:
-    """Return the Task-1 features that one fold was fine-tuned from, (N, C) or (N, 2C), indexed by the index scan's id."""
+    """Return the Task-1 features that one fold was fine-tuned from, (N, C) or (N, 2C), indexed by the pair's scan_id."""
     with np.load(run.model("prognosis", variant, fold) / "features.npz", allow_pickle=False) as stored:
         return pd.DataFrame(stored["features"], index=stored["scan_ids"].tolist())
 

@@ -11,7 +11,8 @@ from covid3d.stats.estimate import Estimate, number
 NOT_MEASURED = "not measured yet"
 REACHED, NOT_REACHED = "reached", "not reached"
 LEARNT = {
-    "beats 0.60": "above chance",
+    "mean of the folds": "mean of the folds",
+    "beats 0.75": "above chance",
     "beats burden": "above burden",
     "beats metadata": "above metadata",
     "skill at A": "skill at A is reached",
@@ -63,7 +64,7 @@ def _fairness(table: pd.DataFrame) -> pd.DataFrame:
     sides = _oracle(table).map({True: "at least ", False: "at most "})
     shown = table[["hospital", "group", "classifier", "n"]].rename(columns={"n": "scans"})
     shown["group"] = shown["group"].str.replace("_", " ")
-    shown["AUC"] = _estimates(table, "auc", "low", "high", "DeLong on mean out-of-fold scores")
+    shown["AUC"] = _estimates(table, "auc", "low", "high", "DeLong on mean out-of-fold scores", remark="nominal")
     shown["limit"] = sides + table["limit"].map(number)
     return shown.assign(verdict=table["verdict"]).set_index(["hospital", "group", "classifier"])
 
@@ -143,7 +144,10 @@ def _prognosis(table: pd.DataFrame) -> pd.DataFrame:
         ("C-index", "c_index", "c"),
         ("hazard ratio", "hazard_ratio", "hazard"),
     ):
-        shown[words] = _estimates(table, name, f"{stem}_low", f"{stem}_high", "bootstrap over patients")
+        limits = f"{stem}_low", f"{stem}_high"
+        shown[words] = _estimates(table, name, *limits, "bootstrap over patients", remark="nominal")
+    if "p" in table:
+        shown["permutation p"] = table["p"]
     return shown.set_index(["phase visible", "predictor"])
 
 
@@ -159,10 +163,12 @@ def _speed(table: pd.DataFrame) -> pd.DataFrame:
     return shown.set_index(["what", "by", "workers"])
 
 
-def _estimates(table: pd.DataFrame, value: str, low: str, high: str, method: str = "") -> pd.Series:
-    """Return one Estimate a row, from the columns of the value and of its limits."""
+def _estimates(
+    table: pd.DataFrame, value: str, low: str, high: str, method: str = "", *, remark: str = ""
+) -> pd.Series:
+    """Return one Estimate a row, from the columns of the value and of its limits; "nominal" for out-of-fold scores."""
     rows = table[[value, low, high]].to_numpy(float).tolist()
-    found = [Estimate(a, b, c, method) if pd.notna(a) else None for a, b, c in rows]
+    found = [Estimate(a, b, c, method, remark) if pd.notna(a) else None for a, b, c in rows]
     return pd.Series(found, index=table.index, dtype=object)
 
 

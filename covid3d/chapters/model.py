@@ -12,13 +12,13 @@ from torch import nn
 
 from covid3d.chapters import explanation, results
 from covid3d.chapters.results import TASK, THREE_D, TWO_D
-from covid3d.cohort.intake import accepted, read_intake
+from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import lung_mask
 from covid3d.ct.windows import Window, nominal_window, sample_windows
 from covid3d.figures import model as draw
 from covid3d.figures.privacy import shown_box
-from covid3d.figures.style import empty, grid_spacing, peak_position
+from covid3d.figures.style import empty, peak_position
 from covid3d.network import anatomy, i3d, registry
 from covid3d.network.covid3d import Covid3D
 from covid3d.network.scoring import score

@@ -7,28 +7,32 @@ probabilities at 0.5; the patient is the unit. Tables in, tables out: the networ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import results
-from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, all_pairs, read_features
+from covid3d.chapters import opacity, predictors, results
+from covid3d.chapters.fine_tuning import VARIANTS, all_pairs, read_features
+from covid3d.chapters.predictors import NAMES, Inputs, with_groups
 from covid3d.cohort.folds import require_certificate
 from covid3d.cohort.reader_study import read_reader_study
 from covid3d.figures import prognosis as draw
-from covid3d.network.tabular import baseline, fit_predict
 from covid3d.run import steps
-from covid3d.run.errors import ConfigError, nearest
 from covid3d.run.files import random_seed
 from covid3d.run.profile import Run
-from covid3d.stats import courses, risk, survival
+from covid3d.stats import courses, risk, stays, survival
 from covid3d.stats.estimate import NAN, Estimate
 from covid3d.stats.proportions import wilson
 
-CONTROLS = {"schedule": ["day", "interval_days"], "age_sex": ["age", "sex"]}
-NAMES = {"pair": "two scans", "single": "one scan", "schedule": "schedule", "age_sex": "age and sex"}
+PAPER = ("pair", "single", *predictors.CONTROLS)
+FAMILIES = {
+    "COVID3D": ("pair", "single"),
+    "opacity": ("opacity_pair", "opacity_single"),
+    "Cox": ("cox_pair", "cox_single"),
+}
 TASKS = {"stay_pair": "pair", "stay_single": "single"}
 MEASURES = {"c_index": "C-index", "auc": "AUC"}
 LONG_STAY = 9.0
@@ -39,9 +43,9 @@ Floats = np.ndarray
 class Prognosis:
     """What fine-tuning left and what happened to the patients, read once; every question is asked of these tables.
 
-    pairs: one row a follow-up scan with the scan before it, `fine_tuning.pairs_of`.
-    predictors: the test set with out-of-fold logit, probability and group (high) by pair, single, schedule and age_sex.
-    features: each fold's Task-1 features of the index scans by pair and single, before any of them saw an outcome.
+    pairs: one row a follow-up scan with the scan before it, `fine_tuning.pairs_of`, and the opacity of both.
+    predictors: the test set with out-of-fold logit, probability and group (high) by each predictor of `predictors.NAMES`.
+    features: each fold's Task-1 features of the pairs by pair and single, before any of them saw an outcome.
     scores: one row a fine-tuned network (model, fold) and scan: split (validation, followup, external), logit, probability.
     history: one row a fine-tuned network and epoch. s: the Task-1 scores of chapter 6. calls: reader_study.csv.
     """
@@ -81,68 +85,61 @@ class Prognosis:
 
     def groups(self) -> pd.DataFrame:
         """Return who is in the test set under both readings of "7 days", one row a rule."""
-        table, rows = self.test, []
-        limit = self.run.profile.prognosis.high_risk_days
-        for rule, name in ((f"{limit:g} days or longer", "label"), (f"longer than {limit:g} days", "label_strict")):
-            label = table[name]
-            row = {"high risk is": rule, "patients": len(table), "high risk": int((label == 1).sum())}
-            row |= {"low risk": int((label == 0).sum()), "unknown": int(label.isna().sum())}
-            ends = ((1, "discharged"), (0, "censored"), (2, "died"))
-            rows.append(row | {name: int((table["cause"] == cause).sum()) for cause, name in ends})
-        return pd.DataFrame(rows).set_index("high risk is")
+        return stays.by_rule(self.test, self.run.profile.prognosis.high_risk_days)
 
     def stays(self) -> dict[str, Any]:
         """Return the remaining stay over all follow-up scans and over index scans, and whether its label is as defined."""
-        days, limit = self.pairs["remaining_days"], self.run.profile.prognosis.high_risk_days
-        left = self.pairs[self.pairs["event"] == 1]
-        agrees = (left["label"] == (left["remaining_days"] >= limit).astype("Int64")).fillna(False).all()
-        steps_taken = self.pairs.groupby("patient_id")[["scan_index", "remaining_days"]].diff().dropna()
-        change = steps_taken.loc[steps_taken["scan_index"] == 1, "remaining_days"]
-        falls = ((change + self.pairs.loc[change.index, "interval_days"]).abs() < 1e-6).all()
-        return {
-            "scans at exactly the limit": int((days == limit).sum()),
-            "median over scans": Estimate(float(days.median()), unit="days"),
-            "median over patients": Estimate(float(self.index["remaining_days"].median()), unit="days"),
-            "high risk is the limit or longer": bool(agrees)
-            if len(left)
-            else Estimate.missing("nobody was discharged"),
-            "falls by the days between scans": bool(falls)
-            if len(change)
-            else Estimate.missing("nobody has three scans"),
-        }
+        return stays.as_defined(self.pairs, self.run.profile.prognosis.high_risk_days)
 
     def patients(self) -> dict[str, Any]:
         """Return who was followed: the test set, censored and ventilated patients, and how much longer the worst stayed."""
-        table, test = self.index, self.test
-        severe = (table["ventilated"] == 1) | (table["outcome"] == "died")
-        gap = table.loc[severe, "remaining_days"].mean() - table.loc[~severe, "remaining_days"].mean()
-        longer = Estimate(float(gap), unit="days") if gap == gap else Estimate.missing("nobody was ventilated or died")
-        nobody = Estimate.missing("nobody is in the test set")
-        return {
-            "in the test set": len(test),
-            "censored": int(table["censored"].sum()),
-            "no censored stay in the test set": bool((test["cause"] != 0).all()) if len(test) else nobody,
-            "ventilated": int(table["ventilated"].sum()),
-            "longer stay if ventilated or dead": longer,
-        }
+        return stays.who(self.index, self.test)
 
     # --- the groups --------------------------------------------------------------------------------------------------
 
     def separation(self) -> pd.DataFrame:
-        """Return `risk.separation` of each predictor's out-of-fold groups and scores, one row a predictor."""
+        """Return `risk.separation` of the out-of-fold groups and scores of the networks and of the controls, one row each."""
+        return self._separation.loc[[NAMES[name] for name in PAPER if name in self.predictors]]
+
+    @cached_property
+    def _separation(self) -> pd.DataFrame:
         rows = [
             {"predictor": NAMES[name], **risk.separation(table, self._draws, self._rng(name, "bootstrap"))}
             for name, table in self.predictors.items()
         ]
         return pd.DataFrame(rows).set_index("predictor")
 
-    def permutation(self, variant: str) -> survival.Permutation:
-        """Return the permutation test of the out-of-fold log-rank: outcomes permuted, heads refitted on frozen features."""
+    def competing(self) -> pd.DataFrame:
+        """Return `risk.competing` of each predictor's groups: do they differ in how many leave alive, deaths competing?"""
+        rows = [{"predictor": NAMES[name], **risk.competing(table)} for name, table in self.predictors.items()]
+        return pd.DataFrame(rows).set_index("predictor")
+
+    def permutation(self, name: str) -> survival.Permutation:
+        """Return the permutation test of the out-of-fold log-rank of a predictor that is refitted for every permutation."""
         table = self._with_outcome()
-        columns = (table[name] for name in ("fold", "remaining_days", "event", "label"))
+        if name not in self._refitted:
+            return survival.Permutation(NAN, NAN, np.array([]), "too few patients, or one risk class only")
+        days, event = (table[column].to_numpy(float) for column in ("remaining_days", "event"))
+        return survival.permuted_log_rank(self._refitted[name], self._orders, days, event)
+
+    @cached_property
+    def _orders(self) -> np.ndarray:
+        """The observed order of the patients with a known outcome, and permutations of it."""
         count = self.run.profile.prognosis.permutations
-        heads = self._heads(variant, table)
-        return survival.permute_outcomes(heads, *columns, permutations=count, rng=self._rng("permutation"))
+        return survival.permuted_orders(len(self._with_outcome()), count, self._rng("permutation"))
+
+    @cached_property
+    def _refitted(self) -> dict[str, Floats]:
+        """Out-of-fold logits (P, N) of each logistic predictor for outcomes in each order; none for few patients or one class."""
+        table = self._with_outcome()
+        if len(table) < 4 or table["label"].nunique() < 2:
+            return {}
+        held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
+        found = {name: self._inputs(name, table) for name in self.predictors if name not in FAMILIES["Cox"]}
+        return {
+            name: survival.permuted_logits(inputs.folds, held, label, self._orders, inputs.penalties)
+            for name, inputs in found.items()
+        }
 
     def permuted(self) -> pd.DataFrame:
         """Return the permutation test of both networks' inputs, one row each.
@@ -160,22 +157,60 @@ class Prognosis:
             rows.append(row | {"network's p": survival.permuted(placed, own.reason or found.reason)})
         return pd.DataFrame(rows).set_index("predictor")
 
-    def gain_over(self, other: str) -> pd.DataFrame:
-        """Return `risk.compare` of two scans with another predictor on the same patients, rows c_index and auc.
+    def gain_over(self, other: str, name: str = "pair") -> pd.DataFrame:
+        """Return `risk.compare` of a predictor with another one on the same patients, rows c_index and auc.
 
-        Beside one scan stands `risk.permuted_gain`: the heads of both refitted under the same permuted outcomes.
+        Of one scan and two stands `risk.permuted_gain` beside it: both refitted under the same permuted outcomes (of
+        networks the heads on frozen features).
         """
-        found = risk.compare(self.predictors["pair"], self.predictors[other], self._draws, self._rng("pair", other))
-        if other != "single":
+        found = risk.compare(self.predictors[name], self.predictors[other], self._draws, self._rng(name, other))
+        if (name, other) not in FAMILIES.values() or name in FAMILIES["Cox"]:
             return found
-        table, count = self._with_outcome(), self.run.profile.prognosis.permutations
-        pair, single = (self._heads(name, table) for name in ("pair", "single"))
-        return found.join(risk.permuted_gain(table, pair, single, count, self._rng("permutation")))
+        table, refitted = self._with_outcome(), self._refitted
+        none = np.empty((0, len(table)))
+        return found.join(risk.permuted_gain(table, self._orders, refitted.get(name, none), refitted.get(other, none)))
 
     def two_against_one(self) -> pd.DataFrame:
-        """Return how much better two scans do than one scan, the schedule, and age and sex; paired, never p against p."""
+        """Return how much better two scans do than every other predictor; paired, never p against p."""
         parts = {NAMES[other]: self.gain_over(other) for other in self.predictors if other != "pair"}
         return pd.concat(parts, names=["against"]).rename(index=MEASURES, level="measure")
+
+    # --- side by side ------------------------------------------------------------------------------------------------
+
+    def side_by_side(self) -> pd.DataFrame:
+        """Return AUC, C-index, nominal log-rank p and permutation p of every predictor, one row each.
+
+        A network's permutation p places its own chi-square among those of its refitted heads: approximate.
+        """
+        table = self._separation[["patients", "AUC", "C-index", "log-rank p"]].copy()
+        placed, found = self.permuted()["network's p"], {}
+        for name in self.predictors:
+            if name in FAMILIES["Cox"]:
+                found[NAMES[name]] = Estimate.missing("refitting takes too long")
+            elif name in VARIANTS:
+                found[NAMES[name]] = placed[NAMES[name]]
+            else:
+                test = self.permutation(name)
+                found[NAMES[name]] = survival.permuted(test.p, test.reason)
+        return table.assign(**{"permutation p": pd.Series(found, dtype=object)})
+
+    def second_scan(self) -> pd.DataFrame:
+        """Return what the second scan adds to one in each family of predictors, rows family and measure; paired."""
+        parts = {family: self.gain_over(one, two) for family, (two, one) in FAMILIES.items() if two in self.predictors}
+        found = pd.concat(parts, names=["predictor"]).rename(index=MEASURES, level="measure")
+        permuted = found["permutation p"].astype(object)
+        return found.assign(
+            **{"permutation p": permuted.where(permuted.notna(), survival.permuted(NAN, "not refitted"))}
+        )
+
+    def verdicts(self) -> dict[str, str]:
+        """Return in words how COVID3D from two scans stands to each other predictor, by the nominal interval of the AUC."""
+        table = self.two_against_one().xs("AUC", level="measure")["difference"]
+        return {str(name): predictors.in_words(difference) for name, difference in table.items()}
+
+    def plot_side_by_side(self) -> Figure:
+        """Return the AUC of every predictor with its interval, beside chance."""
+        return draw.side_by_side(self._separation["AUC"])
 
     # --- sensitivity -------------------------------------------------------------------------------------------------
 
@@ -188,7 +223,8 @@ class Prognosis:
             days, event, high = (joined[name] for name in ("remaining_days", "event", "high"))
             ratio = survival.hazard_ratio(days, event, high, cluster=joined["patient_id"]).estimate
             area = risk.bootstrap_interval(joined, "auc", self._draws, self._rng(variant, "all pairs"))
-            rows.append((NAMES[variant], len(joined), joined["patient_id"].nunique(), ratio, area))
+            both = (found.noted("nominal") for found in (ratio, area))
+            rows.append((NAMES[variant], len(joined), joined["patient_id"].nunique(), *both))
         return pd.DataFrame(rows, columns=["predictor", "pairs", "patients", "hazard ratio", "AUC"]).set_index(
             "predictor"
         )
@@ -263,7 +299,7 @@ class Prognosis:
         rows = []
         for (reader, task), part in self.reader_groups().groupby(["reader_id", "task"]):
             rng, variant = self._rng(reader, task), TASKS[str(task)]
-            row = {"reader": reader, "saw": NAMES[variant], **risk.separation(part, self._draws, rng)}
+            row = {"reader": reader, "saw": NAMES[variant], **risk.separation(part, self._draws, rng, remark="")}
             lead = risk.compare(self.predictors[variant], part, self._draws, rng)
             rows.append(row | {"lead of COVID3D": lead.loc["c_index", "difference"]})
         return pd.DataFrame(rows).set_index(["reader", "saw"]) if rows else pd.DataFrame()
@@ -311,16 +347,18 @@ class Prognosis:
         return self._curves({"COVID3D, one scan": self.predictors["single"], "age and sex": self.predictors["age_sex"]})
 
     def plot_incidence(self) -> Figure:
-        """Return the cumulative incidences of discharge and death after the index scan (Aalen-Johansen)."""
-        table = survival.aalen_johansen(self.test["remaining_days"], self.test["cause"])
-        return draw.incidence(table, {"cause_1": "discharged alive", "cause_2": "died"})
+        """Return the cumulative incidences of discharge and death by the two-scan groups (Aalen-Johansen)."""
+        return draw.incidence(
+            risk.incidences(self.predictors["pair"]), {"cause_1": "discharged alive", "cause_2": "died"}
+        )
 
     def _curves(self, groups: Mapping[str, pd.DataFrame]) -> Figure:
         notes = {}
         for name, table in groups.items():
             known = table.dropna(subset=["high", "remaining_days"])
             test = survival.log_rank(known["remaining_days"], known["event"], known["high"])
-            notes[name] = f"log-rank {test.nominal}"
+            remark = "" if "reader_id" in table else "nominal"
+            notes[name] = f"log-rank {test.nominal.noted(remark)}"
         return draw.kaplan_meier({name: risk.curves(table) for name, table in groups.items()}, notes)
 
     # --- shared ------------------------------------------------------------------------------------------------------
@@ -340,14 +378,11 @@ class Prognosis:
         s = self.s.set_index("scan_id")["logit"]
         return self.pairs.assign(s=self.pairs["scan_id"].map(s), prior=self.pairs["prior_scan_id"].map(s))
 
-    def _heads(self, variant: str, table: pd.DataFrame) -> list[Floats]:
-        """Return each fold's head inputs (N, K): principal components of its features, fitted without the held-out patients."""
-        inputs = []
-        for fold, features in enumerate(self.features[variant]):
-            values, train = features.loc[table["scan_id"]].to_numpy(float), (table["fold"] != fold).to_numpy()
-            some = train.any()
-            inputs.append(survival.principal_components(values, train, COMPONENTS) if some else values[:, :1])
-        return inputs
+    def _inputs(self, name: str, table: pd.DataFrame) -> Inputs:
+        """Return what a logistic predictor is fitted to for the patients of a table."""
+        if name in VARIANTS:
+            return predictors.inputs_of_features(table, name, self.features[name])
+        return predictors.inputs_of_columns(table, name, len(results.folds(self.run)))
 
 
 def load(run: Run) -> Prognosis:
@@ -359,6 +394,7 @@ def load(run: Run) -> Prognosis:
     steps.ensure_needs(run, "07_prognosis")
     require_certificate(run)
     pairs = all_pairs(run)
+    pairs = predictors.with_opacity(pairs, opacity.measured(run, [*pairs["scan_id"], *pairs["prior_scan_id"]]))
     models = [(variant, fold) for variant in VARIANTS for fold in results.folds(run)]
     folders = [run.model("prognosis", *model) for model in models]
     scores = pd.concat([results.read_predictions(folder / "predictions.csv") for folder in folders], ignore_index=True)
@@ -366,49 +402,14 @@ def load(run: Run) -> Prognosis:
         pd.read_csv(folder / "history.csv").assign(model=model[0], fold=model[1])
         for folder, model in zip(folders, models, strict=True)
     ]
+    features = {variant: [read_features(run, variant, fold) for fold in results.folds(run)] for variant in VARIANTS}
     return Prognosis(
         run,
         pairs,
-        predictors_of(pairs, scores),
-        {variant: [read_features(run, variant, fold) for fold in results.folds(run)] for variant in VARIANTS},
+        predictors.all_of(pairs, scores, features, run.profile.prognosis.high_risk_days),
+        features,
         scores,
         pd.concat(parts, ignore_index=True),
         results.trajectory_scores(run),
         read_reader_study(run),
     )
-
-
-# --- out of fold -----------------------------------------------------------------------------------------------------
-
-
-def predictors_of(
-    pairs: pd.DataFrame, scores: pd.DataFrame, controls: Sequence[str] = tuple(CONTROLS)
-) -> dict[str, pd.DataFrame]:
-    """Return the test set with out-of-fold logit, probability and group of each predictor: columns of `pairs`."""
-    index = pairs[pairs["scan_index"] == 1].reset_index(drop=True)
-    held = scores[scores["split"] == "validation"]
-    tuned = {variant: with_groups(index, held[held["model"] == variant]) for variant in VARIANTS[::-1]}
-    return tuned | {name: control_of(index, name) for name in controls}
-
-
-def with_groups(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the test rows of a table with logit, probability and group: high = probability of at least one half."""
-    joined = table[table["test"] == 1].merge(scores[["scan_id", "logit", "probability"]], on="scan_id")
-    return joined.assign(high=(joined["probability"] >= 0.5).astype(float).where(joined["probability"].notna()))
-
-
-def control_of(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return out-of-fold predictions of a logistic regression on the control's columns, fitted in the same folds."""
-    if name not in CONTROLS:
-        raise ConfigError(f"there is no control '{name}'", cure=nearest(name, CONTROLS))
-    columns, table = CONTROLS[name], table[table["test"] == 1]
-    table = table.assign(sex=table["sex"].fillna("U").replace("", "U").astype(object))
-    parts = []
-    for fold, held in table.groupby("fold"):
-        train = table[(table["fold"] != fold) & table["label"].notna()]
-        usable = train["label"].nunique() == 2 and train[columns].notna().any().all()
-        chance = fit_predict(baseline(name), train[columns], train["label"], held[columns]) if usable else NAN
-        parts.append(held[["scan_id"]].assign(probability=chance))
-    scores = pd.concat([table.head(0)[["scan_id"]].assign(probability=0.0), *parts])
-    share = scores["probability"].to_numpy(float).clip(1e-9, 1 - 1e-9)
-    return with_groups(table, scores.assign(logit=np.log(share / (1 - share))))

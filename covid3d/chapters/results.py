@@ -73,7 +73,7 @@ def fold_scores(run: Run) -> pd.DataFrame:
 def out_of_fold(run: Run) -> pd.DataFrame:
     """Return one row a patient of A, by the last epoch of the fold that never saw the patient, in the nominal window."""
     table = fold_scores(run)
-    return table[table["epoch"] == run.profile.training.epochs].sort_values("scan_id").reset_index(drop=True)
+    return table[table["epoch"] == run.epochs].sort_values("scan_id").reset_index(drop=True)
 
 
 def learning_curves(run: Run) -> pd.DataFrame:

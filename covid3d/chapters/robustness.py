@@ -140,7 +140,7 @@ def score_job(job: Job) -> pd.DataFrame:
     grids = Store.of(run).stack(job.table["scan_id"])
     windows = [Window(*pair) for pair in job.windows[["level", "width"]].to_numpy().tolist()]
     logits = scoring.score(model, grids, windows, device=device)
-    epoch = run.profile.training.epochs if job.model == THREE_D else run.profile.slices.epochs
+    epoch = run.epochs if job.model == THREE_D else run.profile.slices.epochs
     return pd.concat(
         [
             scoring.prediction_rows("task1", job.model, job.fold, epoch, job.table, job.split, name, logits[:, column])

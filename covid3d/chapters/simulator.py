@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import measured
+from covid3d.chapters import measured, opacity
 from covid3d.chapters.measured import NOT_MEASURED, verdict
 from covid3d.chapters.truth import read_truth
 from covid3d.cohort.folds import require_certificate
@@ -20,7 +20,7 @@ from covid3d.figures.style import empty
 from covid3d.run import campaigns, steps
 from covid3d.run.errors import MissingResult
 from covid3d.run.profile import Run
-from covid3d.stats.auc import auc, mean_interval
+from covid3d.stats.auc import auc, mean_interval, spearman
 from covid3d.stats.estimate import Estimate
 
 CHAPTER = "09_simulator"
@@ -94,6 +94,17 @@ class Simulator:
             (name, found, asked, verdict(holds) if found.known else NOT_MEASURED) for name, found, asked, holds in rows
         ]
         return pd.DataFrame(judged, columns=["what", "found", "asked", "verdict"]).set_index("what")
+
+    def opacity(self) -> pd.DataFrame:
+        """Return how the measured opacity of a scan goes with its true burden: over all scans, and within patients."""
+        names = {"above_700": "share above -700 HU", "above_500": "share above -500 HU", "mean_hu": "mean HU"}
+        scans, rows = self.truth.merge(opacity.measured(self.run), on="scan_id"), []
+        for column, name in names.items():
+            every = spearman(scans[column], scans["burden_fraction"]).estimate
+            within = rank_with_burden(scans[scans["kind"] != "rescan"], column)
+            rows.append((name, len(scans), every, within))
+        columns = ["opacity of the lung", "scans", "rank correlation with burden", "within patients"]
+        return pd.DataFrame(rows, columns=columns).set_index(columns[0])
 
     def plot_evidence(self) -> Figure:
         """Return the perfect reader's logit of every scan against the share of lung that is ill."""
@@ -186,13 +197,13 @@ def load(run: Run) -> Simulator:
     return Simulator(run, truth, scans, stored, run.root / chapter.files[0])
 
 
-def rank_with_burden(scans: pd.DataFrame) -> Estimate:
-    """Return the mean within-patient rank correlation of the perfect reader's logit with burden, t limits over patients.
+def rank_with_burden(scans: pd.DataFrame, score: str = "oracle_logit") -> Estimate:
+    """Return the mean within-patient rank correlation of a score with burden, t limits over patients.
 
-    Patients with three scans or more; columns patient_id, oracle_logit, burden_fraction.
+    Patients with three scans or more; columns patient_id, burden_fraction and the score's, by default the perfect reader's.
     """
     parts = [part for _, part in scans.groupby("patient_id") if len(part) >= 3]
-    ranks = pd.Series([part["oracle_logit"].corr(part["burden_fraction"], method="spearman") for part in parts])
+    ranks = pd.Series([part[score].corr(part["burden_fraction"], method="spearman") for part in parts])
     found = _mean(ranks.dropna(), "no patient has three scans")
     return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0)) if found.has_limits else found
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from covid3d.chapters import results
 from covid3d.chapters.results import TASK, THREE_D, TWO_D
@@ -19,6 +20,7 @@ from covid3d.ct.windows import nominal_window
 from covid3d.kinetics.convert import load_trunk
 from covid3d.network.registry import build
 from covid3d.network.scoring import pick_device
+from covid3d.network.start import fit_head_first
 from covid3d.network.training import Examples, Plan, fit, write_fold
 from covid3d.run import steps
 from covid3d.run.errors import Covid3DError
@@ -36,7 +38,8 @@ def ensure_fold(run: Run, fold: int) -> Path:
     """Return the folder of one trained fold of COVID3D, training it when needed."""
     train, validation = split_of(run, fold)
     folder = run.model(TASK, THREE_D, fold)
-    plan = Plan.of(run.profile.training, nominal_window(run.profile.windows))
+    changes = run.from_trunk.model_dump() if run.from_trunk else {}
+    plan = Plan.of(run.profile.training, nominal_window(run.profile.windows), **changes)
     command = f"python -m covid3d step fold --run {run.name} --fold {fold}"
     inputs = {**_inputs(run, fold, train, validation), "starts_from": run.pretrained or "random values"}
     return steps.ensure(
@@ -151,5 +154,9 @@ def _train(
         load_trunk(model, run.pretrained)
     checkpoint = run.path("checkpoints", f"{TASK}__{name}__fold_{fold:02d}.safetensors")
     device = pick_device(run.device)
+    if name == THREE_D and run.from_trunk:
+        if device == "cpu":
+            torch.set_num_threads(plan.threads)
+        fit_head_first(model, examples.grids, examples.labels, plan.window, device)
     result = fit(model, examples, held_out, plan, checkpoint=checkpoint, device=device, seed=seed)
     write_fold(folder, run, TASK, name, fold, model, result, held_out)

@@ -14,16 +14,16 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from covid3d.chapters import explanation, results
+from covid3d.chapters import evidence, explanation, results
 from covid3d.chapters.results import EVERY_FOLD, TASK, THREE_D
+from covid3d.chapters.truth import read_truth
 from covid3d.cohort.folds import read_splits, require_certificate
-from covid3d.cohort.intake import accepted, read_intake
+from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import lung_mask
 from covid3d.ct.windows import Window, nominal_window, sample_windows
 from covid3d.figures import trajectories as draw
 from covid3d.figures.privacy import shown_box
-from covid3d.figures.style import grid_spacing
 from covid3d.network import scoring
 from covid3d.network.registry import build
 from covid3d.network.training import load_fold
@@ -31,9 +31,11 @@ from covid3d.run import steps
 from covid3d.run.files import random_seed, write_csv
 from covid3d.run.profile import Run
 from covid3d.stats import courses
+from covid3d.stats.auc import spearman
 from covid3d.stats.estimate import NAN, Estimate
 from covid3d.stats.proportions import wilson
 
+NO_TRUTH = "real scans have no known burden"
 NOBODY = "no patient has a follow-up scan"
 SPANS = {"0 to 2": 2, "3 to 6": 6, "7 to 10": 10, "11 to 14": 14, "15 or later": np.inf}
 SIZE = ("n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm")
@@ -50,7 +52,8 @@ class Trajectories:
     scores: one row a scan, as `results.trajectory_scores` returns it. course: the scans of the followed patients by patient
     and day, with age, days_since_onset, days_to_discharge. controls: the same of COVID- patients with simulated later scans
     (none in a real cohort). external: first scans of B and C by every fold. own: patients of the splits, scored out of fold.
-    split_scans: the scans that train or validate. case: the patient of Figure 4, one row a scan.
+    split_scans: the scans that train or validate. case: the patient of Figure 4, one row a scan, with
+    the evidence that pieces of its lung hold (`evidence.ensure_evidence`) and its true burden, where there is any.
     """
 
     run: Run
@@ -246,8 +249,29 @@ class Trajectories:
         )
         return dict(zip(CASE_FACTS, values, strict=True))
 
+    def case_evidence(self) -> pd.DataFrame:
+        """Return, by scan of the case, the evidence for and against COVID-19 in pieces of its lung, beside its true burden.
+
+        In logits: what s loses, or gains, without the opaque pieces of the lung, one at a time and all at once, and without
+        the true lesions. ratio: lesions' share of the evidence of the pieces over their share of the lung.
+        """
+        columns = {"scan_id": "scan", "logit": "s", "positive_mass": "evidence for", "negative_mass": "against"}
+        columns |= {"together": "all at once", "without_lesions": "true lesions", "ratio": "ratio"}
+        table = self.case[[*columns]].rename(columns=columns)
+        table.insert(1, "day", (self.case["day"] + 1).astype(int))
+        shares = self.case["burden_fraction"]
+        burden = [Estimate(one).of_unit("%") if pd.notna(one) else Estimate.missing(NO_TRUTH) for one in shares]
+        return table.assign(**{"true burden": pd.Series(burden, dtype=object)}).set_index("scan")
+
+    def case_follows(self) -> dict[str, Estimate]:
+        """Return Spearman's correlation with the true burden, over the scans of the case, of s and of the evidence for it."""
+        burden = self.case["burden_fraction"]
+        if burden.isna().any() or burden.empty:
+            return dict.fromkeys(FOLLOWS, Estimate.missing(NO_TRUTH))
+        return {name: spearman(self.case[column], burden).estimate for name, column in FOLLOWS.items()}
+
     def plot_case(self) -> Figure:
-        """Return Figure 4: each scan of the case, its signed map, and the map times max(s, 0)."""
+        """Return Figure 4: each scan of the case, its signed map, the map times max(s, 0), and its evidence by pieces."""
         grids = [np.asarray(Store.of(self.run).get(scan)) for scan in self.case["scan_id"]]
         spacing = self._spacing()
         lungs = [lung_mask(grid, spacing) for grid in grids]
@@ -262,6 +286,7 @@ class Trajectories:
             window.level,
             window.width,
             [mask[box] for mask in lungs],
+            [evidence.read_maps(self.run, scan)["pieces"][box] for scan in self.case["scan_id"]],
         )
 
     def case_words(self) -> str:
@@ -287,6 +312,12 @@ class Trajectories:
         return grid_spacing(first, self.run.profile.model.grid)
 
 
+FOLLOWS = {
+    "s and true burden": "logit",
+    "evidence and true burden": "positive_mass",
+    "evidence of all at once and true burden": "together",
+    "evidence of the true lesions and true burden": "without_lesions",
+}
 CASE_FACTS = (
     "scans",
     "day of the highest s",
@@ -309,6 +340,15 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     course = course_of(scores, manifest)
     chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
     case = course[course["scan_id"].isin(chosen["scan_id"])].merge(read_intake(run)[["scan_id", *SIZE]], on="scan_id")
+    found, truth = evidence.read_summary(run), read_truth(run)
+    pieces = found.loc[
+        found["method"] == evidence.PIECES, ["scan_id", "positive_mass", "negative_mass", "together", "ratio"]
+    ]
+    causal = evidence.read_causal(run)
+    causal["without_lesions"] = causal["whole"] - causal["removed"]
+    case = case.merge(pieces, on="scan_id", how="left").merge(causal[["scan_id", "without_lesions"]], how="left")
+    burden = None if truth is None else truth.set_index("scan_id")["burden_fraction"]
+    case["burden_fraction"] = NAN if burden is None else case["scan_id"].map(burden)
     return Trajectories(
         run=run,
         late_days=late_days,

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from covid3d.chapters import results
 from covid3d.chapters.results import THREE_D
 from covid3d.cohort.clinical import CODES, acquisition_table, findings
-from covid3d.cohort.intake import accepted, read_intake
+from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.manifest import read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import lung_mask
 from covid3d.ct.windows import nominal_window
 from covid3d.dicom.refusals import CURES
 from covid3d.figures.privacy import shown_box
-from covid3d.figures.style import canvas, empty, grid_spacing, plane, windowed
+from covid3d.figures.style import canvas, empty, plane, windowed
 from covid3d.network import registry, scoring
 from covid3d.network.weights import describe_weights, grid_text, load_weights
 from covid3d.run import steps

@@ -76,6 +76,13 @@ def accepted(run: Run) -> pd.DataFrame:
     return table[table["scan_id"].isin(good)].reset_index(drop=True)
 
 
+def grid_spacing(scan: Mapping[Any, Any], grid: Sequence[int]) -> tuple[float, float, float]:
+    """Return the voxel size (z, y, x) in mm of a scan on a grid; `scan` is its row of intake.csv."""
+    counts = zip("zyx", ("n_slices", "rows", "columns"), grid, strict=True)
+    z, y, x = (float(scan[f"spacing_{axis}_mm"]) * int(scan[count]) / cells for axis, count, cells in counts)
+    return z, y, x
+
+
 def take_in(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     """Read, check and store one delivered scan; return its row of intake.csv. A bad scan gives ok = 0 and a code.
 

@@ -74,6 +74,9 @@ def predict(
     path: Annotated[Path, typer.Argument(help="folder of DICOM files, or a NIfTI, NRRD or MHA file")],
     weights: Annotated[Path | None, typer.Option(help="default: the deployed fold of the run 'standard'")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for map.nii.gz, planes.png and prediction.json")] = None,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="also write what the logit loses when opaque lung is made healthy")
+    ] = False,
     features: Annotated[Path | None, typer.Option(help=".npz file for the pooled features and the logit")] = None,
     series: Annotated[int | None, typer.Option(help="number of the series, where a folder holds several")] = None,
     simulated_weights_ok: Annotated[
@@ -90,6 +93,7 @@ def predict(
         weights or deployed_weights(),
         out=out,
         features=features,
+        evidence=evidence,
         series=series,
         simulated_weights_ok=simulated_weights_ok,
         device=device,

@@ -16,18 +16,20 @@ from covid3d.ct.volume import CTVolume, to_source_axes
 from covid3d.ct.windows import Window
 from covid3d.dicom.series import read_ct
 from covid3d.figures.predict import three_planes
+from covid3d.network.occlusion import by_pieces
 from covid3d.network.registry import build
 from covid3d.network.scoring import features as pooled
 from covid3d.network.scoring import pick_device, score
 from covid3d.network.weights import describe_weights, grid_shape, load_weights
 from covid3d.run.errors import ConfigError, WeightsError
 from covid3d.run.files import atomic_path, sha256_file, storage_errors, working_folder, write_json
-from covid3d.run.profile import Explain, Model, Profile, load_profile, profile_names
+from covid3d.run.profile import Model, Profile, load_profile, profile_names
 
 SIMULATED_WEIGHTS = "trained on simulated scans: this number says nothing about this patient"
 RESEARCH = "research use only: not a medical device, not for diagnosis"
 SMALL_LUNGS_ML = 800.0
 PICTURE = (128, 256, 256)
+PICTURES = {"map": "planes.png", "evidence": "evidence.png"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Prediction:
     warnings: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     withheld: bool = False
+    evidence: str = ""
 
     @property
     def exit_status(self) -> int:
@@ -56,6 +59,7 @@ class Prediction:
             out.append("no probability is shown; --simulated-weights-ok shows it, for testing the software")
         else:
             out += [f"logit        {self.logit:+.3f}", f"probability  {self.probability:.3f} of COVID-19 pneumonia"]
+            out += [f"evidence     {self.evidence}"] if self.evidence else []
         out += [f"window       {self.window} HU", *(f"scan         {line}" for line in self.history)]
         return [*out, *(f"wrote        {path.name}" for path in self.files), RESEARCH]
 
@@ -66,17 +70,21 @@ def predict(
     *,
     out: Path | None = None,
     features: Path | None = None,
+    evidence: bool = False,
     series: int | None = None,
     simulated_weights_ok: bool = False,
     device: str = "auto",
 ) -> Prediction:
     """Score one scan (DICOM folder or file, NIfTI, NRRD, MHA) with a COVID3D weights file.
 
-    With `out`, writes map.nii.gz (signed map in the scan's own voxels), planes.png and prediction.json there; with
+    With `out`, writes map.nii.gz (signed map in the scan's own voxels), planes.png and prediction.json there, with `evidence`
+    also evidence.nii.gz and evidence.png: what the logit loses when opaque pieces of the lung are made healthy; with
     `features`, an .npz file (see `write_features`); none holds an identifier. A real scan scored by weights made on
     simulated ones is withheld, without files, unless `simulated_weights_ok`. Raises SeriesError for the scan,
-    WeightsError for the weights, ConfigError for the device or for the name of `features`.
+    WeightsError for the weights, ConfigError for the device, for the name of `features`, or for `evidence` without `out`.
     """
+    if evidence and out is None:
+        raise ConfigError("evidence needs a folder to be written to", where="--evidence", cure="Give --out FOLDER")
     if features is not None and (features.suffix.lower() != ".npz" or features.is_dir()):
         raise ConfigError("features are written to an .npz file", where=str(features), cure="Give --features NAME.npz")
     metadata = describe_weights(weights)
@@ -113,8 +121,11 @@ def predict(
         return prediction
     files: tuple[Path, ...] = ()
     if out is not None:
-        heat = signed_map(model, grid, window, profile.explain.layer, profile.explain.method, device=chosen)
-        files = _write(Path(out), prediction, volume, heat, window)
+        maps = {"map": signed_map(model, grid, window, profile.explain.layer, profile.explain.method, device=chosen)}
+        if evidence:
+            found = by_pieces(model, grid, grid_spacing(volume, grid.shape), window, chosen)
+            maps["evidence"], prediction = found.values, replace(prediction, evidence=found.words)
+        files = _write(Path(out), prediction, volume, maps, window)
     if features is not None:
         write_features(features, pooled(model, grid[None], window, device=chosen)[0], prediction, profile.model.grid)
         files = (*files, features)
@@ -125,12 +136,11 @@ def weights_profile(metadata: dict[str, str]) -> Profile:
     """Return the profile that weights were made with; its grid and width are those in the metadata."""
     known = metadata["profile"] in profile_names()
     profile = load_profile(metadata["profile"] if known else "standard")
-    explain = profile.explain if known else Explain(layer="Mixed_3c", method="hirescam")
     try:
         size = Model(grid=grid_shape(metadata["grid"]), width=float(metadata["width"]), pretrained=False)
     except ValueError:
         raise WeightsError("grid or width in its metadata is no number", cure="Train the weights again") from None
-    return profile.model_copy(update={"model": size, "explain": explain})
+    return profile.model_copy(update={"model": size})
 
 
 def weights_window(metadata: dict[str, str]) -> Window:
@@ -152,27 +162,36 @@ def _warnings(volume: CTVolume, unsafe: bool) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _write(out: Path, prediction: Prediction, volume: CTVolume, heat: np.ndarray, window: Window) -> tuple[Path, ...]:
-    """Write the map, the picture and the number, all or none; return the paths."""
-    names = ("map.nii.gz", "planes.png", "prediction.json")
+def _write(
+    out: Path, prediction: Prediction, volume: CTVolume, maps: dict[str, np.ndarray], window: Window
+) -> tuple[Path, ...]:
+    """Write each map with its picture, and the number, all or none; return the paths."""
     with storage_errors(out), working_folder(out / "prediction") as folder:
-        made = [folder / name for name in names]
-        _fill(made, prediction, volume, heat, window)
+        made = []
+        for name, heat in maps.items():
+            made += [folder / f"{name}.nii.gz", folder / PICTURES[name]]
+            write_map(made[-2], to_volume_space(heat, volume), volume)
+            _draw(made[-1], prediction, volume, heat, window)
+        made.append(folder / "prediction.json")
+        write_json(made[-1], _content(prediction))
         return tuple(path.replace(out / path.name) for path in made)
 
 
-def _fill(files: Sequence[Path], prediction: Prediction, volume: CTVolume, heat: np.ndarray, window: Window) -> None:
-    """Write map, picture and number to three paths."""
-    write_map(files[0], to_volume_space(heat, volume), volume)
+def _draw(path: Path, prediction: Prediction, volume: CTVolume, heat: np.ndarray, window: Window) -> None:
+    """Draw a map, on the model's grid, over the scan in three planes through its peak."""
     shape = tuple(min(own, most) for own, most in zip(volume.shape, PICTURE, strict=True))
     peak = np.unravel_index(int(np.abs(heat).argmax()), heat.shape)
     centre = [int((at + 0.5) * new / old) for at, new, old in zip(peak, shape, heat.shape, strict=True)]
     lines = [f"logit {prediction.logit:+.2f} · {'; '.join(prediction.history)}", *prediction.warnings]
     spacing = grid_spacing(volume, shape)
     figure = three_planes(resample(volume, shape), resize(heat, shape), spacing, centre, window, lines)
-    with atomic_path(files[1]) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
-    content = {
+
+
+def _content(prediction: Prediction) -> dict[str, Any]:
+    """Return what prediction.json holds."""
+    content: dict[str, Any] = {
         "logit": round(prediction.logit, 6),
         "probability": None if prediction.probability is None else round(prediction.probability, 6),
         "window": prediction.window,
@@ -181,7 +200,7 @@ def _fill(files: Sequence[Path], prediction: Prediction, volume: CTVolume, heat:
         "scan": list(prediction.history),
         "warnings": [*prediction.warnings, RESEARCH],
     }
-    write_json(files[2], content)
+    return content | ({"evidence": prediction.evidence} if prediction.evidence else {})
 
 
 def write_features(path: Path, values: np.ndarray, prediction: Prediction, grid: Sequence[int]) -> None:

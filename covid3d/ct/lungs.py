@@ -10,11 +10,12 @@ SMALLEST_ML = 100.0
 CLOSING_MM = 8.0
 
 
-def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float], closing_mm: float = CLOSING_MM) -> np.ndarray:
     """Return a bool mask (z, y, x) of both lungs, vessels and lesions inside closed; all False when none is found.
 
     The body is the largest dense component; air inside its outline, slice by slice, is lung when its component has at
-    least 100 ml and a tenth of the largest. Dense disease at the lung's border is missed.
+    least 100 ml and a tenth of the largest. Dense disease at the lung's border is missed where it is wider than twice
+    `closing_mm`; a wider closing takes more of the hilum and of the chest wall along.
     """
     inside = body_mask(hu) & (hu < AIR_BELOW_HU)
     labels, count = ndimage.label(inside)
@@ -24,7 +25,7 @@ def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndar
     sizes[0] = 0
     kept = (sizes >= SMALLEST_ML) & (sizes >= 0.1 * sizes.max())
     mask = kept[labels]
-    return _closed(mask, spacing_mm) if mask.any() else mask
+    return _closed(mask, spacing_mm, closing_mm) if mask.any() else mask
 
 
 def body_mask(hu: np.ndarray) -> np.ndarray:
@@ -37,13 +38,13 @@ def body_mask(hu: np.ndarray) -> np.ndarray:
     return np.stack([ndimage.binary_fill_holes(plane) for plane in labels == int(sizes.argmax())])
 
 
-def _closed(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Close gaps of up to CLOSING_MM and fill holes slice by slice."""
-    reach = [max(1, round(CLOSING_MM / step)) if step <= CLOSING_MM else 0 for step in spacing_mm]
+def _closed(mask: np.ndarray, spacing_mm: tuple[float, float, float], closing_mm: float) -> np.ndarray:
+    """Close gaps of up to twice `closing_mm` and fill holes slice by slice."""
+    reach = [max(1, round(closing_mm / step)) if step <= closing_mm else 0 for step in spacing_mm]
     padded = np.pad(mask, [(step, step) for step in reach])
     distance_out = ndimage.distance_transform_edt(~padded, sampling=spacing_mm)
-    grown = distance_out <= CLOSING_MM
-    shrunk = ndimage.distance_transform_edt(np.pad(grown, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1] > CLOSING_MM
+    grown = distance_out <= closing_mm
+    shrunk = ndimage.distance_transform_edt(np.pad(grown, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1] > closing_mm
     inner = tuple(slice(step, step + size) for step, size in zip(reach, mask.shape, strict=True))
     closed = shrunk[inner] | mask
     return np.stack([ndimage.binary_fill_holes(plane) for plane in closed])

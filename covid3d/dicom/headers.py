@@ -1,6 +1,7 @@
 """DICOM files of a folder and what their headers say, one entry a slice; pixel data stay on disk."""
 
 import functools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from covid3d.dicom.quiet import quiet
 from covid3d.dicom.walk import ARCHIVE, DICOM_ENDINGS, DIRECTORY, candidates, doubts, passed_over
@@ -35,6 +36,7 @@ TAGS = [
 OF_FRAMES = [
     "FrameType", "FrameAcquisitionDateTime", "TemporalPositionIndex", "ContrastBolusAgentAdministered", "ExposureInmAs",
 ]  # fmt: skip
+OF_FILES = ["MediaStorageSOPClassUID", "TransferSyntaxUID"]
 PIXEL_DATA = 0x7FE00010
 CONTEXT = ("SQ", "UN", "OW", "OB", "US or SS", "LO", "PN", "SH")  # they depend on more than their own bytes
 TEXT, ESCAPE = ("LO", "PN", "SH"), b"\x1b"  # plain ASCII reads alike in every character set
@@ -47,7 +49,7 @@ TRUNCATED = "Copy or export this scan again; the file's size tells"
 
 
 AMBIGUOUS = {BaseTag(0x00280120), BaseTag(0x00280121), BaseTag(0x7FE00010)}
-TAG_OF = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in (*TAGS, *OF_FRAMES)}
+TAG_OF = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in (*TAGS, *OF_FRAMES, *OF_FILES)}
 WANTED = [TAG_OF[keyword] for keyword in TAGS]  # pydicom would look keywords up again in every file
 
 
@@ -56,9 +58,9 @@ def header_value(dataset: Dataset, keyword: str) -> Any:
     tag = TAG_OF.get(keyword)
     if tag is None:
         return dataset.get(keyword)
-    if tag not in dataset:
-        return None
     raw = dataset.get_item(tag)
+    if raw is None:
+        return None
     if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
         return dataset.get(keyword)
     if raw.VR in CONTEXT and not (raw.VR in TEXT and raw.value.isascii() and ESCAPE not in raw.value):
@@ -158,7 +160,7 @@ def read_objects(path: Path) -> Objects:
     missing_file for one that is not there.
     """
     files, others = candidates(path)
-    found = {file: read_file(file) for file in files}
+    found = {file: _entries(file) for file in files}
     dicom = [file for file, entries in found.items() if entries is not None]
     left = list(doubts([*(file for file in files if found[file] is None), *others], dicom))
     if not dicom:
@@ -181,6 +183,11 @@ def read_objects(path: Path) -> Objects:
 @quiet()  # odd values of real headers (padded numbers, UUIDs as UIDs) are read as they are
 def read_file(file: Path) -> Sequence[Slice | str] | None:
     """Return the image slices of one file, or the kind of the object without pixels; None when it is no DICOM file."""
+    return _entries(file)
+
+
+def _entries(file: Path) -> Sequence[Slice | str] | None:
+    """Read one file; remarks of other packages are silenced by those who call."""
     dataset = _header(file)
     if dataset is None:
         return None
@@ -213,13 +220,13 @@ def _header(file: Path) -> Dataset | None:
         return None
     except Exception as error:  # the parser's own errors on broken bytes are of any kind
         raise _truncated(file) from error
-    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
+    if header_value(dataset.file_meta, "MediaStorageSOPClassUID") == DIRECTORY:
         return None
-    if marked and "TransferSyntaxUID" not in dataset.file_meta:
+    if marked and TAG_OF["TransferSyntaxUID"] not in dataset.file_meta:
         raise (
             _unsupported(file, "a file does not say its transfer syntax") if PIXEL_DATA in dataset else _truncated(file)
         )
-    if "Modality" not in dataset and "SOPClassUID" not in dataset:
+    if TAG_OF["Modality"] not in dataset and TAG_OF["SOPClassUID"] not in dataset:
         if (marked or named) and PIXEL_DATA in dataset:
             cure = "Export the series again, with its modality"
             raise SeriesError(
@@ -233,7 +240,8 @@ def _header(file: Path) -> Dataset | None:
 
 def _syntax(dataset: Dataset) -> UID:
     """Return the transfer syntax; without file meta information the DICOM default, Implicit VR Little Endian."""
-    return UID(str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+    syntax = dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
+    return syntax if isinstance(syntax, UID) else UID(str(syntax))
 
 
 def _truncated(file: Path) -> SeriesError:
@@ -282,7 +290,7 @@ def _kind(file: Path, dataset: Dataset) -> str:
 def _slices(file: Path, dataset: Dataset) -> Iterator[Slice]:
     """Yield the slices of one file: itself, or each frame of an enhanced multi-frame file."""
     start = _pixels_at(file, dataset)
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
+    if TAG_OF["PerFrameFunctionalGroupsSequence"] not in dataset:
         frames = max(1, _count(dataset, "NumberOfFrames"))
         if frames * (_count(dataset, "Rows") * _count(dataset, "Columns") // MOST_COMPRESSED) > file.stat().st_size:
             raise _truncated(file)
@@ -366,5 +374,9 @@ def _count(dataset: Dataset, keyword: str) -> int:
 
 
 def _number(value: Any) -> float | None:
-    numbers = _numbers([value], 1)
-    return None if numbers is None else float(numbers[0])
+    """Return a header's number, or None unless it is a finite one."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

@@ -163,6 +163,8 @@ def _shape(name: str) -> str:
 
 def doubts(others: Sequence[Path], slices: Sequence[Path]) -> Iterator[Doubt]:
     """Yield what is to be said of the files without DICOM, `slices` being those with DICOM."""
+    if not others:
+        return
     beside = _Slices(slices)
     for path in others:
         fault = _fault(path)

@@ -1,6 +1,6 @@
 """Figures of 04_external_tests: Figure 1, ROC curves, the window curve, and drawn example cases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,35 @@ def figure_1(
             if part.min() < 0.5 < part.max():
                 axes[0, column].contour(part, levels=[0.5], colors="#F0E442", linewidths=0.8)
     figure.colorbar(image, ax=axes, shrink=0.7, label="signed map (red: more COVID-like)")
+    return figure
+
+
+def side_by_side(
+    grid: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    spacing: Sequence[float],
+    level: float,
+    width: float,
+    lesions: np.ndarray | None = None,
+    box: Box = WHOLE,
+) -> Figure:
+    """Draw one axial plane of a scan, and over it each of several signed maps on a scale of its own.
+
+    The plane is that of the last map's peak. grid: HU (z, y, x); maps: same shape by name; lesions: outlined in every panel.
+    """
+    grid, lesions = grid[box], None if lesions is None else lesions[box]
+    shown = {name: values[box] for name, values in maps.items()}
+    if not grid.size or not shown:
+        return empty("no lung was found" if shown else "this scan has no map")
+    grey, z = windowed(grid, level, width), peak_position([*shown.values()][-1])[0]
+    figure, axes = canvas(1, 1 + len(shown), width=2.5 * (1 + len(shown)), height=2.9)
+    plane(axes[0, 0], grey, z, "axial", spacing, cmap="gray", vmin=0, vmax=1)
+    for column, (name, values) in enumerate(shown.items(), start=1):
+        overlay(axes[0, column], grey, values, z, "axial", spacing, float(np.abs(values).max()))
+        axes[0, column].set_title(name, fontsize=9, loc="left")
+    axes[0, 0].set_title("scan", fontsize=9, loc="left")
+    for plot in axes[0] if lesions is not None and lesions[z].min() < 0.5 < lesions[z].max() else ():
+        plot.contour(lesions[z], levels=[0.5], colors="#F0E442", linewidths=0.8)  # type: ignore[index]
     return figure
 
 

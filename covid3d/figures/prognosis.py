@@ -45,14 +45,40 @@ def _at_risk(part: pd.DataFrame, day: float) -> int:
     return int(later["at_risk"].iloc[0]) if len(later) else 0
 
 
+def side_by_side(areas: pd.Series) -> Figure:
+    """Draw Estimates of the AUC with their intervals, one row a predictor (index), and a line at chance."""
+    known = [(str(name), area) for name, area in areas.items() if area.known]
+    if not known:
+        return empty("no predictor has an AUC")
+    figure, axes = canvas(width=6.6, height=1.0 + 0.35 * len(known))
+    plot, rows = axes[0, 0], range(len(known))[::-1]
+    plot.axvline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    for row, (_, area) in zip(rows, known, strict=True):
+        if area.has_limits:
+            plot.plot([area.low, area.high], [row, row], color=BLUE, linewidth=1.5)
+        plot.plot(area.value, row, "o", color=BLUE, markersize=5)
+    plot.set_yticks(list(rows), [name for name, _ in known])
+    plot.set_xlim(0, 1)
+    tidy(plot, "AUC for high risk; dashed: chance")
+    return figure
+
+
 def incidence(table: pd.DataFrame, causes: Mapping[str, str]) -> Figure:
-    """Draw cumulative incidences under competing events; columns day and those in `causes` (column -> name)."""
+    """Draw cumulative incidences under competing events by group, a line style a cause, with their 95 % limits.
+
+    table: group (high | low), day, and the columns of `causes` (column -> name) with "… low" and "… high"; drawn where more
+    than one cause has occurred.
+    """
     drawn = {column: name for column, name in causes.items() if column in table}
-    if not drawn:
-        return empty("no patient with two scans was discharged or died")
-    figure, axes = canvas(height=2.8)
-    for (column, name), colour in zip(drawn.items(), (BLUE, ORANGE, GREY), strict=False):
-        axes[0, 0].step(table["day"], table[column], where="post", color=colour, label=name)
+    if len(drawn) < 2:
+        return empty("nobody died: nothing competes with discharge")
+    figure, axes = canvas(height=3.2)
+    for group, part in table.groupby("group"):
+        label, colour = GROUPS[str(group)]
+        for (column, name), line in zip(drawn.items(), ("-", "--"), strict=False):
+            axes[0, 0].step(part["day"], part[column], line, where="post", color=colour, label=f"{name}, {label}")
+            limits = (part[f"{column} {side}"] for side in ("low", "high"))
+            axes[0, 0].fill_between(part["day"], *limits, step="post", color=colour, alpha=0.12, linewidth=0)
     axes[0, 0].legend(frameon=False, fontsize=8)
     axes[0, 0].set_ylim(-0.02, 1.05)
     tidy(axes[0, 0], "days since the index scan", "cumulative incidence")

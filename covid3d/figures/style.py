@@ -1,6 +1,6 @@
 """Colours, axes and the three-plane view that all figures share; Okabe and Ito's colour-blind-safe colours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,13 +43,6 @@ def empty(reason: str) -> Figure:
     axes[0, 0].axis("off")
     axes[0, 0].text(0.5, 0.5, f"not available: {reason}", ha="center", va="center")
     return figure
-
-
-def grid_spacing(scan: Mapping[Any, Any], grid: Sequence[int]) -> tuple[float, float, float]:
-    """Return the voxel size (z, y, x) in mm of a scan on a grid; `scan` is its row of intake.csv."""
-    counts = zip("zyx", ("n_slices", "rows", "columns"), grid, strict=True)
-    z, y, x = (float(scan[f"spacing_{axis}_mm"]) * int(scan[count]) / cells for axis, count, cells in counts)
-    return z, y, x
 
 
 def windowed(hu: np.ndarray, level: float, width: float) -> np.ndarray:

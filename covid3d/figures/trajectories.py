@@ -86,11 +86,12 @@ def figure_4(
     level: float,
     width: float,
     lungs: Sequence[np.ndarray] | None = None,
+    evidence: Sequence[np.ndarray] | None = None,
 ) -> Figure:
-    """Draw the case study, one column a scan: the scan, its unscaled signed map, and the map times max(s, 0).
+    """Draw the case study, one column a scan: the scan, its unscaled signed map, the map times max(s, 0), and its evidence.
 
     All maps of a row share one colour scale and one axial slice: the peak of the highest scan's map, inside the lungs when
-    masks (z, y, x) are given.
+    masks (z, y, x) are given. Evidence has the slice of its own peak.
     """
     if not grids:
         return empty("no patient has a follow-up scan")
@@ -100,16 +101,18 @@ def figure_4(
     top = int(np.argmax(scores))
     inside = lungs[top] if lungs is not None and lungs[top].any() else np.ones(maps[top].shape, bool)
     z = peak_position(np.where(inside, maps[top], -np.inf))[0]
-    figure, axes = canvas(3, len(grids), width=1.9 * len(grids) + 1.0, height=6.0)
-    for row, series in ((1, maps), (2, scaled)):
+    rows = {"map H": maps, "H · max(s, 0)": scaled} | ({"evidence": evidence} if evidence else {})
+    figure, axes = canvas(1 + len(rows), len(grids), width=1.9 * len(grids) + 1.0, height=2.0 + 2.0 * len(rows))
+    for row, series in enumerate(rows.values(), start=1):
         limit = max(float(np.abs(heat).max()) for heat in series)
+        at = peak_position(series[top])[0] if series is evidence else z
         for column, heat in enumerate(series):
             grey = windowed(grids[column], level, width)
-            image = overlay(axes[row, column], grey, heat, z, "axial", spacing, limit)
+            image = overlay(axes[row, column], grey, heat, at, "axial", spacing, limit)
         figure.colorbar(image, ax=axes[row, :], shrink=0.8)
     for column, grid in enumerate(grids):
         plane(axes[0, column], windowed(grid, level, width), z, "axial", spacing, cmap="gray", vmin=0, vmax=1)
         axes[0, column].set_title(f"day {days[column]:.0f}\ns = {scores[column]:.2f}", fontsize=9)
-    for row, name in enumerate(("scan", "map H", "H · max(s, 0)")):
+    for row, name in enumerate(("scan", *rows)):
         axes[row, 0].set_ylabel(name)
     return figure

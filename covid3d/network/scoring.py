@@ -1,14 +1,17 @@
-"""Scoring: scans x windows -> logits, in evaluation mode."""
+"""Scoring: scans x windows -> logits, by a copy of the model made for evaluation alone."""
 
-import contextlib
+import copy
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from covid3d.ct.windows import Window, apply_window
+from covid3d.network.i3d import ConvUnit
 from covid3d.run.errors import ConfigError
 from covid3d.run.files import progress
 
@@ -26,6 +29,7 @@ PREDICTIONS = (
     "logit",
     "probability",
 )
+MOST_SCANS, MOST_VOXELS = 16, 8 * 64 * 224 * 224  # of a batch: enough to keep cores busy, and little enough for memory
 
 
 def pick_device(name: str = "auto") -> str:
@@ -43,35 +47,44 @@ def to_input(grids: np.ndarray, window: Window, device: str = "cpu") -> Tensor:
     return torch.from_numpy(apply_window(grids, window)).to(device, memory_format=torch.channels_last_3d)
 
 
+@torch.inference_mode()
 def score(
     model: nn.Module,
     grids: np.ndarray,
     windows: Sequence[Window],
     *,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     device: str = "cpu",
 ) -> np.ndarray:
-    """Return the logit of every scan in every window, float32 (N, len(windows)).
+    """Return the logit of every scan in every window, float32 (N, len(windows)); the model itself stays as it is.
 
     grids: int16 HU, (N, z, y, x), or (N, S, z, y, x) for a model of S scans. The result does not depend on the batch
     size, within rounding.
     """
+    twin = for_evaluation(model, device)
     logits = np.empty((len(grids), len(windows)), np.float32)
-    with _evaluation(model, device):
-        for scans, column, x in _batches(grids, windows, batch_size, device):
-            logits[scans, column] = model(x).cpu().numpy()
+    for scans, column, x in _batches(grids, windows, batch_size, device):
+        logits[scans, column] = twin(x).cpu().numpy()
     return logits
 
 
+@torch.inference_mode()
 def features(
-    model: nn.Module, grids: np.ndarray, window: Window, *, batch_size: int = 8, device: str = "cpu"
+    model: nn.Module, grids: np.ndarray, window: Window, *, batch_size: int | None = None, device: str = "cpu"
 ) -> np.ndarray:
-    """Return the pooled features of every scan in one window, float32 (N, C)."""
-    found: list[np.ndarray] = []
-    with _evaluation(model, device):
-        for _, _, x in _batches(grids, [window], batch_size, device):
-            found.append(model.features(x).cpu().numpy())  # type: ignore[operator]
-    return np.concatenate(found)
+    """Return the pooled features of every scan in one window, float32 (N, C); the model itself stays as it is."""
+    twin = for_evaluation(model, device)
+    batches = _batches(grids, [window], batch_size, device)
+    return np.concatenate([twin.features(x).cpu().numpy() for _, _, x in batches])  # type: ignore[operator]
+
+
+def for_evaluation(model: nn.Module, device: str) -> nn.Module:
+    """Return a copy of a model in evaluation mode, each BatchNorm of its trunk folded into the convolution before it."""
+    twin = copy.deepcopy(model).eval()
+    for unit in twin.modules():
+        if isinstance(unit, ConvUnit):
+            unit.conv, unit.bn = fuse_conv_bn_eval(unit.conv, unit.bn), nn.Identity()  # type: ignore[assignment]
+    return place(twin, device)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -107,18 +120,6 @@ def prediction_rows(
     return rows[list(PREDICTIONS)]
 
 
-@contextlib.contextmanager
-def _evaluation(model: nn.Module, device: str) -> Iterator[None]:
-    """Evaluation mode without gradients inside the block; the model's own mode comes back after it."""
-    training = model.training
-    place(model, device).eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)
-
-
 def place(model: nn.Module, device: str) -> nn.Module:
     """Move a model to a device, its kernels in the layout in which they are fastest there, and return it.
 
@@ -134,10 +135,11 @@ def place(model: nn.Module, device: str) -> nn.Module:
 
 
 def _batches(
-    grids: np.ndarray, windows: Sequence[Window], batch_size: int, device: str
+    grids: np.ndarray, windows: Sequence[Window], batch_size: int | None, device: str
 ) -> Iterator[tuple[slice, int, Tensor]]:
     """Yield (scans, window number, input) in batches of even size, which the CPU's convolutions like."""
-    size = max(2, batch_size - batch_size % 2)
+    size = batch_size or min(MOST_SCANS, MOST_VOXELS // math.prod(grids.shape[1:]))
+    size = max(2, size - size % 2)
     starts = [(start, column) for start in range(0, len(grids), size) for column in range(len(windows))]
     for start, column in progress(starts, "scoring"):
         scans = slice(start, min(start + size, len(grids)))

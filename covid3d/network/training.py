@@ -26,7 +26,7 @@ from covid3d.ct.windows import Window, apply_window
 from covid3d.network.registry import build, imagenet_file
 from covid3d.network.scoring import place, prediction_rows, score
 from covid3d.network.team import Team
-from covid3d.network.weights import grid_text, load_weights, read_tensors, save_weights, write_tensors
+from covid3d.network.weights import describe_weights, grid_text, load_weights, read_tensors, save_weights, write_tensors
 from covid3d.run.errors import Covid3DError, WeightsError
 from covid3d.run.files import progress, random_seed, sha256_file, sha256_json, write_csv
 from covid3d.run.fingerprint import code_fingerprint
@@ -90,7 +90,7 @@ class Plan:
     @classmethod
     def of(cls, training: Training, window: Window, **changes: float) -> "Plan":
         """Return the plan of a profile's `training`; `changes` (epochs, learning_rate …) replace its values."""
-        values = training.model_dump(exclude={"folds", "threads_per_fold"}) | changes
+        values = training.model_dump(exclude={"folds", "threads_per_fold", "from_trunk"}) | changes
         return cls(**values, threads=training.threads_per_fold, window=Window(*window))
 
 
@@ -173,7 +173,7 @@ def _fit(
     resumed, started = len(rows), time.perf_counter()
     for epoch in progress(range(resumed + 1, plan.epochs + 1), "epochs"):
         train_loss = _train_epoch(model, optimiser, train, plan, team, device, seed, epoch)
-        scores = score(model, validation.grids, [plan.window], batch_size=plan.batch_size, device=device)[:, 0]
+        scores = score(model, validation.grids, [plan.window], device=device)[:, 0]
         if not np.isfinite(scores).all():
             name = validation.scan_ids[int(np.argmin(np.isfinite(scores)))]
             raise _not_finite("a validation logit", f"epoch {epoch}, scan {name}", plan)
@@ -348,6 +348,8 @@ def _resume(
         return [], []
     model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
     for number, parameter in enumerate(model.parameters()):
+        if not parameter.requires_grad:
+            continue
         state = optimiser.state[parameter]
         state["step"] = tensors[f"adam.{number}.step"]
         for name in ("exp_avg", "exp_avg_sq"):  # in the parameter's own layout, or rounding would differ
@@ -393,14 +395,14 @@ def weights_metadata(run: Run, name: str) -> dict[str, str]:
         "manifest_sha256": sha256_file(run.manifest),
         "commit": _commit(),
         "licence": "MIT",
-        "starts_from": _starts_from(run, name),
+        "starts_from": starts_from(run, name),
     }
 
 
-def _starts_from(run: Run, name: str) -> str:
-    """Return what a model's trunk was before its first epoch, with the SHA-256 of a weights file."""
+def starts_from(run: Run, name: str = "covid3d") -> str:
+    """Return what a model's trunk was before its first epoch: what weights were trained on, and their SHA-256."""
     if run.pretrained and name in ("covid3d", "single", "pair"):
-        return f"kinetics600 {sha256_file(run.pretrained)}"
+        return f"{describe_weights(run.pretrained)['trained_on']} {sha256_file(run.pretrained)}"
     if name.startswith("resnet") and run.profile.slices.pretrained:
         return f"imagenet {sha256_file(imagenet_file(run.profile.slices.backbone))}"
     return "random values"

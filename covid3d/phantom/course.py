@@ -4,7 +4,7 @@ Both classes share every distribution in this file, so that amount and brightnes
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from covid3d.run.files import random_seed
 
 CLEARED = 0.02  # share of the lung below which a patient counts as cleared
 HIGHEST = 0.40
+MILD, MILD_PEAK = 0.04, 0.006  # share of patients whose lungs stay nearly clear, and their median peak
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Course:
     @property
     def clearance(self) -> float:
         """Day since onset on which the burden falls below `CLEARED`."""
-        return self.peak + self.clearing * math.sqrt(math.log(self.peak_burden / CLEARED))
+        return self.peak + self.clearing * math.sqrt(math.log(max(self.peak_burden / CLEARED, 1.0)))
 
     @property
     def discharge_day(self) -> int:
@@ -73,15 +74,17 @@ def draw_course(seed: int, patient_id: str) -> Course:
 
 
 def random_course(rng: np.random.Generator) -> Course:
-    """Draw a course."""
-    return Course(
-        onset_to_first=int(np.clip(round(rng.normal(4.6, 2.0)), 0, 9)),
-        peak=float(np.clip(rng.normal(12.4, 1.5), 10.0, 15.0)),
+    """Draw a course; a few stay nearly clear from the first to the last day."""
+    course = Course(
+        onset_to_first=int(np.clip(round(rng.normal(5.0, 2.7)), 0, 10)),
+        peak=float(rng.uniform(10.0, 15.0)),
         peak_burden=float(np.clip(math.exp(rng.normal(math.log(0.19), 0.45)), 0.05, HIGHEST)),
-        rise=float(np.clip(math.exp(rng.normal(math.log(7.5), 0.18)), 4.2, 13.0)),
-        clearing=float(np.clip(math.exp(rng.normal(math.log(4.0), 0.20)), 2.5, 8.0)),
-        discharge_delay=float(rng.normal(0.5, 0.8)),
+        rise=float(math.exp(rng.normal(math.log(9.5), 0.10))),
+        clearing=float(math.exp(rng.normal(math.log(4.0), 0.12))),
+        discharge_delay=float(rng.normal(0.5, 0.6)),
     )
+    mild, peak = rng.random() < MILD, MILD_PEAK * math.exp(rng.normal(0, 0.4))
+    return replace(course, peak_burden=peak) if mild else course
 
 
 def appearance(

@@ -2,42 +2,49 @@
 
 A patient's sites give every place of the lung a relative distance D. A scan does not use D itself but its rank q: the share of
 aerated lung, effusion and vessels left out, that lies nearer to a site. Weight, rim and consolidated core are functions of q
-and the scan's burden alone; the two classes differ in which places come first. Of several drafts of its sites a patient keeps
-the one whose compactness, contact with the lung's surface and blood come nearest to values drawn alike for both classes.
+and the scan's burden alone; the two classes differ in which places come first (`sites`).
+
+Evidence grows with disease: a few foci, placed alike in both classes, come first; the sites of the class's own pattern come
+in one after the other behind them. What clears goes the same way back, so that the last rest is unspecific again, as early
+and absorbing disease is on CT (Pan et al., Radiology 2020; Wang et al., Radiology 2020).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from covid3d.phantom.chest import cavity, hilum, lungs, pleura
+from covid3d.phantom.chest import cavity, lungs, pleura
 from covid3d.phantom.lung import Background, lattice, lobe, parenchyma
 from covid3d.phantom.shapes import Array, Points, soft
 from covid3d.phantom.thorax import Thorax
 
-ATYPICAL = 0.01  # share of each class that shows the other class's pattern
-CASE_MIX = {"A": 0.02, "B": 0.06, "C": 0.08}  # share of viral cases among COVID-, by hospital
-PATTERNS = ("rounded", "patchy", "branching", "lobar")
 REFERENCE_MM = 6.0
 FAR = np.float32(1e3)
+SLOWER = 3.1  # how much slower the early foci grow from then on
 RIM = 0.36  # width of a lesion's edge, as a share of its rank
-DRAFTS = 12
-PROBES = (0.03, 0.12)  # burdens at which drafts are compared
-LOOKS = ((-0.26, 0.27, 0.31), (0.08, 0.05, 0.15), (0.04, 0.05, 0.06))  # of `_look`: means, SDs, tolerance
-ASIDE_MM = (8.0, 18.0)  # how far a bronchovascular lesion lies from its vessel
-UNEVEN, OUTLINE_MM = (0.08, 0.18, 0.26), 22.0
+OUTLINE_MM = 22.0
 BAND_MM = 9.0  # atelectasis above free fluid
+
+
+class Places(NamedTuple):
+    """Where lesions lie: foci (lines of no length), tubes along vessels, or fillings of a lobe."""
+
+    lines: Array  # (n, 6): start and end z, y, x in mm
+    sizes: Array  # (n, 3): relative half axes z, y, x
+    lobes: Array  # (n,): the lobe that bounds a site, -1 for none
+    waits: Array  # (n,): how much later a site comes than the first, relative mm
 
 
 @dataclass(frozen=True)
 class Sites:
-    """Where a patient's lesions lie: foci (lines of no length), tubes along vessels, or fillings of a lobe."""
+    """Where a patient's lesions lie, and in what order they come."""
 
     pattern: str
-    lines: Array  # (n, 6): start and end z, y, x in mm
-    sizes: Array  # (n, 3): relative half axes z, y, x
-    lobes: Array  # (n,): the lobe that bounds a site, -1 for none
+    own: Places  # those of the pattern
+    early: Places  # foci that come first, alike in both classes
+    early_reach: float  # relative distance at which they fill `EARLY` of the lung
     buds: Array  # (m, 7): start and end z, y, x and radius of nodules and twigs, mm
     ragged: Array  # (2, 3): where the outline's noise lies
     unevenness: float  # of the outline, a share of the distance
@@ -105,40 +112,7 @@ def _vessel_share(grid: Points, shape: tuple[int, ...], vessels: Array) -> Array
     return np.clip(ndimage.uniform_filter(share, 2), 0, 0.8)
 
 
-# --- drawing -------------------------------------------------------------------------------------------------------------
-
-
-def draw_sites(
-    thorax: Thorax, ref: Reference, vessels: Array, label: int, rng: np.random.Generator, viral: float = CASE_MIX["A"]
-) -> Sites:
-    """Draw a patient's sites; `viral` is the share of COVID- cases that are viral, `ATYPICAL` swaps the classes."""
-    covid_like = bool(label) != bool(rng.random() < ATYPICAL)
-    kind = rng.random()
-    other = "patchy" if rng.random() < viral else "branching" if kind < 0.6 else "lobar"
-    pattern = "rounded" if covid_like else other
-    wanted = rng.normal(LOOKS[0], LOOKS[1])
-    fluid = float(np.exp(rng.normal(4.6, 0.6))) if rng.random() < 0.18 else 0.0
-    both = 0.6 * (rng.random() < 0.5)
-    sides = (1.0, both) if rng.random() < 0.5 else (both, 1.0)
-    ragged = rng.uniform(0, 3, (2, 3))
-    drafts = [_draft(pattern, thorax, ref, vessels, rng) for _ in range(DRAFTS)]
-    (lines, sizes, lobes), unevenness = _fitting(drafts, ref, thorax, field(ragged, ref.points, OUTLINE_MM), wanted)
-    return Sites(
-        pattern=pattern,
-        lines=lines,
-        sizes=sizes,
-        lobes=lobes,
-        buds=_buds(lines, vessels, rng, along=pattern == "branching"),
-        ragged=ragged,
-        unevenness=unevenness,
-        mottle=rng.uniform(0, 3, (2, 3)),
-        paving=float(rng.uniform(0.3, 1.0)) if rng.random() < 0.4 else 0.0,
-        effusion_ml=min(fluid, 350.0),
-        effusion_sides=sides,
-    )
-
-
-Draft = tuple[Array, Array, Array]
+# --- where -------------------------------------------------------------------------------------------------------------
 
 
 def field(phases: Array, p: Points, coarse_mm: float) -> Array:
@@ -148,163 +122,13 @@ def field(phases: Array, p: Points, coarse_mm: float) -> Array:
     return np.clip(0.8 * parts[0] + 0.6 * parts[1], -2.5, 2.5)
 
 
-def _draft(pattern: str, thorax: Thorax, ref: Reference, vessels: Array, rng: np.random.Generator) -> Draft:
-    """Draw lines, sizes and lobes of one pattern."""
-    if pattern == "branching":
-        return _branching(vessels, rng)
-    if pattern == "lobar":
-        return _lobar(thorax, ref, rng)
-    return _foci(thorax, ref, rng, covid=pattern == "rounded")
-
-
-def _foci(thorax: Thorax, ref: Reference, rng: np.random.Generator, *, covid: bool) -> Draft:
-    """Draw rounded and short patches on both sides under the pleura: with COVID low and behind, with other viruses less so.
-
-    Places with more vessels come first, so that the foci cover as much blood as the tubes.
-    """
-    t, q = ref.points.z / thorax.height, ref.points
-    depth = rng.uniform(9, 20) if covid else rng.uniform(10, 26)
-    weight = np.exp(-(((ref.pleura - depth) / (5 if covid else 8)) ** 2)) + 1e-9
-    steep = max(rng.normal(1.15, 0.35) if covid else rng.normal(0.6, 0.5), 0.0)
-    weight = weight * np.exp(-2.2 * steep * np.clip(t, 0, 1)) / (1 + np.exp(-(q.y - 6) * steep / 13))
-    weight = weight * (np.abs(q.x) > (42 if covid else 36)) * (0.01 + 1 - ref.aerated)
-    share = rng.beta(6, 6) if rng.random() < (0.93 if covid else 0.85) else float(rng.random() < 0.5)
-    count = int(np.clip(round(np.exp(rng.normal(2.0, 0.55))), 2, 18))
-    spare = 1 if 0 < share < 1 else 0
-    right = int(np.clip(round(count * share), spare, count - spare))
-    chosen: list[int] = []
-    for side, number in ((-1, right), (1, count - right)):
-        w = weight * (np.sign(q.x) == side)
-        chosen += rng.choice(len(w), size=number, replace=False, p=w / w.sum()).tolist()
-    middle = np.stack([q.z, q.y, q.x], axis=1)[chosen] + rng.uniform(-3, 3, (count, 3))
-    half = rng.normal(0, 1, (count, 3)) * rng.uniform(0, 12)
-    sizes = np.exp(rng.normal(0, 0.4, (count, 1))) * np.exp(rng.normal(0, 0.15, (count, 3)))
-    return (
-        np.concatenate([middle - half, middle + half], axis=1).astype(np.float32),
-        sizes.astype(np.float32),
-        _free(count),
-    )
-
-
-def _branching(vessels: Array, rng: np.random.Generator) -> Draft:
-    """Choose tubes beside the bronchovascular tree: from a few tips of one region, at times one on each side, inwards."""
-    first = -1 if rng.random() < 0.5 else 1
-    sides = (first,) if rng.random() < 0.75 else (-1, 1)
-    reach, parent = rng.uniform(20, 60), vessels[:, 8].astype(int)
-    lines, widths = [], []
-    for side in sides:
-        fit = np.flatnonzero((side * vessels[:, 5] > 30) & (vessels[:, 7] > 0.7) & (vessels[:, 7] < 1.6))
-        gaps = np.linalg.norm(vessels[fit, 3:6] - vessels[int(rng.choice(fit)), 3:6], axis=1)
-        near = fit[gaps < reach]
-        for tip in rng.choice(near, size=min(len(near), int(rng.integers(3, 9))), replace=False):
-            nodes = _path(vessels, parent, int(tip))
-            way = rng.normal(0, 1, 3)
-            nodes[:, :3] += way * rng.uniform(*ASIDE_MM) / np.linalg.norm(way)
-            lines.append(np.concatenate([nodes[1:, :3], nodes[:-1, :3]], axis=1))
-            widths.append(nodes[:-1, 3])
-    tubes = np.concatenate(lines)
-    size = np.clip(np.concatenate(widths) / 2.5, 0.55, 1.3) * np.exp(rng.normal(0, 0.25, len(tubes)))
-    return tubes.astype(np.float32), np.repeat(size[:, None], 3, axis=1).astype(np.float32), _free(len(tubes))
-
-
-def _path(vessels: Array, parent: Array, tip: int, step_mm: float = 14.0, widest: float = 2.4) -> Array:
-    """Return nodes (z, y, x, radius) from a tip towards the hilum, about `step_mm` apart, at least two."""
-    nodes, here = [np.append(vessels[tip, 3:6], vessels[tip, 7])], tip
-    while here >= 0 and (len(nodes) < 2 or vessels[here, 6] < widest):
-        gap = np.linalg.norm(vessels[here, :3] - nodes[-1][:3])
-        if gap > step_mm or parent[here] < 0:
-            nodes.append(np.append(vessels[here, :3], vessels[here, 6]))
-        here = int(parent[here])
-    return np.array(nodes)
-
-
-def _lobar(thorax: Thorax, ref: Reference, rng: np.random.Generator) -> Draft:
-    """Fill one lobe, at times a second one of the same side, from one or more centres towards its fissures."""
-    first = int(rng.choice(5, p=[0.32, 0.18, 0.14, 0.25, 0.11]))
-    same_side = [n for n in ((0, 1, 2) if first < 3 else (3, 4)) if n != first]
-    lobes = (first, int(rng.choice(same_side))) if rng.random() < 0.3 else (first,)
-    places, owners = [], []
-    for number in lobes:
-        member = np.flatnonzero(ref.lobe == number)
-        centres = member[rng.integers(len(member), size=int(rng.integers(1, 5)))]
-        cloud = np.stack([ref.points.z, ref.points.y, ref.points.x], axis=1)
-        root = hilum(thorax, -1 if number < 3 else 1)
-        pull = rng.uniform(0.3, 0.9, (len(centres), 1))
-        places.append(root + pull * (cloud[centres] - root))
-        owners += [number] * len(centres)
-    middle = np.concatenate(places)
-    sizes = np.exp(rng.normal(0, 0.3, (len(middle), 1))) * np.exp(rng.normal(0, 0.2, (len(middle), 3)))
-    return (
-        np.repeat(middle, 2, axis=0).reshape(-1, 6).astype(np.float32),
-        sizes.astype(np.float32),
-        np.array(owners, np.int8),
-    )
-
-
-def _free(count: int) -> Array:
-    return np.full(count, -1, np.int8)
-
-
-def _buds(lines: Array, vessels: Array, rng: np.random.Generator, *, along: bool) -> Array:
-    """Draw nodules of 2 to 4 mm with short twigs: at distal branches near the tubes, or as satellites of the foci."""
-    if rng.random() < 0.5:
-        return np.zeros((0, 7), np.float32)
-    count = int(rng.integers(12, 40))
-    middle = 0.5 * (lines[:, :3] + lines[:, 3:])[rng.integers(len(lines), size=count)]
-    middle = middle + rng.normal(0, 16, (count, 3))
-    ends = vessels[vessels[:, 7] < 1.2][:, 3:6]
-    if along and len(ends):
-        middle = ends[np.linalg.norm(ends[None] - middle[:, None], axis=2).argmin(1)]
-    twig = rng.normal(0, 1, (2, count, 3))
-    twig *= rng.uniform(3, 8, (2, count, 1)) / np.linalg.norm(twig, axis=2, keepdims=True)
-    nodules = np.concatenate([middle, middle, rng.uniform(1.0, 2.0, (count, 1))], axis=1)
-    twigs = [np.concatenate([middle, middle + way, np.full((count, 1), 0.8)], axis=1) for way in twig]
-    return np.concatenate([nodules, *twigs]).astype(np.float32)
-
-
-def _fitting(drafts: list[Draft], ref: Reference, thorax: Thorax, noise: Array, wanted: Array) -> tuple[Draft, float]:
-    """Return the draft and the unevenness of its outline whose look comes nearest to the one wanted."""
-    best, found = np.inf, (drafts[0], UNEVEN[0])
-    for draft in drafts:
-        plain = _nearest(draft, thorax, ref.points, None)
-        for uneven in UNEVEN:
-            gap = float((((_look(ref, plain * (1 + np.float32(uneven) * noise)) - wanted) / LOOKS[2]) ** 2).sum())
-            if gap < best:
-                best, found = gap, (draft, uneven)
-    return found
-
-
-def _look(ref: Reference, relative: Array) -> Array:
-    """Return log fringe, contact with the lung's surface and log share of blood, means over `PROBES`.
-
-    Fringe: voxels that a grid of about 15 x 9 x 9 mm shows as partly ill, for each that is ill. Blood: the share of vessels
-    in ill voxels over that in the lung, for vessels in ground glass give other densities than vessels in healthy lung.
-    """
-    blood = 1 - ref.aerated
-    order = np.argpartition(relative, [round(burden * len(relative)) for burden in PROBES])
-    shown = np.zeros(ref.inside.shape, np.float32)
-    found = []
-    for burden in PROBES:
-        ill = order[: max(1, round(burden * len(order)))]
-        flat = np.zeros(len(order), np.float32)
-        flat[ill] = 1
-        shown[ref.inside] = flat
-        around = ndimage.uniform_filter(shown, (3, 2, 2))[ref.inside]
-        fringe = ((around > 0.04) & (around < 0.5)).sum() / len(ill)
-        vessels = np.log(blood[ill].mean() / blood.mean() + 0.05)
-        found.append((np.log(fringe), (ref.depth[ill] < 9).mean(), vessels))
-    return np.array(found).mean(0)
-
-
-# --- where -------------------------------------------------------------------------------------------------------------
-
-
 def distance(sites: Sites, thorax: Thorax, p: Points, limit: float | None = None) -> Array:
     """Return D, the relative distance to the nearest site (mm over relative size), float32.
 
     With `limit` (on slabs), voxels beyond it may hold any value above it: only boxes around the sites are computed.
     """
-    out = _nearest((sites.lines, sites.sizes, sites.lobes), thorax, p, limit)
+    own, early = (nearest(places, thorax, p, limit) for places in (sites.own, sites.early))
+    out = in_order(early, own, sites.early_reach)
     if limit is None:
         return np.asarray(out * _outline(sites, p), np.float32)
     near = out < 1.7 * limit
@@ -323,12 +147,17 @@ def _outline(sites: Sites, p: Points) -> Array:
     return np.asarray(1 + sites.unevenness * field(sites.ragged, p, OUTLINE_MM), np.float32)
 
 
-def _nearest(draft: Draft, thorax: Thorax, p: Points, limit: float | None) -> Array:
+def in_order(early: Array, relative: Array, reach: float) -> Array:
+    """Return the distance in which the early foci come first, up to `reach`, and then grow `SLOWER` times slower."""
+    slower = np.where(early < reach, early, reach + SLOWER * (early - reach))
+    return np.minimum(slower, relative + np.float32(reach))
+
+
+def nearest(places: Places, thorax: Thorax, p: Points, limit: float | None) -> Array:
     """Return the smooth relative distance to the nearest of some sites."""
-    lines, sizes, lobes = draft
     out = np.full(np.broadcast_shapes(p.z.shape, p.y.shape, p.x.shape), FAR, np.float32)
-    number = lobe(thorax, p)[0] if (lobes >= 0).any() else None
-    for line, size, bound in zip(lines, sizes, lobes, strict=True):
+    number = lobe(thorax, p)[0] if (places.lobes >= 0).any() else None
+    for line, size, bound, wait in zip(*places, strict=True):
         box = (slice(None),) * p.z.ndim if limit is None else _box(line, size, p, limit)
         if box is None:
             continue
@@ -336,6 +165,7 @@ def _nearest(draft: Draft, thorax: Thorax, p: Points, limit: float | None) -> Ar
         here = _one(line, size, part)
         if number is not None:
             here = np.where(number[box] == bound, here, here * 2.2 + 12)
+        here += wait
         np.minimum(out[box], here, out=out[box])
     return out
 

@@ -10,10 +10,28 @@ from scipy import ndimage
 
 Array = np.ndarray[Any, Any]
 FEATURES = ("balance", "pleural_depth", "posterior", "height", "lateral", "surface", "amount")
-CENTRE = (0.337, 1.202, 0.608, 0.429, 0.580, 2.179, -2.984)
-SCALE = (0.363, 0.162, 0.160, 0.147, 0.090, 0.280, 1.049)
-WEIGHTS = (0.936, -0.821, 2.821, 0.216, 1.309, 0.004, -0.109)
-BIAS = -0.671
+AMOUNTS = np.log([0.01, 0.025, 0.06, 0.12, 0.3])  # of the lung that is ill, at which the next three are known
+CENTRE = np.array(
+    [
+        [0.675, 1.068, 0.546, 0.503, 0.531, 2.498],
+        [0.649, 1.108, 0.542, 0.485, 0.552, 2.653],
+        [0.654, 1.13, 0.559, 0.469, 0.559, 2.719],
+        [0.607, 1.144, 0.577, 0.461, 0.557, 2.616],
+        [0.642, 1.12, 0.573, 0.471, 0.554, 2.49],
+    ]
+)
+SCALE = np.array(
+    [
+        [0.206, 0.214, 0.105, 0.086, 0.08, 0.182],
+        [0.244, 0.167, 0.082, 0.077, 0.077, 0.19],
+        [0.228, 0.13, 0.083, 0.078, 0.069, 0.178],
+        [0.233, 0.107, 0.088, 0.095, 0.063, 0.194],
+        [0.21, 0.066, 0.08, 0.093, 0.045, 0.211],
+    ]
+)
+TRUST = np.array([0.0, 0.785, 3.503, 6.221, 6.447])
+WEIGHTS = np.array([-0.064, -0.02, 0.366, -0.313, 0.147, 0.171])
+BIAS = -0.073
 LIMIT = 3.0  # SDs: no single feature decides alone
 
 
@@ -26,7 +44,7 @@ def evidence(lesion: Array, lung: Array, spacing_mm: tuple[float, float, float])
     weight = np.where(inside, lesion, 0).astype(np.float64)
     total = float(weight.sum())
     if total < 1e-6 or not inside.any():
-        return np.array([*CENTRE[:-1], -9.0])
+        return np.array([*CENTRE[0], -9.0])
     where = np.nonzero(inside)
     low = [int(axis.min()) for axis in where]
     high = [int(axis.max()) + 1 for axis in where]
@@ -55,9 +73,21 @@ def evidence(lesion: Array, lung: Array, spacing_mm: tuple[float, float, float])
 
 
 def oracle_logit(features: Array) -> float:
-    """Return the frozen rule's logit of COVID+."""
-    scaled = np.clip((features - np.array(CENTRE)) / np.array(SCALE), -LIMIT, LIMIT)
-    return float(BIAS + scaled @ np.array(WEIGHTS))
+    """Return the frozen rule's logit of COVID+.
+
+    A feature counts by its distance from what is usual for that amount of disease, and all of them by how much there is:
+    few lesions say nothing of the class.
+    """
+    centre, scale, trust = (usual(features[-1], table) for table in (CENTRE, SCALE, TRUST))
+    scaled = np.clip((features[:-1] - centre) / scale, -LIMIT, LIMIT)
+    return float(trust * (BIAS + scaled @ WEIGHTS))
+
+
+def usual(amount: Array | float, table: Array) -> Array:
+    """Return a table's rows, one for each of AMOUNTS, interpolated at one or more log amounts."""
+    columns = np.reshape(table, (len(AMOUNTS), -1)).T
+    found = np.stack([np.interp(amount, AMOUNTS, column) for column in columns], axis=-1)
+    return found.reshape((*np.shape(amount), *np.shape(table)[1:]))
 
 
 def probability(logit: float) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covid3d.phantom import chest, lesions, lung, masks, oracle, scanner, trees
+from covid3d.phantom import chest, lesions, lung, masks, oracle, scanner, sites, trees
 from covid3d.phantom.course import Appearance
 from covid3d.phantom.lesions import Reference, Sites
 from covid3d.phantom.lung import Background
@@ -90,8 +90,8 @@ def make_patient(seed: int, patient_id: str, sex: str, age: float, label: int, h
     background = lung.draw_background(rng, age)
     ref = lesions.reference(thorax, background, grown.vessels)
     rng = np.random.default_rng(random_seed(seed, patient_id, "sites"))
-    sites = lesions.draw_sites(thorax, ref, grown.vessels, label, rng, lesions.CASE_MIX[hospital])
-    return Patient(thorax, grown, background, sites, ref)
+    placed = sites.draw_sites(thorax, ref, grown.vessels, label, rng, sites.CASE_MIX[hospital])
+    return Patient(thorax, grown, background, placed, ref)
 
 
 def find_levels(patient: Patient, look: Appearance) -> Levels:

@@ -2,8 +2,13 @@
 
 from safetensors import safe_open
 
+from covid3d.network.training import starts_from
 from covid3d.run.profile import Run
 
+STARTS = {
+    "kinetics600": "Kinetics-600",
+    "phantom": "a trunk pretrained on simulated scans of other patients (where and how much the lungs are ill, never the class)",
+}
 BANNERS = {
     "phantom": "Simulated scans: no number of this run was measured on a patient.",
     "site": "Research use only: scans of one hospital.",
@@ -20,18 +25,17 @@ def initialisation(run: Run) -> str:
     """Return the sentence that says what the network of a run starts from, or that it was given."""
     if run.is_site:
         return "COVID3D has the weights that were given."
-    if _started_pretrained(run):
-        return "COVID3D starts from Kinetics-600."
-    if run.profile.model.width != 1:
-        return "COVID3D starts from scratch: no pretrained weights exist at this width."
+    start = _start(run)
+    if start in STARTS:
+        return f"COVID3D starts from {STARTS[start]}."
     why = "the Kinetics-600 weights are not at hand" if run.profile.model.pretrained else "the profile asks for it"
     return f"COVID3D starts from scratch: {why}."
 
 
-def _started_pretrained(run: Run) -> bool:
-    """True when the run's first fold, once trained, started from Kinetics-600; before that, when it would."""
+def _start(run: Run) -> str:
+    """Return the first word of what the run's first fold, once trained, started from; before that, of what it would."""
     trained = run.model("task1", "covid3d", 0) / "weights.safetensors"
     if not trained.is_file():
-        return run.pretrained is not None
+        return starts_from(run).partition(" ")[0]
     with safe_open(trained, framework="numpy") as file:
-        return (file.metadata() or {}).get("starts_from", "").startswith("kinetics600")
+        return (file.metadata() or {}).get("starts_from", "").partition(" ")[0]

@@ -21,6 +21,8 @@ PHANTOM_MANUFACTURER = "COVID3D phantom"
 """What the Manufacturer of simulated DICOM begins with."""
 KINETICS = Path("data", "weights", "kinetics600.safetensors")
 """Where runs look for converted Kinetics-600 weights, below the repository root."""
+TRUNK, TRUNK_WIDTH = DATA / "trunk.safetensors", 0.25
+"""The trunk that comes with the package, pretrained on simulated scans (`benchmarks.pretrain`), and its width."""
 OPEN_LICENCE = r"(CC|PDDL|MIT|TCIA)[A-Za-z0-9 .-]{0,30}"
 OUTSIDE = "outside:"
 """What config.yaml has, before a hash of its path, for a manifest outside the repository."""
@@ -50,14 +52,21 @@ class Model(Strict):
 
     grid: tuple[int, int, int] = Field(strict=False, description="(z, y, x) voxels")
     width: float = Field(gt=0, le=1, description="scales the number of channels of I3D")
-    pretrained: bool = Field(description="start from Kinetics-600 where its weights are at hand; width 1 only")
+    pretrained: bool = Field(description="start from Kinetics-600 (width 1) or the simulated trunk (width 0.25)")
 
     @field_validator("pretrained")
     @classmethod
-    def _only_at_full_width(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("width", 1) != 1:
-            raise ValueError("It should be false: there are no pretrained weights at a width other than 1")
+    def _only_at_known_widths(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("width", 1) not in (1, TRUNK_WIDTH):
+            raise ValueError(f"It should be false: there are pretrained weights at width 1 and {TRUNK_WIDTH} alone")
         return value
+
+
+class FromTrunk(Strict):
+    """How Task 1 goes on from a pretrained trunk: the head is fitted first, and batch norm stays as it is."""
+
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
 
 
 class Training(Strict):
@@ -76,6 +85,9 @@ class Training(Strict):
     rotation_degrees: float = Field(ge=0)
     window_jitter_hu: float = Field(ge=0)
     threads_per_fold: int = Field(ge=1)
+    from_trunk: FromTrunk | None = Field(
+        description="replaces epochs and rate where the trunk is pretrained; null for neither"
+    )
 
 
 class Slices(Strict):
@@ -105,10 +117,11 @@ class Windows(Strict):
 
 
 class Explain(Strict):
-    """The activation map."""
+    """The activation map, and the occlusion beside it."""
 
     layer: str
     method: Literal["gradcam", "hirescam"]
+    boxed: int = Field(ge=1, description="external scans of each class that are searched by overlapping boxes, at most")
 
 
 class Prognosis(Strict):
@@ -117,6 +130,7 @@ class Prognosis(Strict):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0)
+    trained_blocks: int = Field(ge=0, le=9, description="last Inception blocks that train, beside the head")
     high_risk_days: float = Field(gt=0)
     permutations: int = Field(ge=19)
 
@@ -244,9 +258,19 @@ class Run:
 
     @property
     def pretrained(self) -> Path | None:
-        """The Kinetics-600 weights that Task-1 folds start from; None when the profile wants none or none are at hand."""
-        path = self.root / KINETICS
+        """The weights that Task-1 folds start from; None when the profile wants none or none are at hand."""
+        path = TRUNK if self.profile.model.width == TRUNK_WIDTH else self.root / KINETICS
         return path if self.profile.model.pretrained and not self.is_site and path.is_file() else None
+
+    @property
+    def from_trunk(self) -> FromTrunk | None:
+        """How Task 1 goes on from the pretrained trunk; None where there is none, or the profile trains it as any other."""
+        return self.profile.training.from_trunk if self.pretrained else None
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs a fold of Task 1 is trained."""
+        return (self.from_trunk or self.profile.training).epochs
 
     @property
     def splits(self) -> Path:

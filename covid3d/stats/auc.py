@@ -4,6 +4,7 @@ Labels are 1 (COVID+) or 0; scores rise with the probability of 1. Intervals are
 the paper of its formula.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,29 +14,27 @@ from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from covid3d.run.errors import Covid3DError
-from covid3d.stats.estimate import Estimate, Tested
+from covid3d.stats.estimate import NO_INTERVAL, Estimate, Tested, complete
 
 Z = float(stats.norm.ppf(0.975))
 FEWEST_FOLDS = 5
-"""Fewer fold AUCs give no standard error worth a normal interval."""
+"""Fewer fold AUCs say too little of how they vary."""
+MOST_ORDERED = 9
+"""Up to so many pairs a rank correlation is tested over all orders."""
 
 # --- one AUC ---------------------------------------------------------------------------------------------------------
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> Estimate:
-    """Return the AUC with the recommended interval, over the rows that have label and score.
+    """Return the AUC with Newcombe's interval, over the rows that have label and score; missing with one class only.
 
-    Logit DeLong, or Newcombe's method 5 where the scores separate the classes: at AUC 0 or 1 (and wherever DeLong's
-    variance is 0) DeLong's interval is a point. The fallback is named in `method`; missing with one class only.
+    Of the intervals in `covid3d.stats.coverage` it is the one that covers with few patients, and the only one whose limits
+    never fall when the AUC rises: it depends on the AUC and the class sizes alone.
     """
-    truth, values = _complete(labels, scores)
+    truth, values = complete(labels, scores)
     if len(np.unique(truth)) < 2:
         return Estimate.missing("one class only")
-    found = logit_delong_interval(truth, values)
-    if found.low < found.high:
-        return found
-    fallback = newcombe_interval(found.value, int((truth == 1).sum()), int((truth == 0).sum()))
-    return fallback.by("Newcombe 5 (perfect separation)")
+    return newcombe_interval(auc_value(truth, values), *_sizes(truth))
 
 
 def auc_value(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -46,14 +45,10 @@ def auc_value(labels: ArrayLike, scores: ArrayLike) -> float:
     return float(_placements(labels, scores)[0].mean())
 
 
-def _complete(*columns: ArrayLike) -> list[np.ndarray]:
-    """Return columns as floats, without the rows in which one of them is missing."""
-    found = [pd.Series(column).to_numpy(float, na_value=math.nan) for column in columns]
-    if len({len(column) for column in found}) > 1:
-        sizes = " and ".join(str(len(column)) for column in found)
-        raise Covid3DError(f"{sizes} labels and scores do not match", cure="Give one score a label")
-    known = ~np.isnan(found).any(axis=0)
-    return [column[known] for column in found]
+def _sizes(labels: ArrayLike) -> tuple[int, int]:
+    """Return how many labels are 1 and how many 0."""
+    truth = np.asarray(labels, dtype=float)
+    return int((truth == 1).sum()), int((truth == 0).sum())
 
 
 def _classes(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -82,34 +77,44 @@ def _placements(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.nd
 
 
 def _variance(values: np.ndarray) -> float:
-    """Return the variance of a mean, 0 for a single value."""
-    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+    """Return the variance of a mean; NaN for a single value, of which nobody knows how it varies."""
+    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.nan
 
 
 def delong_standard_error(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the standard error of an AUC (DeLong, DeLong & Clarke-Pearson, Biometrics 1988)."""
+    """Return the standard error of an AUC (DeLong, DeLong & Clarke-Pearson, Biometrics 1988); NaN for one case of a class."""
     of_positive, of_negative = _placements(labels, scores)
     return math.sqrt(_variance(of_positive) + _variance(of_negative))
 
 
 def delong_interval(labels: ArrayLike, scores: ArrayLike) -> Estimate:
-    """Return AUC +/- z SE, cut to [0, 1] (DeLong 1988; the default interval of R's pROC)."""
-    value, half = auc_value(labels, scores), Z * delong_standard_error(labels, scores)
-    return Estimate(value, max(0.0, value - half), min(1.0, value + half), "DeLong")
+    """Return AUC +/- z SE, cut to [0, 1] (DeLong 1988; the default interval of R's pROC).
+
+    No limits for one case of a class, or where the scores separate the classes and the standard error is 0.
+    """
+    value, error = auc_value(labels, scores), delong_standard_error(labels, scores)
+    if not error > 0:
+        return Estimate(value, method=_no_limits("DeLong", error))
+    return Estimate(value, max(0.0, value - Z * error), min(1.0, value + Z * error), "DeLong")
+
+
+def _no_limits(method: str, error: float) -> str:
+    """Return the name of a method that has no usable standard error."""
+    return f"{method}, {NO_INTERVAL}{'one case of a class' if math.isnan(error) else 'nothing varies'}"
 
 
 def logit_delong_interval(labels: ArrayLike, scores: ArrayLike) -> Estimate:
     """Return logit(AUC) +/- z SE / (AUC (1 - AUC)), mapped back (Pepe 2003, section 5.2; Qin & Hotilovac 2008).
 
-    Without spread (AUC 0 or 1) it is the useless point: use `auc`.
+    No limits where `delong_interval` has none.
     """
     return _on_logit(auc_value(labels, scores), delong_standard_error(labels, scores), "logit DeLong")
 
 
 def _on_logit(value: float, standard_error: float, method: str) -> Estimate:
     """Return an interval that is symmetric on the logit scale (delta method)."""
-    if not 0 < value < 1:
-        return Estimate(value, value, value, method)
+    if not (0 < value < 1 and standard_error > 0):
+        return Estimate(value, method=_no_limits(method, standard_error))
     half = Z * standard_error / (value * (1 - value))
     centre = math.log(value / (1 - value))
     return Estimate(value, _expit(centre - half), _expit(centre + half), method)
@@ -119,25 +124,26 @@ def _expit(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
-def newcombe_interval(value: float, positives: int, negatives: int) -> Estimate:
+def newcombe_interval(value: float, positives: int, negatives: int, level: float = 0.95) -> Estimate:
     """Return the score-type interval of an AUC from its value and class sizes alone.
 
     It holds every AUC t with |value - t| <= z SE(t), SE being Hanley & McNeil's for exponential scores with both class
     sizes replaced by their mean in its second-order terms (Newcombe, Stat Med 2006, part 2, method 5). It is defined
     at perfect separation.
     """
-    low = _newcombe_low(value, positives, negatives)
-    high = 1 - _newcombe_low(1 - value, positives, negatives)
+    z = float(stats.norm.isf((1 - level) / 2))
+    low = _newcombe_low(value, positives, negatives, z)
+    high = 1 - _newcombe_low(1 - value, positives, negatives, z)
     return Estimate(value, low, high, "Newcombe 5")
 
 
-def _newcombe_low(value: float, positives: int, negatives: int) -> float:
+def _newcombe_low(value: float, positives: int, negatives: int, z: float) -> float:
     """Return the smaller root t of (value - t)^2 = z^2 V(t); V(t) = V(1 - t) gives the other."""
     size = (positives + negatives) / 2 - 1
 
     def excess(t: float) -> float:
         spread = t * (1 - t) / (positives * negatives) * (1 + size * ((1 - t) / (2 - t) + t / (1 + t)))
-        return (value - t) ** 2 - Z**2 * spread
+        return (value - t) ** 2 - z**2 * spread
 
     return 0.0 if value == 0 else float(optimize.brentq(excess, 0.0, min(value, 1 - 1e-9)))
 
@@ -161,14 +167,16 @@ def hanley_mcneil_interval(value: float, positives: int, negatives: int) -> Esti
 def paired_delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> Tested:
     """Return AUC(a) - AUC(b) of two scores of the same cases, its interval and p (DeLong et al., Biometrics 1988).
 
-    Missing with one class only, or where a case lacks a label or a score. Where the difference has no spread there is no
-    test: p is 1, and for a difference other than 0 the interval is [-1, 1].
+    Missing with one class only, or where a case lacks a label or a score; no interval and no p for one case of a class.
+    Where the difference has no spread there is no test: p is 1, and for a difference other than 0 the interval is [-1, 1].
     """
     if not _comparable(labels, scores_a, scores_b):
         return Tested.missing("one class, or scores are missing")
     difference, error = _paired_difference(labels, scores_a, scores_b)
+    if math.isnan(error):
+        return Tested(Estimate(difference, method=_no_limits("paired DeLong", error)), math.nan)
     if error == 0 and abs(difference) < 1e-12:
-        return Tested(Estimate(0.0, 0.0, 0.0, "paired DeLong, equal ranks"), 1.0)
+        return Tested(Estimate(0.0, method=f"paired DeLong, {NO_INTERVAL}the ranks are equal"), 1.0)
     if error == 0:
         return Tested(Estimate(difference, -1.0, 1.0, "paired DeLong undefined: no spread"), 1.0)
     return _normal_test(difference, error, "paired DeLong")
@@ -184,8 +192,8 @@ def pooled_delong(sites: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Te
 
 def _comparable(labels: ArrayLike, *scores: ArrayLike) -> bool:
     """True when both classes are there and nothing is missing."""
-    complete = _complete(labels, *scores)[0]
-    return len(complete) == np.size(labels) and len(np.unique(complete)) == 2
+    known = complete(labels, *scores)[0]
+    return len(known) == np.size(labels) and len(np.unique(known)) == 2
 
 
 def _paired_difference(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> tuple[float, float]:
@@ -193,13 +201,13 @@ def _paired_difference(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLi
     positive_a, negative_a = _placements(labels, scores_a)
     positive_b, negative_b = _placements(labels, scores_b)
     error = math.sqrt(_variance(positive_a - positive_b) + _variance(negative_a - negative_b))
-    return float(positive_a.mean() - positive_b.mean()), error if error > 1e-12 else 0.0
+    return float(positive_a.mean() - positive_b.mean()), 0.0 if error <= 1e-12 else error
 
 
 def pool_inverse_variance(values: Sequence[float], standard_errors: Sequence[float]) -> Tested:
     """Return the fixed-effect mean of per-site estimates, weights 1 / SE^2 (Cochran 1937; DerSimonian & Laird 1986).
 
-    Sites without spread (standard error 0) have no weight and are left out; the method says how many remain.
+    Sites without spread (standard error 0 or unknown) have no weight and are left out; the method says how many remain.
     """
     used = [(v, e) for v, e in zip(values, standard_errors, strict=True) if e > 0]
     method = f"inverse variance, {len(used)} of {len(values)} sites"
@@ -213,15 +221,35 @@ def pool_inverse_variance(values: Sequence[float], standard_errors: Sequence[flo
 def external_internal_difference(inside: pd.DataFrame, labels: ArrayLike, scores: ArrayLike) -> Tested:
     """Return an external AUC minus the mean fold AUC of `inside` (fold, label, logit): a drop is negative.
 
-    Independent samples: SE^2 = variance of the fold AUCs / folds + DeLong's variance outside; normal p.
+    Independent samples: MOVER (Zou & Donner, Stat Med 2008) from Newcombe's limits outside, which have a width even where
+    the scores separate the classes, and Student's t limits over the folds. p is the level at which the interval ends at 0.
     """
     values = fold_aucs(inside)
     if len(values) < FEWEST_FOLDS or not _comparable(labels, scores):
         return Tested.missing(f"fewer than {FEWEST_FOLDS} folds, or one class")
-    error = float(np.hypot(np.std(values, ddof=1) / np.sqrt(len(values)), delong_standard_error(labels, scores)))
-    if error == 0:
-        return Tested.missing("no variance")
-    return _normal_test(auc_value(labels, scores) - float(np.mean(values)), error, "independent samples, normal")
+    outside, sizes = auc_value(labels, scores), _sizes(labels)
+    difference = outside - float(np.mean(values))
+    if np.ptp(values) == 0:
+        return Tested(Estimate(difference, method=f"MOVER, {NO_INTERVAL}the folds do not vary"), math.nan)
+
+    def interval(alpha: float) -> Estimate:
+        return mover(newcombe_interval(outside, *sizes, 1 - alpha), mean_interval(values, 1 - alpha))
+
+    def gap(alpha: float) -> float:
+        found = interval(alpha)
+        return found.low if difference > 0 else -found.high
+
+    least, most = 1e-10, 0.999
+    p = least if gap(least) >= 0 else 1.0 if gap(most) <= 0 else float(optimize.brentq(gap, least, most))
+    return Tested(interval(0.05), p)
+
+
+def mover(first: Estimate, second: Estimate) -> Estimate:
+    """Return first minus second of independent samples, its limits recovered from theirs (Zou & Donner, Stat Med 2008)."""
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, max(-1.0, low), min(1.0, high), "independent samples, MOVER")
 
 
 def _normal_test(value: float, error: float, method: str) -> Tested:
@@ -249,36 +277,43 @@ def mean_auc(values: Sequence[float]) -> Estimate:
     """Return the mean of the AUCs of folds with Student's t interval over folds, cut to [0, 1]."""
     few = "fewer than two folds with both classes"
     if len(values) < 2:
-        return Estimate(values[0], method=f"no interval: {few}") if len(values) else Estimate.missing(few)
-    found = mean_interval(values)
-    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), "mean of the fold AUCs, t over folds")
+        return Estimate(values[0], method=f"{NO_INTERVAL}{few}") if len(values) else Estimate.missing(few)
+    found, method = mean_interval(values), "mean of the fold AUCs, t over folds"
+    if not found.has_limits:
+        return Estimate(found.value, method=f"{method}, {NO_INTERVAL}the folds do not vary")
+    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), method)
 
 
-def mean_interval(values: ArrayLike) -> Estimate:
-    """Return a mean with Student's t interval (Student, Biometrika 1908); a point for fewer than two values."""
-    sample = np.asarray(values, dtype=float)
-    mean = float(sample.mean())
-    error = float(stats.sem(sample)) if len(sample) > 1 else 0.0
-    if error == 0:
-        return Estimate(mean, mean, mean, "Student's t")
-    low, high = stats.t.interval(0.95, len(sample) - 1, mean, error)
-    return Estimate(mean, float(low), float(high), "Student's t")
+def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
+    """Return the mean of what is known with Student's t interval (Biometrika 1908); no limits where nothing varies."""
+    (sample,) = complete(values)
+    if not len(sample):
+        return Estimate.missing("no value")
+    if np.ptp(sample) < 1e-12:
+        why = "one value" if len(sample) == 1 else "nothing varies"
+        return Estimate(float(sample.mean()), method=f"Student's t, {NO_INTERVAL}{why}")
+    low, high = stats.t.interval(level, len(sample) - 1, sample.mean(), stats.sem(sample))
+    return Estimate(float(sample.mean()), float(low), float(high), "Student's t")
 
 
 def bootstrap_mean_auc(scores: pd.DataFrame, replicates: int, seed: int) -> Estimate:
     """Return the mean of fold AUCs with percentile limits over patients resampled within fold and class (Efron 1979).
 
-    scores: fold, label, logit.
+    scores: fold, label, logit; folds of one class count in nothing. No limits where every resample has the same AUC.
     """
     rng = np.random.default_rng(seed)
     total, mean, folds = np.zeros(replicates), 0.0, 0
     for _, table in scores.groupby("fold"):
+        if table["label"].nunique() < 2:
+            continue
         positive, negative = (table.loc[table["label"] == label, "logit"].to_numpy() for label in (1, 0))
         wins = np.sign(positive[:, None] - negative[None, :]) / 2 + 0.5
         one = rng.multinomial(len(positive), np.full(len(positive), 1 / len(positive)), replicates)
         two = rng.multinomial(len(negative), np.full(len(negative), 1 / len(negative)), replicates)
         total += ((one @ wins) * two).sum(1) / wins.size
         mean, folds = mean + wins.mean(), folds + 1
+    if not folds:
+        return Estimate.missing("no fold with both classes")
     low, high = np.quantile(total / folds, [0.025, 0.975])
     return Estimate(float(mean / folds), float(low), float(high), "bootstrap of patients within folds")
 
@@ -304,7 +339,7 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     Over the rows that have label and score. Ties go to the most balanced pair, then to the lower threshold (the more
     sensitive).
     """
-    truth, values = _complete(labels, scores)
+    truth, values = complete(labels, scores)
     if len(np.unique(truth)) < 2:
         return math.nan
     cuts, sensitivity, specificity = roc(truth, values)
@@ -323,16 +358,30 @@ def log_loss(labels: ArrayLike, logits: ArrayLike) -> float:
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> Tested:
-    """Return Spearman's rank correlation with Fisher's z interval, SE^2 = (1 + r^2 / 2) / (n - 3).
+    """Return Spearman's rank correlation with Fisher's z interval, SE^2 = (1 + r^2 / 2) / (n - 3), and p.
 
-    Bonett & Wright, Psychometrika 2000. With 3 pairs or fewer, or a constant, there is no interval and no test.
+    Over the pairs without a missing value (Bonett & Wright, Psychometrika 2000). Up to nine pairs p is exact, over all orders
+    of the ranks, ties kept; from ten on it is the t approximation, at least that of one order in all. No interval for a
+    perfect order, no test for fewer than four pairs or a constant.
     """
-    a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    a, b = complete(x, y)
     if len(a) < 4 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return Tested(Estimate.missing("fewer than four pairs, or a constant"), 1.0)
+        return Tested.missing("fewer than four pairs, or a constant")
     found = stats.spearmanr(a, b)
-    value, p = float(found.statistic), float(found.pvalue)
+    value, p = float(found.statistic), max(float(found.pvalue), 2 / math.factorial(len(a)))
+    if len(a) <= MOST_ORDERED:
+        p = _exact_spearman(a, b)
+    if abs(value) > 1 - 1e-9:
+        return Tested(Estimate(value, method=f"Spearman, {NO_INTERVAL}the order is perfect"), p)
     error = math.sqrt((1 + value**2 / 2) / (len(a) - 3))
-    centre = math.atanh(min(max(value, -1 + 1e-12), 1 - 1e-12))
-    low, high = (math.tanh(centre + sign * Z * error) for sign in (-1, 1))
+    low, high = (math.tanh(math.atanh(value) + sign * Z * error) for sign in (-1, 1))
     return Tested(Estimate(value, low, high, "Spearman, Bonett-Wright"), p)
+
+
+def _exact_spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Return twice the smaller tail of the rank correlation over all orders of one side, at most 1 (as R's cor.test)."""
+    a, b = stats.rankdata(x), stats.rankdata(y)
+    orders = np.array(list(itertools.permutations(a - a.mean())))
+    products, observed = orders @ b, float((a - a.mean()) @ b)
+    tails = ((sign * products >= sign * observed - 1e-9).mean() for sign in (1, -1))
+    return min(1.0, 2 * float(min(tails)))

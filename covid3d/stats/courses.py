@@ -57,9 +57,10 @@ def noise_band_of(differences: np.ndarray, window_sd: float = 0.0) -> NoiseBand:
     """Return the band for paired differences (N,) of scans without change, and the SD of s over windows.
 
     Half-width = t(0.975, N) x sqrt(mean square + 2 window_sd^2): a prediction interval for a new no-change difference of
-    mean zero. With N >= 19 it is at least the ceil(0.95 (N + 1))-th largest absolute difference, which holds for any
-    distribution (Vovk's conformal bound).
+    mean zero. With N >= 19 it is at least the ceil(0.95 (N + 1))-th smallest absolute difference, which holds for any
+    distribution (Vovk's conformal bound). Pairs without a score count in nothing.
     """
+    differences = differences[np.isfinite(differences)]
     count = len(differences)
     if count < 2:
         return NoiseBand(NAN, NAN, window_sd, count, 0, "not available: fewer than two same-day pairs")

@@ -5,7 +5,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from covid3d.run.errors import Covid3DError
+
 NAN = float("nan")
+NO_INTERVAL = "no interval: "
 
 
 @functools.total_ordering
@@ -14,8 +21,10 @@ class Estimate:
     """A value with its 95 % limits; every function of `covid3d.stats` that measures something returns one.
 
     method: the interval's formula, or why there is no number. remark: printed after the number wherever it stands, e.g.
-    "nominal". unit: printed after the value ("days", "%"); the unit "p" prints a p value. NaN limits: no interval.
-    Estimates sort by value, missing ones last; `float(estimate)` is the value.
+    "nominal". unit: printed after the value ("days", "%"); the unit "p" prints a p value. NaN limits: no interval; where
+    `method` ends in "no interval: why", the reason is printed. Limits that coincide, of equal folds or of classes that do
+    not overlap, are none: they would look like certainty. Estimates sort by value, missing ones last; `float(estimate)` is
+    the value.
 
     >>> print(Estimate(0.831, 0.727, 0.935, "DeLong"))
     0.831 (95 % CI 0.727 to 0.935)
@@ -29,6 +38,12 @@ class Estimate:
     method: str = ""
     remark: str = ""
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        if abs(self.high - self.low) < 1e-9:
+            method = f"{self.method}, {NO_INTERVAL}nothing varies".removeprefix(", ")
+            for name, kept in (("low", NAN), ("high", NAN), ("method", method)):
+                object.__setattr__(self, name, kept)
 
     @classmethod
     def missing(cls, why: str) -> "Estimate":
@@ -75,15 +90,13 @@ class Estimate:
         """Return the number for a cell of a table: "0.831 (0.727 to 0.935)", or why there is none."""
         if not self.known:
             return self.method or "not available"
-        varies = self.has_limits and self.high - self.low >= 1e-9
-        limits = f" ({number(self.low, self.unit)} to {number(self.high, self.unit)})" if varies else ""
+        limits = f" ({number(self.low, self.unit)} to {number(self.high, self.unit)})" if self.has_limits else ""
         return number(self.value, self.unit) + limits + (f" ({self.remark})" if self.remark else "")
 
     def _limits(self) -> str:
         if not self.has_limits:
-            return ""
-        if self.high - self.low < 1e-9:  # of equal folds, or of classes that do not overlap
-            return " (no interval: nothing varies)"
+            why = self.method.partition(NO_INTERVAL)[2]
+            return f" ({NO_INTERVAL}{why})" if why else ""
         return f" (95 % CI {number(self.low, self.unit)} to {number(self.high, self.unit)})"
 
 
@@ -97,6 +110,16 @@ class Tested(NamedTuple):
     def missing(cls, why: str) -> "Tested":
         """Return the test that cannot be made."""
         return cls(Estimate.missing(why), NAN)
+
+
+def complete(*columns: ArrayLike) -> list[np.ndarray]:
+    """Return columns as floats, without the rows in which one of them is missing."""
+    found = [pd.Series(column).to_numpy(float, na_value=NAN) for column in columns]
+    if len({len(column) for column in found}) > 1:
+        sizes = " and ".join(str(len(column)) for column in found)
+        raise Covid3DError(f"{sizes} values do not match", cure="Give each case one value of each")
+    known = ~np.isnan(found).any(axis=0)
+    return [column[known] for column in found]
 
 
 def p_value(p: float, remark: str = "", *, method: str = "") -> Estimate:

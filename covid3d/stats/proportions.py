@@ -10,7 +10,10 @@ from sklearn.metrics import confusion_matrix
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from covid3d.stats.estimate import Estimate
+from covid3d.run.errors import Covid3DError
+from covid3d.stats.estimate import NO_INTERVAL, Estimate, complete
+
+NO_CASE = "no case"
 
 
 def wilson(successes: int, n: int) -> Estimate:
@@ -24,9 +27,11 @@ def clopper_pearson(successes: int, n: int) -> Estimate:
 
 
 def _share(successes: int, n: int, way: str, method: str) -> Estimate:
-    """Return k/n with an interval of statsmodels, whose limits miss 0 and 1 by rounding."""
+    """Return k/n with an interval of statsmodels, whose limits miss 0 and 1 by rounding; Covid3DError for k above n."""
     if n == 0:
-        return Estimate.missing("no case")
+        return Estimate.missing(NO_CASE)
+    if not 0 <= successes <= n:
+        raise Covid3DError(f"{successes} of {n} is no share", cure="Count the cases again")
     low, high = proportion_confint(successes, n, method=way)
     low, high = 0.0 if successes == 0 else float(low), 1.0 if successes == n else float(high)
     return Estimate(successes / n, low, high, method)
@@ -47,12 +52,17 @@ def attainable(percent: float, n: int, decimals: int = 0) -> list[int]:
 def kappa(calls_a: ArrayLike, calls_b: ArrayLike) -> Estimate:
     """Return Cohen's kappa of two raters' calls (Cohen 1960; large-sample SE of Fleiss, Cohen & Everitt 1969).
 
-    Missing where both raters give one and the same call to every case: agreement by chance is then certain. No limits
-    where the standard error is 0 (agreement or disagreement on every case, or a rater who gives one call only): a point
-    would look like certainty.
+    Over the cases that both have called, 0 or 1; Covid3DError for another call. Missing without a case, or where both give
+    one and the same call to every case: agreement by chance is then certain. No limits where the standard error is 0
+    (agreement or disagreement on every case, or a rater who gives one call only): a point would look like certainty.
     """
-    table = confusion_matrix(np.asarray(calls_a, dtype=int), np.asarray(calls_b, dtype=int), labels=[0, 1])
-    no_limits = "Cohen's kappa, no interval: its standard error is 0"
+    a, b = complete(calls_a, calls_b)
+    if not np.isin([a, b], (0, 1)).all():
+        raise Covid3DError("a call is neither 0 nor 1", cure="Call every case 0 or 1, or leave it out")
+    if not len(a):
+        return Estimate.missing(NO_CASE)
+    table = confusion_matrix(a.astype(int), b.astype(int), labels=[0, 1])
+    no_limits = f"Cohen's kappa, {NO_INTERVAL}its standard error is 0"
     if 0 in (*table.sum(axis=0), *table.sum(axis=1)):  # a rater gives one call only, and agrees as often as by chance
         same = np.trace(table) == table.sum()
         return Estimate.missing("kappa undefined: one category") if same else Estimate(0.0, method=no_limits)
@@ -87,7 +97,12 @@ def tango_z(only_a: int, only_b: int, n: int, difference: float) -> float:
 
 
 def paired_difference(only_a: int, only_b: int, n: int, level: float = 0.95) -> Estimate:
-    """Return p(a) - p(b) of paired calls with the score interval (Tango 1998), which needs no discordant pair."""
+    """Return p(a) - p(b) of paired calls with the score interval (Tango 1998), which needs no discordant pair.
+
+    Missing for n = 0.
+    """
+    if n == 0:
+        return Estimate.missing(NO_CASE)
     z, value, edge = float(stats.norm.ppf((1 + level) / 2)), (only_a - only_b) / n, 1 - 1e-9
 
     def root(target: float, low: float, high: float) -> float:
@@ -110,8 +125,11 @@ class Equivalence(NamedTuple):
 def tost_paired_proportions(only_a: int, only_b: int, n: int, margin: float, alpha: float = 0.05) -> Equivalence:
     """Return the test of |p(a) - p(b)| < margin by two one-sided score tests (Schuirmann 1987; Tango 1998).
 
-    margin: a proportion, e.g. 0.1. best_p is the p of perfect agreement: above alpha, this n cannot show equivalence.
+    margin: a proportion, e.g. 0.1. best_p is the p of perfect agreement: above alpha, this n cannot show equivalence. Both
+    are NaN for n = 0.
     """
+    if n == 0:
+        return Equivalence(Estimate.missing(NO_CASE), Estimate.missing(NO_CASE), math.nan, False, math.nan)
     p = _tost_p(only_a, only_b, n, margin)
     difference = paired_difference(only_a, only_b, n)
     return Equivalence(

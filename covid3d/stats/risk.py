@@ -1,7 +1,7 @@
 """What a predictor's groups and scores say about the stay after the index scan; tables in, tables out.
 
-A table has one row a patient (or pair) with patient_id, remaining_days, event (1 = discharged alive), label (1 = high risk,
-NA = unknown), logit (higher = longer stay) and high (0 | 1, the group).
+A table has one row a patient (or pair) with patient_id, remaining_days, event (1 = discharged alive), cause (0 = censored, 1 =
+discharged alive, 2 = died), label (1 = high risk, NA = unknown), logit (higher = longer stay) and high (0 | 1, the group).
 """
 
 from typing import Any, NamedTuple
@@ -35,21 +35,24 @@ def c_index_pairs(table: pd.DataFrame, score: str = "logit") -> Pairs:
     """Return the pairs of Harrell's C: the earlier one ends with the event; right when the longer stay scores higher."""
     days, event = table["remaining_days"].to_numpy(float), table["event"].to_numpy(float)
     earlier = (days[:, None] < days) | ((days[:, None] == days) & (event[:, None] > event))
-    return Pairs((earlier & (event[:, None] == 1)).astype(float), _order(table, score))
+    return _scored(earlier & (event[:, None] == 1), table, score)
 
 
 def auc_pairs(table: pd.DataFrame, score: str = "logit") -> Pairs:
     """Return the pairs of the AUC: low risk before high risk; rows without a label count in none."""
     label = table["label"].astype("Float64").to_numpy(float, na_value=np.nan)
-    return Pairs(((label[:, None] == 0) & (label == 1)).astype(float), _order(table, score))
+    return _scored((label[:, None] == 0) & (label == 1), table, score)
 
 
-def _order(table: pd.DataFrame, score: str) -> Floats:
-    """Return 1 where the column's row scores above the row's, 0.5 where equal."""
-    return _above(table[score].to_numpy(float))
+def _scored(usable: NDArray[np.bool_], table: pd.DataFrame, score: str) -> Pairs:
+    """Return the pairs among `usable` of which both have a score, and how far it orders them rightly."""
+    values = table[score].to_numpy(float)
+    known = np.isfinite(values)
+    return Pairs((usable & known[:, None] & known).astype(float), _above(values))
 
 
 def _above(values: Floats) -> Floats:
+    """Return 1 where the column's row scores above the row's, 0.5 where equal."""
     return (values[:, None] < values) + 0.5 * (values[:, None] == values)
 
 
@@ -86,11 +89,14 @@ def bootstrap_interval(
     return Estimate(float(values[0]), float(low), float(high), "patient bootstrap, percentile")
 
 
-def separation(table: pd.DataFrame, bootstrap: int, rng: np.random.Generator) -> dict[str, Any]:
+def separation(
+    table: pd.DataFrame, bootstrap: int, rng: np.random.Generator, *, remark: str = "nominal"
+) -> dict[str, Any]:
     """Return what a predictor's groups and scores say about the stay; the names are words for a reader.
 
-    table: remaining_days, event, label, high (0 | 1), logit. The log-rank p is the chi-square one, nominal because it takes
-    out-of-fold groups for independent ones; the hazard ratio is one of discharge. C-index and AUC resample patients.
+    table: remaining_days, event, label, high (0 | 1), logit. The log-rank p is the chi-square one; the hazard ratio is one of
+    discharge; C-index and AUC resample patients. p and intervals are nominal, and say so, because they take out-of-fold
+    scores for independent ones; `remark` is "" for calls that no fold has made.
     """
     table = table.dropna(subset=["high", "remaining_days"])
     days, event, high = table["remaining_days"], table["event"], table["high"]
@@ -101,11 +107,11 @@ def separation(table: pd.DataFrame, bootstrap: int, rng: np.random.Generator) ->
         "high risk": test.n[0],
         "low risk": test.n[1],
         "chi-square": test.chi_square,
-        "log-rank p": test.nominal,
-        "hazard ratio": survival.hazard_ratio(days, event, high).estimate,
-        "C-index": bootstrap_interval(table, "c_index", bootstrap, rng),
-        "AUC": bootstrap_interval(table, "auc", bootstrap, rng),
-        "accuracy": float((high == table["label"])[known].mean()) if len(table) else NAN,
+        "log-rank p": test.nominal.noted(remark),
+        "hazard ratio": survival.hazard_ratio(days, event, high).estimate.noted(remark),
+        "C-index": bootstrap_interval(table, "c_index", bootstrap, rng).noted(remark),
+        "AUC": bootstrap_interval(table, "auc", bootstrap, rng).noted(remark),
+        "accuracy": float((high == table["label"])[known].mean()) if known.any() else NAN,
     }
 
 
@@ -123,23 +129,20 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, draws: int, rng: np.rando
     return pd.DataFrame(rows, columns=["measure", "patients", "difference"]).set_index("measure")
 
 
-def permuted_gain(
-    table: pd.DataFrame, pair: list[Floats], single: list[Floats], permutations: int, rng: np.random.Generator
-) -> pd.DataFrame:
-    """Return what two scans add to one in heads on frozen features, and its permutation p: rows c_index and auc.
+def permuted_gain(table: pd.DataFrame, orders: NDArray[np.int_], pair: Floats, single: Floats) -> pd.DataFrame:
+    """Return what two scans add to one, and its permutation p: rows c_index and auc.
 
-    table: fold and known outcomes; pair, single: each fold's head inputs (N, K). Stay, event and label are permuted jointly,
-    and the heads of both are fitted again to the same permuted outcomes: the comparison is paired, and the dependence of
-    out-of-fold scores is in its null distribution (Ojala & Garriga 2010, test 1). Two-sided: twice the smaller tail, the
-    observed gain counted in (Phipson & Smyth 2010). Exact where no scan tells of the outcome; where one scan does, an
-    approximation, for the null gains are those of two uninformed predictors. Missing for few patients or one class.
+    table: patients with known outcomes; pair, single: out-of-fold logits (P, N) refitted to the outcomes in each order, the
+    observed one first (`survival.permuted_logits`). Stay, event and label are permuted jointly, and both predictors are
+    fitted to the same permuted outcomes: the comparison is paired, and the dependence of out-of-fold scores is in its null
+    distribution (Ojala & Garriga 2010, test 1). Two-sided: twice the smaller tail, the observed gain counted in (Phipson &
+    Smyth 2010). Exact where no scan tells of the outcome; where one scan does, an approximation, for the null gains are
+    those of two uninformed predictors. Missing for few patients or one class.
     """
-    index, columns = pd.Index(MEASURES, name="measure"), ["difference of heads", "permutation p"]
+    columns = ["refitted difference", "permutation p"]
     if len(table) < 4 or table["label"].nunique() < 2:
-        return pd.DataFrame([(NAN, survival.permuted(NAN))] * len(MEASURES), columns=columns, index=index)
-    orders = survival.permuted_orders(len(table), permutations, rng)
-    held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
-    logits, other = (survival.permuted_logits(inputs, held, label, orders) for inputs in (pair, single))
+        none = [(NAN, survival.permuted(NAN))] * len(MEASURES)
+        return pd.DataFrame(none, columns=columns, index=pd.Index(MEASURES, name="measure"))
     rows: list[tuple[float, Estimate]] = []
     for measure in MEASURES.values():
         usable = measure(table.assign(logit=0.0)).usable
@@ -149,22 +152,49 @@ def permuted_gain(
         gains = np.array(
             [
                 (usable[np.ix_(order, order)] * (_above(one) - _above(two))).sum() / usable.sum()
-                for order, one, two in zip(orders, logits, other, strict=True)
+                for order, one, two in zip(orders, pair, single, strict=True)
             ]
         )
         tails = (survival.permutation_p(sign * gains[0], sign * gains[1:] + 1e-12) for sign in (1, -1))
         rows.append((float(gains[0]), survival.permuted(min(1.0, 2 * min(tails)))))
-    return pd.DataFrame(rows, columns=columns, index=index)
+    return pd.DataFrame(rows, columns=columns, index=pd.Index(MEASURES, name="measure"))
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the Kaplan-Meier curves of the groups high and low: group and the columns of survival.kaplan_meier."""
-    parts = []
-    for name, value in (("high", 1), ("low", 0)):
-        part = table[table["high"] == value].dropna(subset=["remaining_days"])
-        parts.append(survival.kaplan_meier(part["remaining_days"], part["event"]).assign(group=name))
-    found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    """Return who of the groups high and low is still in hospital: group and the columns of survival.kaplan_meier.
+
+    Who has died is no longer there: both ends lower the curve.
+    """
+    found = {name: survival.kaplan_meier(part["remaining_days"], part["cause"] > 0) for name, part in _groups(table)}
+    return _by_group(found)
+
+
+def incidences(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the cumulative incidences of the groups high and low: group and the columns of survival.aalen_johansen."""
+    found = {name: survival.aalen_johansen(part["remaining_days"], part["cause"]) for name, part in _groups(table)}
+    curves = _by_group({name: curve for name, curve in found.items() if curve["at_risk"].iloc[0] > 0})
+    return curves.fillna(dict.fromkeys(curves.filter(regex=r"^cause_\d+$"), 0.0))
+
+
+def _groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    known = table.dropna(subset=["remaining_days"])
+    return [(name, known[known["high"] == value]) for name, value in (("high", 1), ("low", 0))]
+
+
+def _by_group(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the curves of groups as one table, those without a patient left out."""
+    parts = [curve.assign(group=name) for name, curve in curves.items() if len(curve)]
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"group": [], "day": []})
     return found[["group", *(name for name in found if name != "group")]]
+
+
+def competing(table: pd.DataFrame) -> dict[str, Any]:
+    """Return how many died, and whether the groups differ in how many leave alive, deaths competing (Gray 1988)."""
+    known = table.dropna(subset=["high", "remaining_days"])
+    died = int((known["cause"] == 2).sum())
+    test = survival.gray(known["remaining_days"], known["cause"], known["high"])
+    p = test.nominal if died else Estimate.missing("nobody died: nothing competes with discharge")
+    return {"patients": len(known), "died": died, "chi-square": test.chi_square if died else NAN, "Gray's p": p}
 
 
 def frozen_table(table: pd.DataFrame) -> pd.DataFrame:

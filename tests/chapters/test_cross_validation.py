@@ -79,7 +79,7 @@ def test_folds_are_trained_selected_and_summed_up(chapter, run):
     assert sorted(chapter.scores["scan_id"]) == sorted(cohort().query("role == 'development'")["scan_id"])
     assert len(chapter.history) == 2 * 2
     (last,) = set(results.out_of_fold(run)["epoch"])
-    assert last == run.profile.training.epochs == 2
+    assert last == run.epochs == 2
     table = chapter.folds()
     for fold, part in chapter.scores.groupby("fold"):
         found = table.loc[fold, "AUC"]
@@ -106,25 +106,36 @@ def chapter_of(aucs: dict[int, list[tuple[int, float]]], run, loss: float = 0.0)
     return cv.CrossValidation(run, scores, history, task1.select(history))
 
 
-PERFECT = {fold: [(1, 2.0), (1, 1.0), (0, 0.0), (0, -1.0)] for fold in range(4)}
+PERFECT = {
+    fold: [(1, 4.0), (1, 3.0), (1, 2.0), (1, 1.0), (0, 0.0), (0, -1.0), (0, -2.0), (0, -3.0)] for fold in range(4)
+}
+GOOD = PERFECT | {0: [*PERFECT[1][:3], (1, -0.5), *PERFECT[1][4:]]}  # one pair in the wrong order
 
 
 def test_each_bar_is_judged_and_all_of_them_together(make_run):
     blind = pd.Series({"metadata": Estimate(0.5), "burden": Estimate(0.5)})
     run = make_run()
-    reached = chapter_of(PERFECT, run).bars(Estimate(0.9), blind).set_index("bar")["reached"]
+    reached = chapter_of(GOOD, run).bars(Estimate(0.9), blind).set_index("bar")["reached"]
     assert set(reached) == {cv.REACHED}
-    late = chapter_of(PERFECT, run, loss=-0.1).bars(Estimate(0.9), blind).set_index("bar")["reached"]
+    late = chapter_of(GOOD, run, loss=-0.1).bars(Estimate(0.9), blind).set_index("bar")["reached"]
     assert late["flat loss"] == late["all of them"] == cv.NOT_REACHED
-    low = chapter_of(PERFECT, run).bars(Estimate(0.59), blind).set_index("bar")["reached"]
+    low = chapter_of(GOOD, run).bars(Estimate(0.59), blind).set_index("bar")["reached"]
     assert low["skill"] == low["all of them"] == cv.NOT_REACHED
 
 
 def test_a_bar_without_anything_to_compare_with_is_not_judged(make_run):
     blind = pd.Series({"metadata": Estimate(0.5), "burden": Estimate.missing("no truth")})
-    bars = chapter_of(PERFECT, make_run()).bars(Estimate.missing("no truth"), blind).set_index("bar")["reached"]
+    bars = chapter_of(GOOD, make_run()).bars(Estimate.missing("no truth"), blind).set_index("bar")["reached"]
     assert bars["skill"] == bars["above burden"] == cv.NOT_JUDGED
     assert bars["all of them"] == cv.REACHED
+
+
+def test_folds_without_a_mistake_reach_no_bar_for_nobody_knows_how_they_vary(make_run):
+    chapter = chapter_of(PERFECT, make_run())
+    bars = chapter.bars(Estimate(0.9), pd.Series({"metadata": Estimate(0.5)})).set_index("bar")["reached"]
+    assert bars["above chance"] == bars["above metadata"] == cv.NOT_JUDGED
+    assert bars["all of them"] == "the folds give no interval"
+    assert str(chapter.mean()) == "1.00 (no interval: the folds do not vary)"
 
 
 def test_a_finished_fold_is_kept_and_a_changed_label_trains_it_again(run, monkeypatch):

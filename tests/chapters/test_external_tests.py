@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from synthetic_run import small_profile, synthetic_run, write_truth
 
-from covid3d.chapters import explanation, robustness
+from covid3d.chapters import evidence, explanation, robustness
 from covid3d.chapters import external_tests as external
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
@@ -18,7 +18,6 @@ from covid3d.network import training
 from covid3d.run import steps
 from covid3d.run.errors import MissingResult
 from covid3d.run.profile import Run, open_run
-from covid3d.stats.coverage import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +30,7 @@ def run(tmp_path_factory):
     external.ensure_external(made)
     robustness.ensure_windows(made)
     explanation.ensure_explain(made)
+    evidence.ensure_evidence(made)
     yield made
     patch.undo()
 
@@ -87,6 +87,7 @@ def test_the_questions_read_no_table_again(ext, monkeypatch):
     for question in ("table_1", "window_facts", "roc_points", "comparisons", "by_fold", "fold_models", "window_sd"):
         getattr(ext, question)()
     ext.plot_cases(ext.cases(1))
+    ext.evidence.methods(), ext.evidence.causal_test(), ext.evidence.advice()
     ext.maps.lesion_share(), ext.maps.ratios(), ext.maps.mass_by_label(), ext.maps.mass_difference()
 
 
@@ -130,6 +131,20 @@ def test_comparisons_give_each_hospital_and_the_pooled_difference(ext):
     assert 0 <= table.at[("3D minus 2D", "B"), "p"].value <= 1
     assert set(table.loc["3D minus 2D"].index) == {"B", "C", "pooled"}
     assert set(table.loc["external minus internal"].index) == {"B", "C"}, "A's patients are others: nothing is pooled"
+
+
+def test_a_difference_without_an_interval_says_why_in_its_own_cell(ext):
+    same = (
+        replace(ext, scores=ext.scores.assign(tuned=ext.scores["covid3d"]))
+        .comparisons()
+        .loc[("tuned minus untuned", "B")]
+    )
+    assert (str(same["difference"]), str(same["p"])) == ("0.000 (no interval: the ranks are equal)", "p = 1")
+    part = ext.scores.query("hospital == 'B'")
+    one = pd.concat([part[part["label"] == 1].head(1), part[part["label"] == 0]])
+    found = replace(ext, scores=one).comparisons().loc[("3D minus 2D", "B")]
+    assert str(found["difference"]).endswith("(no interval: one case of a class)")
+    assert str(found["p"]) == "not available (paired DeLong, no interval: one case of a class)"
 
 
 def test_the_tuned_row_is_said_to_be_part_of_the_evaluation_when_it_is(ext):
@@ -177,11 +192,23 @@ def test_roc_curves_start_at_zero_and_end_at_one(ext):
 
 
 def test_coverage_keeps_every_method_and_the_error_of_its_simulation(ext):
-    table = ext.coverage(replicates=20)
-    assert set(table.columns) == set(METHODS) and table.index.names == ["COVID+", "COVID-", "true AUC"]
+    table = ext.coverage()
+    assert table.columns[0] == "recommended" and set(table.columns[1:]) == {"logit DeLong", "DeLong", "bootstrap"}
+    assert table.index.names == ["COVID+", "COVID-", "true AUC"]
     assert len(table) == 12 and {row[:2] for row in table.index} == {(20, 20), (12, 9)}
     found = table.loc[(20, 20, 0.78), "recommended"]
-    assert found.value * 20 == pytest.approx(round(found.value * 20)) and found.low < found.value <= found.high
+    assert 0.93 < found.low < found.value < found.high and found.high - found.low < 0.01
+
+
+def test_levels_give_the_share_of_rejections_with_the_error_of_the_simulation(ext, monkeypatch):
+    table = ext.levels()
+    assert {"3", "4", "5", "7"} == set(table.index.get_level_values("chapter"))
+    for found, count in table.itertuples(index=False):
+        assert found.low <= found.value <= found.high and found.value * count == pytest.approx(
+            round(found.value * count)
+        )
+    monkeypatch.setattr(external.campaigns, "read", lambda name: None)
+    assert ext.levels().empty and ext.coverage().empty
 
 
 def test_known_confounds_are_those_of_public_scans(ext, monkeypatch):
@@ -232,11 +259,14 @@ def test_every_drawn_case_has_its_own_voxels_in_picture_and_caption(ext):
     )
 
 
-def test_figure_1_is_one_external_covid_scan_whose_map_costs_one_pass_each_way(ext):
+def test_figure_1_is_one_external_covid_scan_whose_map_costs_one_pass_each_way(run, ext):
     cases = ext.cases(1)
     assert ext.figure_1_facts(cases) == {"external COVID+ scans": 1, "one forward and one backward pass": True}
     negative = ext.maps.external.query("label == 0")["scan_id"].iloc[0]
     wrong = cases.assign(scan=[negative, *cases["scan"][1:]])
     assert ext.figure_1_facts(wrong)["external COVID+ scans"] == 0
     assert len(ext.plot_figure_1(cases).axes) == 7, "three planes, without and with the map, and a bar"
+    made = evidence.read_maps(run, cases.at["Figure 1", "scan"])
+    assert len(ext.plot_evidence(cases).axes) == 2 + len(made) > 2, "the scan, its map, and all the evidence there is"
+    assert "no COVID+ scan" in ext.plot_evidence(cases.iloc[1:]).axes[0].texts[0].get_text()
     assert "no COVID+ scan" in ext.plot_figure_1(cases.iloc[1:]).axes[0].texts[0].get_text()

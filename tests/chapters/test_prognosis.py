@@ -11,14 +11,21 @@ from sklearn.metrics import roc_auc_score
 from synthetic_run import scan, synthetic_run, write_reader_study
 from torch import nn
 
-from covid3d.chapters import fine_tuning, prognosis
+from covid3d.chapters import fine_tuning, opacity, predictors, prognosis
 from covid3d.cohort import manifest as manifests
 from covid3d.cohort.intake import accepted
+from covid3d.cohort.store import Store
+from covid3d.ct.opacity import Opacity
 from covid3d.network import training
 from covid3d.run.errors import ConfigError, MissingResult
 from covid3d.run.files import remembered, write_csv
-from covid3d.stats import risk
+from covid3d.stats import risk, survival
 from covid3d.stats.estimate import Estimate
+
+
+def whole(hu, spacing):
+    """Return the opacity of a grid of noise, in which there is no lung: that of all of it."""
+    return Opacity(float((hu > -700).mean()), float((hu > -500).mean()), float(hu.mean()))
 
 
 def load(run, patch):
@@ -36,6 +43,7 @@ def load(run, patch):
 
     patch.setattr(prognosis.steps, "ensure_needs", ensure_needs)
     patch.setattr(prognosis, "require_certificate", lambda run: None)
+    patch.setattr(opacity, "opacity", whole)
     return prognosis.load(run)
 
 
@@ -116,6 +124,7 @@ def test_fine_tuning_starts_from_the_trunk_of_its_own_fold_and_keeps_its_batch_s
     after = tuned.extractor.state_dict()
     moved = [name for name, value in after.items() if not torch.equal(value, trunk[name])]
     assert moved and not [name for name in moved if "running" in name]
+    assert {name.split(".")[0] for name in moved} == {"Mixed_5c"}
 
 
 def test_held_out_patients_are_scored_by_the_fold_that_never_saw_them(run):
@@ -148,12 +157,13 @@ def test_groups_are_cut_at_one_half_never_at_a_median(stay):
     table = stay.predictors["pair"]
     assert len(table) == 6 and set(table["hospital"]) == {"A"}
     assert (table["high"] == (table["probability"] >= 0.5)).all()
-    scores = pd.DataFrame({"scan_id": table["scan_id"], "logit": 3.0, "probability": 0.9})
-    assert prognosis.with_groups(stay.index, scores)["high"].tolist() == [1.0] * 6
+    scores = pd.DataFrame({"scan_id": table["scan_id"], "logit": 3.0})
+    assert predictors.with_groups(stay.index, scores)["high"].tolist() == [1.0] * 6
+    near = scores.assign(logit=[0.0, -0.01, -0.2, -0.4, 0.01, 0.2])
+    assert predictors.with_groups(stay.index, near)["high"].tolist() == [1, 0, 0, 0, 1, 1]
 
 
 def test_features_are_those_of_task_1_before_fine_tuning(stay):
-    from covid3d.cohort.store import Store
     from covid3d.ct.windows import nominal_window
     from covid3d.network import scoring as inference
 
@@ -164,27 +174,108 @@ def test_features_are_those_of_task_1_before_fine_tuning(stay):
     assert found.to_numpy() == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_head_is_fitted_before_fine_tuning():
-    model = nn.ModuleDict({"head": nn.Linear(6, 1)})
+@pytest.mark.parametrize("variant", fine_tuning.VARIANTS)
+def test_the_head_is_fitted_before_fine_tuning(variant):
+    """What the network's head gives on prior and index is what the regression gives on index and change."""
+    width = 6 if variant == "single" else 12
+    model = nn.ModuleDict({"head": nn.Linear(width, 1)})
     rng = np.random.default_rng(2)
-    features, labels = rng.normal(size=(40, 6)).astype(np.float32), np.arange(40) % 2
+    features, labels = rng.normal(size=(40, width)).astype(np.float32), np.arange(40) % 2
     features[:, 0] += 3 * labels
-    fine_tuning.fit_head(model, features, labels)
+    fine_tuning.fit_head(model, variant, features, labels)
     logits = model["head"](torch.from_numpy(features)).detach().numpy()[:, 0]
     assert roc_auc_score(labels, logits) > 0.9
+    inputs = fine_tuning.head_inputs(variant, features.astype(float))
+    weight, bias = survival.linear_head(inputs, labels.astype(float), fine_tuning.COMPONENTS)
+    assert logits == pytest.approx(inputs @ weight + bias, abs=1e-4)
 
 
-def test_controls_are_nested_in_the_same_folds(stay):
-    table = stay.index
-    first = prognosis.control_of(table, "age_sex").set_index("scan_id")
-    changed = table.assign(label=table["label"].where(table["fold"] != 0, 1 - table["label"]))
-    again = prognosis.control_of(changed, "age_sex").set_index("scan_id")
-    held = first["fold"] == 0
-    assert first.loc[held, "probability"].tolist() == again.loc[held, "probability"].tolist()
-    assert first.loc[~held, "probability"].tolist() != again.loc[~held, "probability"].tolist()
-    assert set(stay.predictors["schedule"]["scan_id"]) == set(first.index), "the same patients"
+def test_change_has_components_of_its_own():
+    """Two scans of a patient are alike: among components of prior and index a small change would come last."""
+    rng = np.random.default_rng(3)
+    patient, change = rng.normal(size=(300, 20)), rng.normal(size=(300, 1))
+    pair = np.hstack([patient, patient + 0.2 * change])
+    everyone = np.ones(300, bool)
+    found = [
+        survival.principal_components(values, everyone, 8) for values in (pair, fine_tuning.head_inputs("pair", pair))
+    ]
+    told = [np.linalg.lstsq(values, change[:, 0] - change.mean(), rcond=None)[0] for values in found]
+    shares = [np.corrcoef(values @ weight, change[:, 0])[0, 1] ** 2 for values, weight in zip(found, told, strict=True)]
+    assert shares[0] < 0.3 and shares[1] > 0.9
+
+
+@pytest.mark.parametrize(("blocks", "moved"), [(0, set()), (1, {"Mixed_5c"}), (2, {"Mixed_5b", "Mixed_5c"})])
+def test_only_the_head_and_the_last_blocks_train(run, blocks, moved):
+    settings = run.profile.prognosis.model_copy(update={"trained_blocks": blocks})
+    model = fine_tuning.start_model(
+        replace(run, profile=run.profile.model_copy(update={"prognosis": settings})), "pair", 0
+    )
+    training_now = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[1] for name in training_now if name.startswith("extractor.")} == moved
+    assert {name for name in training_now if not name.startswith("extractor.")} == {"head.weight", "head.bias"}
+
+
+def test_later_scans_of_training_patients_are_examples_too_and_both_classes_as_many(run, tmp_path, monkeypatch):
+    seen = {}
+    real = training.Examples.of.__func__
+
+    def of(cls, table, grids):
+        return seen.setdefault(len(seen), real(cls, table, grids))
+
+    monkeypatch.setattr(training.Examples, "of", classmethod(of))
+    fine_tuning._fine_tune(run, "single", 0, tmp_path)
+    train, held = seen[0], seen[1]
+    table = fine_tuning.all_pairs(run).query("fold == 1").dropna(subset=["label"])
+    assert set(train.scan_ids) == set(table["scan_id"]) and any(name.endswith("-2") for name in train.scan_ids)
+    assert (train.labels == 1).sum() == (train.labels == 0).sum()
+    assert all(name.endswith("-1") for name in held.scan_ids), "patients are judged at the index scan"
+
+
+def test_an_interrupted_fine_tuning_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
+    """Parameters that do not train have no state in the checkpoint."""
+    longer = run.profile.prognosis.model_copy(update={"epochs": 2})
+    run = replace(run, profile=run.profile.model_copy(update={"prognosis": longer}))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    fine_tuning._fine_tune(run, "pair", 0, whole)
+    real = training._train_epoch
+
+    def killed(*args):
+        if args[-1] == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(training, "_train_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tuning._fine_tune(run, "pair", 0, parts)
+    monkeypatch.setattr(training, "_train_epoch", real)
+    fine_tuning._fine_tune(run, "pair", 0, parts)
+    assert (whole / "weights.safetensors").read_bytes() == (parts / "weights.safetensors").read_bytes()
+
+
+def test_no_outcome_of_a_held_out_patient_reaches_any_prediction(stay):
+    """Every predictor's logit stays the same to the bit when the outcomes of its own fold are changed."""
+    limit = stay.run.profile.prognosis.high_risk_days
+    held = stay.pairs["fold"] == 0
+    changed = stay.pairs.assign(
+        label=stay.pairs["label"].where(~held, 1 - stay.pairs["label"]),
+        remaining_days=stay.pairs["remaining_days"].where(~held, 1.0),
+        cause=stay.pairs["cause"].where(~held, 2),
+    )
+    first, again = (predictors.all_of(pairs, stay.scores, stay.features, limit) for pairs in (stay.pairs, changed))
+    for name in predictors.NAMES:
+        before, after = (found[name].set_index("scan_id") for found in (first, again))
+        mine = before["fold"] == 0
+        assert before.loc[mine, "logit"].tolist() == after.loc[mine, "logit"].tolist(), name
+        assert before.loc[mine, "logit"].notna().all(), name
+    other = first["schedule"]["fold"] == 1
+    assert (first["schedule"]["logit"] != again["schedule"]["logit"])[other].all(), "the other fold is fitted anew"
+
+
+def test_a_misspelt_predictor_is_named(stay):
     with pytest.raises(ConfigError, match="schedule"):
-        prognosis.control_of(table, "shedule")
+        predictors.inputs_of_columns(stay.index, "shedule", 2)
 
 
 def test_every_predictor_has_a_nominal_p_and_the_networks_one_that_says_what_it_permutes(stay):
@@ -199,13 +290,137 @@ def test_every_predictor_has_a_nominal_p_and_the_networks_one_that_says_what_it_
         assert str(p).endswith("(outcomes permuted)")
 
 
+def test_intervals_of_out_of_fold_scores_are_called_nominal_and_those_of_readers_are_not(stay):
+    columns = ["hazard ratio", "C-index", "AUC"]
+    for table in (stay.separation(), stay.ventilation(), stay.all_pairs()[["hazard ratio", "AUC"]]):
+        found = table[[name for name in columns if name in table]].to_numpy().ravel()
+        assert any(one.known for one in found) and {one.remark for one in found if one.known} == {"nominal"}
+    called = stay.readers()
+    assert {one.remark for one in called[[*columns, "log-rank p"]].to_numpy().ravel()} == {""}
+    assert {one.remark for one in called["lead of COVID3D"] if one.known} == {"nominal"}
+
+
+def test_a_death_competes_with_discharge_in_every_predictors_groups(stay):
+    assert {str(p) for p in stay.competing()["Gray's p"]} == {
+        "not available (nobody died: nothing competes with discharge)"
+    }
+    groups = stay.predictors["pair"].assign(high=[1.0, 0.0] * 3, cause=[2, 1] * 3, event=[0, 1] * 3)
+    table = replace(stay, predictors={"pair": groups}).competing()
+    assert table.loc["two scans", ["patients", "died"]].tolist() == [6, 3]
+    assert table.loc["two scans", "Gray's p"].remark == "nominal"
+
+
+def test_predictors_stand_side_by_side_on_the_same_patients(stay):
+    table = stay.side_by_side()
+    assert table.index.tolist() == list(predictors.NAMES.values()) and (table["patients"] == 6).all()
+    assert str(table.loc["Cox on features of two scans", "permutation p"]) == "not available (refitting takes too long)"
+    same = stay.permuted()["network's p"]
+    assert str(table.loc["two scans", "permutation p"]) == str(same["two scans"])
+    gain = stay.second_scan()
+    assert gain.index.get_level_values("predictor").unique().tolist() == ["COVID3D", "opacity", "Cox"]
+    area = table["AUC"].map(float)
+    assert gain.loc[("opacity", "AUC"), "difference"].value == pytest.approx(
+        area["opacity of two scans"] - area["opacity of one scan"]
+    )
+    assert gain.loc[("opacity", "AUC"), "refitted difference"] == pytest.approx(
+        gain.loc[("opacity", "AUC"), "difference"].value
+    )
+    assert not gain.loc[("Cox", "AUC"), "permutation p"].known
+
+
+def test_verdicts_follow_the_interval_of_the_difference(stay):
+    assert set(stay.verdicts()) == set(list(predictors.NAMES.values())[1:])
+    words = [predictors.in_words(Estimate(value, value - 0.1, value + 0.1)) for value in (0.2, -0.2, 0.05)]
+    assert words == ["does better than", "does worse than", "is not told apart from"]
+    assert predictors.in_words(Estimate.missing("no patient")) == "cannot be compared with"
+
+
+def test_opacity_is_that_of_the_stored_grids_and_its_change_that_since_the_prior_scan(stay):
+    table = opacity.measured(stay.run)
+    assert len(table) == len(accepted(stay.run)) and table.index.is_unique
+    assert tuple(table.loc["A003-1"]) == whole(Store.of(stay.run).get("A003-1"), None)
+    known = table.copy()
+    known[:] = np.arange(table.size).reshape(table.shape)
+    found = predictors.with_opacity(stay.index.drop(columns=[*opacity.MEASURES, *predictors.CHANGES]), known)
+    row = found.iloc[0]
+    assert row["mean_hu"] == known.loc[row["scan_id"], "mean_hu"]
+    assert row["change_mean_hu"] == row["mean_hu"] - known.loc[row["prior_scan_id"], "mean_hu"]
+
+
+def test_a_scan_that_was_not_accepted_is_named(stay):
+    with pytest.raises(MissingResult, match="A777-0"):
+        opacity.measured(stay.run, ["A000-0", "A777-0"])
+
+
+def followed(effect: float, count: int, seed: int) -> pd.DataFrame:
+    """Return test patients in ten folds; a stay is told by the change of opacity alone, as strongly as `effect`."""
+    rng = np.random.default_rng(seed)
+    days = rng.integers(1, 15, count).astype(float)
+    level, change = rng.normal(size=(2, count, len(opacity.MEASURES)))
+    change[:, 0] += effect * (days - 7) / 4
+    values = dict(zip([*opacity.MEASURES, *predictors.CHANGES], np.hstack([level, change]).T, strict=True))
+    ids = [f"P{number:03d}" for number in range(count)]
+    facts = {"scan_id": ids, "patient_id": ids, "fold": np.arange(count) % 10, "test": 1, "remaining_days": days}
+    label = pd.array(days >= 7, dtype="Int64")
+    return pd.DataFrame({**facts, "event": 1, "cause": 1, "label": label, "scan_index": 1, **values})
+
+
+def area(table: pd.DataFrame, name: str) -> float:
+    found = predictors.logistic_scores(table, predictors.inputs_of_columns(table, name, 10))
+    return roc_auc_score(found["label"].astype(int), found["logit"])
+
+
+def test_a_planted_change_is_found_by_two_scans_and_not_by_one_and_none_in_noise(stay):
+    told, noise = followed(1.5, 60, 1), [followed(0.0, 60, seed) for seed in range(10)]
+    assert area(told, "opacity_pair") > 0.8 > 0.65 > area(told, "opacity_single")
+    assert 0.4 < np.mean([area(table, "opacity_pair") for table in noise]) < 0.6
+    scores = {name: predictors.logistic_scores(told, predictors.inputs_of_columns(told, name, 10)) for name in OPACITY}
+    wide = stay.run.profile.model_copy(update={"training": stay.run.profile.training.model_copy(update={"folds": 10})})
+    chapter = replace(stay, run=replace(stay.run, profile=wide), pairs=told, predictors=scores)
+    assert chapter.permutation("opacity_pair").p == pytest.approx(0.05), "19 permutations"
+    gain = chapter.gain_over("opacity_single", "opacity_pair")
+    assert gain.loc["auc", "difference"].low > 0 and gain.loc["auc", "permutation p"].value == pytest.approx(0.1)
+
+
+OPACITY = ("opacity_pair", "opacity_single")
+
+
+def test_a_lung_that_is_not_found_counts_as_the_median_of_the_others():
+    table = followed(1.5, 60, 2)
+    lost = table.assign(**{name: table[name].where(table["scan_id"] != "P003") for name in opacity.MEASURES})
+    found = predictors.inputs_of_columns(lost, "opacity_single", 10).folds[0][3]
+    train = table[(table["fold"] != 0) & (table["scan_id"] != "P003")][opacity.MEASURES]
+    expected = predictors.inputs_of_columns(
+        table.assign(**{name: table[name].where(table["scan_id"] != "P003", train[name].median()) for name in train}),
+        "opacity_single",
+        10,
+    )
+    assert found == pytest.approx(expected.folds[0][3])
+    nothing = table.assign(**dict.fromkeys(opacity.MEASURES, np.nan))
+    assert (
+        predictors.logistic_scores(nothing, predictors.inputs_of_columns(nothing, "opacity_single", 10))["logit"]
+        .isna()
+        .all()
+    )
+
+
+@pytest.mark.parametrize("change", [{"label": 1}, {"label": pd.NA, "event": 0, "cause": 0}])
+def test_one_class_only_and_all_censored_say_why_there_is_no_group(change):
+    table = followed(1.0, 30, 3).assign(**change)
+    table["label"] = table["label"].astype("Int64")
+    found = predictors.logistic_scores(table, predictors.inputs_of_columns(table, "opacity_pair", 10))
+    row = risk.separation(found, 99, np.random.default_rng(1))
+    assert str(row["log-rank p"]) == "not available (nobody has a prediction and a known stay)"
+    assert str(row["AUC"]) == "not available (no patient)" and not row["hazard ratio"].known
+
+
 def test_the_permutation_uses_features_that_were_fitted_without_the_held_out_patients(stay):
     table = stay._with_outcome()
     changed = {"pair": [part.copy() for part in stay.features["pair"]]}
     held = table.loc[table["fold"] == 0, "scan_id"]
     changed["pair"][0].loc[held] = 100.0
     other = table["fold"].to_numpy() != 0
-    before, after = (one._heads("pair", table)[0][other] for one in (stay, replace(stay, features=changed)))
+    before, after = (one._inputs("pair", table).folds[0][other] for one in (stay, replace(stay, features=changed)))
     assert before == pytest.approx(after)
 
 
@@ -284,7 +499,7 @@ def test_the_rest_of_the_tables(stay):
     assert (every["pairs"] == 12).all() and (every["patients"] == 6).all()
     assert stay.ventilation()["patients"].tolist() == [6, 5, 6, 5]
     gain = stay.two_against_one()
-    assert gain.index.get_level_values("against").unique().tolist() == ["one scan", "schedule", "age and sex"]
+    assert gain.index.get_level_values("against").unique().tolist() == list(predictors.NAMES.values())[1:]
 
 
 def test_the_manifest_is_validated_once_whatever_is_asked(stay, monkeypatch):

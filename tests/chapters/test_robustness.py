@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import wasserstein_distance
+from sklearn.metrics import roc_auc_score
 from synthetic_run import synthetic_run
 
 from covid3d.chapters import results, robustness
@@ -83,6 +84,29 @@ def test_window_sd_by_hand(run, scores):
     assert (row["nominal"], row["n_windows"]) == (aucs["nominal"], 4)
     assert table.loc[("covid3d", "B"), "n_uniform"] == run.profile.windows.curve_count
     assert table.loc[("covid3d", "A"), "n_windows"] == run.profile.windows.internal_count
+
+
+def test_the_spread_at_a_is_one_of_the_mean_fold_auc_never_of_pooled_scores():
+    """Each fold has its own offset, which parts pooled scores but no fold's; the AUCs by scikit-learn."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame(
+        {"fold": np.repeat(range(4), 12), "label": [0, 1] * 24, "split": "validation", "hospital": "A"}
+    )
+    scores = pd.concat(
+        [
+            table.assign(model="covid3d", window=window, logit=table["label"] + rng.normal(size=48) + 9 * table["fold"])
+            for window in ("nominal", "w000", "w001", "w002")
+        ]
+    )
+    found = robustness.fold_mean_by_window(scores).set_index("window")["auc"]
+    for window, part in scores.groupby("window"):
+        folds = [roc_auc_score(fold["label"], fold["logit"]) for _, fold in part.groupby("fold")]
+        assert found[window] == pytest.approx(np.mean(folds))
+        assert found[window] > roc_auc_score(part["label"], part["logit"]) + 0.1
+    row = robustness.window_sd(scores).loc[("covid3d", "A")]
+    assert (
+        row["sd"] == pytest.approx(found[["w000", "w001", "w002"]].std(ddof=1)) and row["nominal"] == found["nominal"]
+    )
 
 
 def test_the_tuned_row_has_as_many_windows_as_the_other_rows_of_table_1(run, scores):

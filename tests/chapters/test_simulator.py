@@ -116,6 +116,16 @@ def test_evidence_that_shrinks_with_disease_misses_the_bars(sim):
     assert grown.loc["rank correlation with burden, COVID-", "verdict"] == "not measured yet"  # nobody was followed
 
 
+def test_measured_opacity_is_set_beside_the_true_burden(sim, monkeypatch):
+    burden = sim.truth.set_index("scan_id")["burden_fraction"]
+    table = pd.DataFrame({"above_700": burden, "above_500": -burden, "mean_hu": float("nan")})
+    monkeypatch.setattr(simulator.opacity, "measured", lambda run: table)
+    found = sim.opacity()
+    assert found["within patients"].map(float).tolist()[:2] == [1.0, -1.0]
+    assert found["rank correlation with burden"].map(float).tolist()[:2] == pytest.approx([1.0, -1.0])
+    assert not found.loc["mean HU", "within patients"].known
+
+
 def test_the_true_course_counts_days_as_the_truth_does(sim):
     course = sim.course()["in this run"]
     assert course["followed patients"] == 7

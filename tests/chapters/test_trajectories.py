@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import explanation, trajectories
+from covid3d.chapters import evidence, explanation, trajectories
 from covid3d.cohort.manifest import read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
@@ -33,6 +33,7 @@ def run(tmp_path_factory):
     write_csv(made.path("external", "predictions.csv"), table)
     trajectories.ensure_trajectories(made)
     explanation.ensure_explain(made)
+    evidence.ensure_evidence(made)
     yield made
     patch.undo()
 
@@ -157,7 +158,27 @@ def test_figure_4_shows_the_patient_whose_maps_were_made(run, s):
     assert "nobody here has 24 years, 5 scans: one with 3 scans is shown" in s.case_words()
     explained = explanation.read_summary(run).query("why == 'case'")
     assert set(explained["scan_id"]) >= set(s.case["scan_id"])
-    assert len(s.plot_case().axes) == 11
+    assert len(s.plot_case().axes) == 4 * 3 + 3, "four rows, three of them with a scale"
+
+
+def test_the_evidence_of_the_case_stands_beside_its_true_burden(run, s):
+    assert str(s.case_evidence()["true burden"].iloc[0]) == "not available (real scans have no known burden)"
+    assert not s.case_follows()["s and true burden"].known
+    five = pd.concat([s.case] * 2, ignore_index=True).head(5)
+    five = five.assign(
+        burden_fraction=[0.1, 0.3, 0.2, 0.5, 0.4],
+        positive_mass=[1.0, 3, 2, 5, 4],
+        together=[2.0, 3, 1, 4, 5],
+        without_lesions=[5.0, 4, 3, 2, 1],
+        logit=[5.0, 3, 4, 1, 2],
+    )
+    known = replace(s, case=five)
+    assert known.case_follows()["evidence and true burden"].value == pytest.approx(1)
+    assert known.case_follows()["s and true burden"].value == pytest.approx(-1)
+    assert known.case_follows()["evidence of the true lesions and true burden"].value == pytest.approx(-0.8)
+    assert known.case_follows()["evidence of all at once and true burden"].value == pytest.approx(0.8)
+    assert str(known.case_evidence()["true burden"].iloc[1]) == "30.0 %"
+    assert known.case_evidence()["evidence for"].tolist() == [1, 3, 2, 5, 4]
 
 
 def test_the_case_is_the_patient_of_the_papers_age_and_scans(run, monkeypatch):

@@ -369,3 +369,8 @@ def test_image_files_in_a_folder_named_after_a_patient_leave_no_trace_of_it(root
     for path in run.folder.rglob("*"):
         assert CANARY not in path.name
         assert not path.is_file() or CANARY.encode() not in path.read_bytes()
+
+
+def test_grid_spacing_is_the_field_of_view_over_the_cells():
+    scan = {"n_slices": 40, "rows": 96, "columns": 96, "spacing_z_mm": 6.0, "spacing_y_mm": 4.0, "spacing_x_mm": 3.0}
+    assert intake.grid_spacing(scan, (24, 64, 64)) == (10.0, 6.0, 4.5)

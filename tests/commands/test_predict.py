@@ -19,9 +19,10 @@ from dicom_series import body, write_series
 
 from covid3d.chapters.explanation import signed_map
 from covid3d.commands.predict import RESEARCH, SIMULATED_WEIGHTS, predict, weights_profile, weights_window
-from covid3d.ct.grid import resample, to_volume_space
+from covid3d.ct.grid import grid_spacing, resample, to_volume_space
 from covid3d.ct.windows import Window, apply_window
 from covid3d.dicom.series import read_ct
+from covid3d.network.occlusion import by_pieces
 from covid3d.network.registry import build
 from covid3d.network.scoring import score
 from covid3d.network.weights import save_weights
@@ -231,6 +232,51 @@ def test_weights_of_an_unknown_profile_bring_their_own_size():
     profile = weights_profile({"profile": "mine", "grid": "20,40,50", "width": "0.5"})
     assert profile.model.grid == (20, 40, 50)
     assert profile.model.width == 0.5
+
+
+# --- evidence ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_evidence_of_a_scan_lies_beside_its_map_in_its_own_voxels(weights, model, scan, tmp_path):
+    hu = body()
+    hu[12:15, 20:26, 12:18] = -350  # something opaque in a lung
+    ill = write_series(tmp_path / "ill", hu, Manufacturer="COVID3D phantom Test")
+    found = predict(ill, weights("phantom"), out=tmp_path / "out", evidence=True)
+    names = ["map.nii.gz", "planes.png", "evidence.nii.gz", "evidence.png", "prediction.json"]
+    assert [path.name for path in found.files] == names and all(path.is_file() for path in found.files)
+    volume = read_ct(ill)
+    grid = resample(volume, (16, 48, 48))
+    wanted = by_pieces(model, grid, grid_spacing(volume, grid.shape), WINDOW)
+    assert len(wanted.falls) > 0 and wanted.values.any()
+    image = sitk.ReadImage(str(tmp_path / "out" / "evidence.nii.gz"))
+    other = sitk.ReadImage(str(tmp_path / "out" / "map.nii.gz"))
+    assert (image.GetSize(), image.GetOrigin(), image.GetSpacing()) == (
+        other.GetSize(),
+        other.GetOrigin(),
+        other.GetSpacing(),
+    )
+    upright = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
+    on_scan = to_volume_space(wanted.values, volume)
+    np.testing.assert_allclose(upright, on_scan, atol=2e-3 * np.abs(on_scan).max())
+    assert f"in {len(wanted.falls)} parts of the lung" in "\n".join(found.lines())
+    content = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+    assert content["evidence"] == found.evidence and "this scan is simulated" in content["warnings"]
+
+
+def test_evidence_of_a_real_scan_needs_consent_as_its_number_does(weights, scan, tmp_path):
+    found = predict(scan, weights("phantom"), out=tmp_path / "out", evidence=True)
+    assert found.exit_status == 2 and not (tmp_path / "out").exists() and not found.evidence
+    found = predict(scan, weights("phantom"), out=tmp_path / "out", evidence=True, simulated_weights_ok=True)
+    assert found.lines()[0] == SIMULATED_WEIGHTS
+    assert (tmp_path / "out" / "evidence.nii.gz").is_file()
+    for path in (tmp_path / "out").iterdir():
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        assert b"CANARY" not in content
+
+
+def test_evidence_without_a_folder_is_refused_before_the_scan_is_read(weights, tmp_path):
+    with pytest.raises(ConfigError, match="Give --out FOLDER"):
+        predict(tmp_path / "nothing", weights("site"), evidence=True)
 
 
 # --- pooled features ---------------------------------------------------------------------------------------------------

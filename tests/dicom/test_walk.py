@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,14 +153,14 @@ def test_a_link_into_a_hidden_store_is_followed(tmp_path):
 def test_a_folder_that_may_not_be_listed_is_refused(tmp_path, monkeypatch):
     write_series(tmp_path)
     (tmp_path / "closed").mkdir()
-    listed = os.listdir
+    listed = Path.iterdir
 
-    def closed(path="."):
-        if str(path).endswith("closed"):
+    def closed(path):
+        if path.name == "closed":
             raise PermissionError(13, "denied", str(path))
         return listed(path)
 
-    monkeypatch.setattr(os, "listdir", closed)
+    monkeypatch.setattr(Path, "iterdir", closed)  # permissions do not stop root
     error = refusal(tmp_path)
     assert (error.code, error.where) == ("unreadable", "closed")
 

@@ -1,5 +1,7 @@
 """Scoring: independent of batches, in evaluation mode, windows on the grid."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,8 @@ from covid3d.network.i3d import InceptionI3d
 from covid3d.run.errors import ConfigError
 
 WINDOWS = [Window(-600, 1500), Window(-550, 1400), Window(-700, 1700)]
+TOLERANCE = {"cpu": 1e-5, "cuda": 1e-2}
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 
 
 @pytest.fixture
@@ -55,6 +59,36 @@ def test_scoring_leaves_the_model_as_it_was(model, grids):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_a_folded_copy_gives_the_logits_of_the_model(model, grids, device):
+    twin = inference.for_evaluation(model, device)
+    x = inference.to_input(grids, WINDOWS[0], device)
+    assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in twin.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(twin(x), inference.place(model, device).eval()(x), rtol=0, atol=TOLERANCE[device])
+
+
+def test_a_model_trains_on_after_scoring_as_if_it_had_not_been_scored(model, grids):
+    other, x = copy.deepcopy(model), inference.to_input(grids, WINDOWS[0])
+    inference.score(model, grids, WINDOWS[:1])
+    inference.features(model, grids, WINDOWS[0])
+    for net in (model, other):
+        optimiser = torch.optim.SGD(net.parameters(), 0.1)
+        net(x).square().sum().backward()
+        optimiser.step()
+    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+    assert list(model.state_dict()) == list(other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("shape", "most"), [((24, 64, 64), 16), ((2, 24, 64, 64), 16), ((64, 224, 224), 8), ((2, 64, 224, 224), 4)]
+)
+def test_batches_hold_more_scans_where_grids_are_small(shape, most):
+    grids = np.broadcast_to(np.int16(-1000), (20, *shape))
+    scans, _, x = next(inference._batches(grids, WINDOWS[:1], None, "cpu"))
+    assert scans == slice(0, most) and len(x) == most
+
+
 def test_pairs_of_scans_keep_their_order(grids):
     torch.manual_seed(0)
     model = PairedCovid3D(InceptionI3d(width=1 / 16))
@@ -93,7 +127,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         inference.pick_device("cuda")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@needs_gpu
 def test_logits_on_a_gpu_equal_those_on_the_cpu(model, grids):
     on_cpu = inference.score(model, grids, WINDOWS)
     np.testing.assert_allclose(inference.score(model, grids, WINDOWS, device="cuda"), on_cpu, atol=1e-2)

@@ -22,7 +22,7 @@ def test_burden_peaks_10_to_15_days_after_onset_and_is_cleared_at_discharge() ->
         days = np.arange(0, 30, 0.25)
         burdens = [course.burden(day) for day in days]
         assert abs(days[int(np.argmax(burdens))] - course.peak) <= 0.25
-        assert course.burden(course.clearance) == pytest.approx(CLEARED)
+        assert course.burden(course.clearance) == pytest.approx(min(CLEARED, course.peak_burden))
     late = np.array([c.burden(c.discharge_day + c.onset_to_first) / c.peak_burden for c in courses])
     assert np.median(late) < 0.2
     after_first = np.array([c.peak - c.onset_to_first for c in courses])
@@ -99,7 +99,7 @@ def test_burden_and_slope_foretell_the_stay_better_than_burden_alone(visible: fl
     gain = paired_delong(long, scores["slope"], scores["burden"])
     assert 0.40 < long.mean() < 0.65
     assert gain.estimate.value > 0.06 and gain.estimate.low > 0 and gain.p < 1e-4
-    assert 0.58 < auc_value(long, scores["single"]) < 0.77 and 0.78 < auc_value(long, scores["slope"]) < 0.9
+    assert 0.58 < auc_value(long, scores["single"]) < 0.77 and 0.85 < auc_value(long, scores["slope"]) < 0.96
 
 
 def test_the_second_scan_gains_less_when_one_scan_shows_the_phase() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from covid3d.phantom import lesions, render
+from covid3d.phantom import lesions, render, sites
 from covid3d.phantom.course import Appearance
 from covid3d.phantom.render import Patient
 from covid3d.phantom.shapes import Points
@@ -23,7 +23,7 @@ def patients() -> dict[str, Patient]:
         patient = render.make_patient(4, f"T{number}", "M", 50.0, number % 2, "C")
         if patient.sites.effusion_ml == 0:
             found.setdefault(patient.sites.pattern, patient)
-        if len(found) == len(lesions.PATTERNS):
+        if len(found) == len(sites.PATTERNS):
             return found
     raise AssertionError(f"only {sorted(found)} in 60 patients")
 
@@ -34,6 +34,12 @@ def look() -> Callable[..., Appearance]:
         return Appearance(burden=burden, since_onset=10, phase=0, ground_glass=ground_glass, contrast_hu=300)
 
     return make
+
+
+def own_places(patient: Patient) -> Points:
+    """Return the middles of the sites of the patient's own pattern."""
+    z, y, x = (0.5 * (patient.sites.own.lines[:, :3] + patient.sites.own.lines[:, 3:])).T
+    return Points(z, y, x)
 
 
 def ranks(patient: Patient) -> np.ndarray:
@@ -76,14 +82,27 @@ def test_covid_lies_low_behind_and_on_both_sides(patients: dict[str, Patient]) -
         behind = float(patient.reference.points.y[ill].mean() - patient.reference.points.y.mean())
         (rounded if patient.sites.pattern == "rounded" else lobar).append(behind)
     assert np.mean(rounded) > np.mean(lobar) + 8
-    ill = ranks(patients["lobar"]) < 0.03
-    assert len(set(np.sign(patients["lobar"].reference.points.x[ill]))) == 1
+    assert len(set(np.sign(own_places(patients["lobar"]).x))) == 1
 
 
 def test_lobar_consolidation_stops_at_the_fissure(patients: dict[str, Patient]) -> None:
     patient = patients["lobar"]
-    ill = ranks(patient) < 0.03
-    assert np.isin(patient.reference.lobe[ill], patient.sites.lobes).mean() > 0.9
+    relative = lesions.nearest(patient.sites.own, patient.thorax, patient.reference.points, None)
+    ill = relative < np.quantile(relative, 0.03)
+    assert np.isin(patient.reference.lobe[ill], patient.sites.own.lobes).mean() > 0.9
+
+
+def test_the_first_lesions_lie_at_the_early_foci_and_the_patterns_own_sites_come_in_one_after_the_other(
+    patients: dict[str, Patient],
+) -> None:
+    for patient in patients.values():
+        ref, placed = patient.reference, patient.sites
+        rank = ranks(patient)
+        early = lesions.nearest(placed.early, patient.thorax, ref.points, None) < placed.early_reach
+        assert early[rank < 0.4 * sites.EARLY].mean() > 0.9
+        assert np.average(early, weights=ref.aerated) == pytest.approx(sites.EARLY, rel=0.1)
+        assert early[rank < 0.2].mean() < 0.2
+        assert placed.own.waits.min() == 0 and (placed.own.waits <= sites.WAIT_MM).all()
 
 
 def test_paving_is_a_network_of_cells_of_about_ten_mm() -> None:
@@ -99,8 +118,8 @@ def test_paving_is_a_network_of_cells_of_about_ten_mm() -> None:
 def test_both_classes_draw_texture_nodules_and_fluid_from_the_same_distributions() -> None:
     rows = []
     for number in range(40):
-        sites = render.make_patient(11, f"U{number}", "F", 45.0, number % 2).sites
-        rows.append((number % 2, sites.paving > 0, len(sites.buds) > 0, sites.effusion_ml > 0))
+        placed = render.make_patient(11, f"U{number}", "F", 45.0, number % 2).sites
+        rows.append((number % 2, placed.paving > 0, len(placed.buds) > 0, placed.effusion_ml > 0))
     table = np.array(rows, float)
     for column in (1, 2, 3):
         counts = [[(table[table[:, 0] == label, column] == value).sum() for value in (0, 1)] for label in (0, 1)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fit_oracle
-from covid3d.phantom import lesions, oracle
+from covid3d.phantom import oracle, sites
 from covid3d.stats.auc import auc_value
 
 
@@ -41,21 +41,39 @@ def test_no_lesion_gives_a_finite_answer() -> None:
 
 
 def test_the_frozen_rule_tells_new_patients_apart_but_not_all() -> None:
-    rows = [fit_oracle.first_scan(number, seed=5) for number in range(50)]
+    rows = [fit_oracle.scans_of(number, seed=5, later=0) for number in range(50)]
     labels = np.array([label for label, _ in rows])
-    scores = [oracle.oracle_logit(found) for _, found in rows]
+    scores = [oracle.oracle_logit(found[0]) for _, found in rows]
     assert 0.86 < auc_value(labels, scores) < 1
 
 
+def most_ill(number: int, mix: str) -> np.ndarray:
+    """Return the features of the scan of a patient that shows most disease, of four."""
+    _, found = fit_oracle.scans_of(number, hospital=mix, seed=6, later=3)
+    return found[found[:, -1].argmax()]
+
+
 def test_viral_cases_look_like_covid_and_bacterial_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lesions, "ATYPICAL", 0.0)
-    monkeypatch.setattr(lesions, "CASE_MIX", {"viral": 1.0, "bacterial": 0.0})
+    monkeypatch.setattr(sites, "ATYPICAL", 0.0)
+    monkeypatch.setattr(sites, "CASE_MIX", {"viral": 1.0, "bacterial": 0.0})
     scores = {
-        kind: [
-            oracle.oracle_logit(fit_oracle.first_scan(2 * number + (kind == "covid"), hospital=mix, seed=6)[1])
-            for number in range(20)
-        ]
+        kind: [oracle.oracle_logit(most_ill(2 * number + (kind == "covid"), mix)) for number in range(20)]
         for kind, mix in (("covid", "bacterial"), ("viral", "viral"), ("bacterial", "bacterial"))
     }
     told = {kind: auc_value([1] * 20 + [0] * 20, scores["covid"] + scores[kind]) for kind in ("viral", "bacterial")}
     assert told["viral"] < 0.85 and told["bacterial"] > 0.88
+
+
+def test_few_lesions_say_nothing_of_the_class_and_evidence_grows_with_disease() -> None:
+    few, some, many = (
+        [oracle.oracle_logit(feature_row(amount, sign)) for sign in (-1, 1)] for amount in (0.008, 0.05, 0.2)
+    )
+    assert max(map(abs, few)) < 0.5
+    assert few[0] > some[0] > many[0] and few[1] < some[1] < many[1]
+
+
+def feature_row(amount: float, sign: int) -> np.ndarray:
+    """Return features one SD to one side of what is usual, for an amount (share of the lung)."""
+    log = float(np.log(amount + 1e-4))
+    centre, scale = oracle.usual(log, oracle.CENTRE), oracle.usual(log, oracle.SCALE)
+    return np.append(centre + sign * np.sign(oracle.WEIGHTS) * scale, log)

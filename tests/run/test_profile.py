@@ -73,7 +73,7 @@ def test_a_value_of_the_wrong_type_or_size_is_refused(tmp_path, key, value):
 
 
 def test_pretrained_weights_at_another_width_are_refused_by_key(tmp_path):
-    path = edited(tmp_path, lambda content: content["model"].update(pretrained=True))
+    path = edited(tmp_path, lambda content: content["model"].update(pretrained=True, width=0.5))
     with pytest.raises(ConfigError, match=r"key 'model\.pretrained' is True. It should be false: .* width"):
         load_profile(path)
 

@@ -148,7 +148,9 @@ def test_the_budget_is_that_of_a_report():
     assert {step.budget for step in steps.STEPS.values()} - {""} == set(steps.BUDGET)
 
 
-@pytest.mark.parametrize("name", ["fold", "selection", "slices", "windows", "explain", "prognosis", "comparator"])
+@pytest.mark.parametrize(
+    "name", ["fold", "selection", "slices", "windows", "explain", "evidence", "prognosis", "comparator"]
+)
 def test_what_takes_minutes_does_not_depend_on_how_it_is_drawn_or_told(name):
     modules = imported_modules(steps.STEPS[name].module)
     assert not [

@@ -13,6 +13,7 @@ import statsmodels.stats.meta_analysis
 
 from covid3d.run.errors import Covid3DError
 from covid3d.stats import auc
+from covid3d.stats.proportions import wilson
 
 GENERATOR = np.random.default_rng(20)
 LABELS = np.array([1] * 20 + [0] * 15)
@@ -80,7 +81,7 @@ def test_paired_delong_equals_the_covariance_form_of_the_1988_paper() -> None:
 
 def test_paired_delong_without_spread_claims_nothing() -> None:
     same, p = auc.paired_delong(LABELS, SCORES, SCORES * 2)
-    assert (same.value, same.low, same.high, p) == (0, 0, 0, 1)
+    assert (same.value, p) == (0, 1) and str(same) == "0.000 (no interval: the ranks are equal)"
     perfect, p = auc.paired_delong(LABELS, LABELS, np.zeros(35))
     assert (perfect.value, perfect.low, perfect.high, p) == (0.5, -1, 1, 1)
 
@@ -95,16 +96,35 @@ def test_newcombe_limits_solve_the_score_equation() -> None:
     assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low))
 
 
-def test_recommended_interval_falls_back_by_name_at_perfect_separation() -> None:
-    ordinary = auc.auc(LABELS, SCORES)
-    assert ordinary == auc.logit_delong_interval(LABELS, SCORES)
-    perfect = auc.auc([1] * 12 + [0] * 9, range(21, 0, -1))
-    assert perfect.method == "Newcombe 5 (perfect separation)"
-    assert perfect.value == perfect.high == 1
-    assert 0.7 < perfect.low < 0.95
-    reversed_scores = auc.auc([1] * 12 + [0] * 9, range(21))
-    assert (reversed_scores.value, reversed_scores.low) == (0, 0)
-    assert reversed_scores.high == pytest.approx(1 - perfect.low)
+def test_a_better_score_never_gets_a_lower_limit() -> None:
+    """12 and 9 cases parted without a mistake, then with one, two, … pairs in the wrong order, down to none in the right one."""
+    labels, found = np.repeat([1, 0], [12, 9]), []
+    for wrong in range(109):
+        first, moved = divmod(wrong, 9)
+        scores = np.concatenate([np.where(np.arange(12) < first, 0.0, 20.0), np.arange(1.0, 10)])
+        scores[min(first, 11)] = 9.5 - moved if first < 12 else 0.0
+        found.append(auc.auc(labels, scores))
+        assert round(108 * found[-1].value) == 108 - wrong
+    assert {one.method for one in found} == {"Newcombe 5"}
+    assert (np.diff([one.low for one in found]) <= 0).all() and (np.diff([one.high for one in found]) <= 0).all()
+    assert found[0].high == 1 and found[0].low == pytest.approx(0.806, abs=5e-4), "auRoc, 12 and 9 cases, AUC 1"
+    assert (found[-1].low, found[-1].high) == pytest.approx((0, 1 - found[0].low))
+
+
+def test_equal_scores_of_all_cases_have_the_interval_of_chance() -> None:
+    found = auc.auc([1] * 20 + [0] * 20, [0.0] * 40)
+    assert found.value == 0.5 and found.low == pytest.approx(1 - found.high) and 0.3 < found.low < 0.4
+
+
+def test_one_case_of_a_class_has_no_delong_variance_and_no_p() -> None:
+    """pROC gives NA; half of the variance would make a p of 0.011 from one patient."""
+    labels, a, b = [1] + [0] * 9, [5, 1, 2, 3, 4, 6, 7, 8, 9, 0], [9, 1, 2, 3, 4, 6, 7, 8, 5, 0]
+    found, p = auc.paired_delong(labels, a, b)
+    assert found.value == pytest.approx(-4 / 9) and not found.has_limits and math.isnan(p)
+    for interval in (auc.delong_interval, auc.logit_delong_interval):
+        assert str(interval(labels, a)) == "0.556 (no interval: one case of a class)"
+    assert auc.pooled_delong([(labels, a, b), (LABELS, SCORES, OTHER)]).estimate.method.endswith("1 of 2 sites")
+    assert auc.auc(labels, a).has_limits
 
 
 def test_hanley_mcneil_standard_error_of_the_1982_paper() -> None:
@@ -156,7 +176,26 @@ def test_mean_interval_equals_scipys_t() -> None:
     reference = scipy.stats.ttest_1samp(values, 0).confidence_interval()
     found, single = auc.mean_interval(values), auc.mean_interval([0.7])
     assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
-    assert (single.value, single.low, single.high) == (0.7, 0.7, 0.7)
+    narrow, reference = auc.mean_interval(values, 0.9), scipy.stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert (narrow.low, narrow.high) == pytest.approx((reference.low, reference.high))
+    assert single.value == 0.7 and not single.has_limits
+    assert auc.mean_interval([*values, math.nan]) == found and not auc.mean_interval([math.nan]).known
+
+
+def test_folds_without_a_mistake_have_no_interval_that_looks_certain() -> None:
+    table = pd.DataFrame({"fold": np.repeat(range(10), 4), "label": [0, 0, 1, 1] * 10, "logit": [0.0, 1, 2, 3] * 10})
+    for found in (auc.mean_fold_auc(table), auc.bootstrap_mean_auc(table, 99, seed=1), auc.mean_interval([0.7] * 3)):
+        assert not found.has_limits and "no interval" in str(found)
+    assert auc.mean_fold_auc(table).value == 1
+    labels, scores = np.repeat([1, 0], 10), np.r_[np.arange(10.0) + 4, np.arange(10.0)]
+    difference, p = auc.external_internal_difference(table, labels, scores)
+    assert str(difference) == "-0.180 (no interval: the folds do not vary)" and math.isnan(p)
+
+
+def test_folds_of_one_class_count_in_no_mean() -> None:
+    table = pd.DataFrame({"fold": [0, 0, 0, 0, 1, 1], "label": [0, 1, 0, 1, 1, 1], "logit": [0.0, 1, 2, 3, 4, 5]})
+    assert auc.bootstrap_mean_auc(table, 99, seed=1).value == 0.75
+    assert not auc.bootstrap_mean_auc(table[table["fold"] == 1], 99, seed=1).known
 
 
 def test_spearman_equals_scipy_with_the_interval_of_bonett_and_wright() -> None:
@@ -168,7 +207,27 @@ def test_spearman_equals_scipy_with_the_interval_of_bonett_and_wright() -> None:
     assert np.arctanh([found.low, found.high]) == pytest.approx(
         np.arctanh(found.value) + 1.959964 * error * np.array([-1, 1])
     )
-    assert auc.spearman([1, 2, 3], [1, 2, 3]).p == 1
+    few = auc.spearman([1, 2, 3], [1, 2, 3])
+    assert not few.estimate.known and math.isnan(few.p)
+
+
+def test_a_perfect_order_of_four_pairs_proves_nothing() -> None:
+    """R: cor.test(1:4, 1:4, method = "spearman") gives p = 0.083, twice one order in 24."""
+    found, p = auc.spearman([1, 2, 3, 4, math.nan], [2, 4, 6, 8, 10])
+    assert found.value == 1 and not found.has_limits and p == pytest.approx(2 / 24)
+    assert auc.spearman([1, 2, 3, 4], [4, 3, 2, 1]).p == pytest.approx(2 / 24)
+    assert auc.spearman(range(12), range(12)).p == pytest.approx(2 / math.factorial(12)), "never 0"
+
+
+def test_tied_ranks_are_tested_over_all_orders_as_scipy_counts_them() -> None:
+    x, y = np.array([1, 1, 2, 3, 4, 4.0]), np.array([2, 1, 1, 3, 5, 4.0])
+    reference = scipy.stats.permutation_test(
+        (x,),
+        lambda shuffled: scipy.stats.spearmanr(shuffled, y).statistic,
+        permutation_type="pairings",
+        n_resamples=np.inf,
+    )
+    assert auc.spearman(x, y).p == pytest.approx(reference.pvalue)
 
 
 def test_log_loss_equals_scikit_learn_and_survives_large_logits() -> None:
@@ -189,15 +248,55 @@ def test_the_pooled_difference_is_an_inverse_variance_mean_of_sites_never_one_ro
     assert found.p == pytest.approx(2 * scipy.stats.norm.sf(abs(found.estimate.value) * np.sqrt(sum(weights))))
 
 
-def test_the_external_internal_difference_adds_both_variances():
-    inside = pd.DataFrame({"fold": np.repeat(range(6), 6), "label": [0, 0, 0, 1, 1, 1] * 6})
-    inside["logit"] = [1, 2, 3, 4, 5, 6, 1, 2, 4, 3, 5, 6] * 3  # fold AUCs 1 and 8/9, three times each
-    labels, scores = pd.Series([0, 0, 1, 1]), pd.Series([1.0, 3.0, 2.0, 4.0])  # AUC 3/4
-    found = auc.external_internal_difference(inside, labels, scores)
-    placements = np.var([0.5, 1.0], ddof=1) / 2  # DeLong by hand, the same for both classes
-    error = np.sqrt((1 / 18) ** 2 / 5 + 2 * placements)
-    assert found.estimate.value == pytest.approx(3 / 4 - (1 + 8 / 9) / 2)
-    assert found.estimate.high - found.estimate.value == pytest.approx(1.959964 * error)
+FOLDS = pd.DataFrame({"fold": np.repeat(range(6), 6), "label": [0, 0, 0, 1, 1, 1] * 6})
+FOLDS["logit"] = [1, 2, 3, 4, 5, 6, 1, 2, 4, 3, 5, 6] * 3  # fold AUCs 1 and 8/9, three times each
+
+
+def test_the_external_internal_difference_is_mover_of_scipys_t_and_newcombe() -> None:
+    """Zou & Donner, Stat Med 2008: from an estimate to each limit goes the root of the two squared distances."""
+    folds = np.array([1, 8 / 9] * 3)
+    labels, scores = [1] * 12 + [0] * 9, [*np.arange(11) + 9.5, 3.5, *np.arange(9.0)]
+    found, p = auc.external_internal_difference(FOLDS, labels, scores)
+    outside, inside = auc.auc(labels, scores), scipy.stats.ttest_1samp(folds, 0).confidence_interval()
+    assert found.value == pytest.approx(103 / 108 - folds.mean())
+    low = np.hypot(outside.value - outside.low, inside.high - folds.mean())
+    high = np.hypot(outside.high - outside.value, folds.mean() - inside.low)
+    assert (found.value - found.low, found.high - found.value) == pytest.approx((low, high))
+    ends = auc.newcombe_interval(outside.value, 12, 9, 1 - p), auc.mean_interval(folds, 1 - p)
+    assert auc.mover(*ends).low == pytest.approx(0, abs=1e-9), "p is the level at which the interval ends at 0"
+    drop, p = auc.external_internal_difference(FOLDS, labels, np.negative(scores))
+    assert drop.high < 0 and p < 0.001
+
+
+def test_mover_of_two_proportions_is_newcombes_method_10() -> None:
+    """Newcombe, Stat Med 1998 (part 2), table II, 56/70 and 48/80: 0.0524 to 0.3339, from Wilson's limits of both."""
+    found = auc.mover(wilson(56, 70), wilson(48, 80))
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+def test_a_hospital_parted_without_a_mistake_is_not_taken_for_certain() -> None:
+    """Folds of 0.84 and 12 + 9 cases with AUC 1, whose own interval holds 0.84: the difference may be chance."""
+    rng = np.random.default_rng(3)
+    logits = [rng.normal(np.repeat([1.5, 0], 8)) for _ in range(10)]
+    inside = pd.DataFrame({"fold": np.repeat(range(10), 16), "label": np.tile(np.repeat([1, 0], 8), 10)})
+    inside["logit"] = np.concatenate(logits)
+    found, p = auc.external_internal_difference(inside, np.repeat([1, 0], [12, 9]), np.arange(21, 0, -1.0))
+    assert found.value == pytest.approx(0.156, abs=1e-3)
+    assert found.low < 0 < found.high and p == pytest.approx(0.099, abs=5e-4)
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(20, 20), (12, 9)])
+def test_null_world_external_minus_internal_keeps_its_level(positives, negatives) -> None:
+    """400 replicates of ten folds and an external hospital with one and the same true AUC of .89: at most 32 rejections."""
+    rng, rejected = np.random.default_rng(23), 0
+    shift = math.sqrt(2) * scipy.stats.norm.ppf(0.89)
+    inside = pd.DataFrame({"fold": np.repeat(range(10), 16), "label": np.tile(np.repeat([1, 0], 8), 10)})
+    labels = np.repeat([1, 0], [positives, negatives])
+    for _ in range(400):
+        inside["logit"] = shift * inside["label"] + rng.normal(size=160)
+        outside = shift * labels + rng.normal(size=positives + negatives)
+        rejected += int(auc.external_internal_difference(inside, labels, outside).p < 0.05)
+    assert rejected <= 32
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(20, 20), (12, 9)])

@@ -41,6 +41,17 @@ def test_window_noise_widens_the_band():
     assert np.isnan(courses.noise_band_of(np.array([0.1])).half_width)
 
 
+def test_a_pair_without_a_score_does_not_take_the_band_away():
+    whole = courses.noise_band_of(np.array([0.3, -0.2, 0.1, 0.4]))
+    assert courses.noise_band_of(np.array([0.3, -0.2, np.nan, 0.1, 0.4])) == whole
+
+
+def test_the_band_of_twenty_pairs_is_no_narrower_than_their_largest_difference():
+    """ceil(0.95 x 21) = 20th smallest of 20: the largest."""
+    differences = np.r_[np.full(19, 0.01), 5.0]
+    assert courses.noise_band_of(differences).half_width == pytest.approx(5)
+
+
 def test_peak_table_by_hand():
     table = pd.DataFrame(
         {
@@ -78,6 +89,28 @@ def test_the_pooled_curve_finds_the_peak_whatever_the_patients_levels():
     assert peak.low <= 8 <= peak.high
     assert peak.value == pytest.approx(8, abs=1)
     assert (curve["low"] <= curve["s"] + 1e-9).all() and (curve["s"] <= curve["high"] + 1e-9).all()
+
+
+def test_the_band_of_the_curve_is_the_central_95_percent_of_refits_to_resampled_patients():
+    """The refits by statsmodels: a spline and a constant of each drawn patient, averaged over the drawn patients' levels."""
+    table, rng = course_of(12, np.random.default_rng(8), noise=1.0), np.random.default_rng(9)
+    curve, _ = courses.curve_of(table, "day", 400, np.random.default_rng(9))
+    days, patients = table["day"].to_numpy(), table["patient_id"].unique()
+    knots = np.quantile(days, np.linspace(0, 1, courses.CURVE_DF)[1:-1])
+    limits = {"lower_bound": days.min(), "upper_bound": days.max()}
+    at, draws = courses._spline(curve["day"].to_numpy(), knots, limits), []
+    for _ in range(400):
+        drawn = [
+            table[table["patient_id"] == patients[one]].assign(draw=n) for n, one in enumerate(rng.integers(0, 12, 12))
+        ]
+        part = pd.concat(drawn)
+        levels = pd.get_dummies(part["draw"]).astype(float).to_numpy()
+        design = np.hstack([courses._spline(part["day"].to_numpy(), knots, limits), levels])
+        found = sm.OLS(part["logit"].to_numpy(), design).fit().params
+        draws.append(at @ found[:-12] + found[-12:].mean())
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    assert curve["low"].to_numpy() == pytest.approx(low, abs=1e-6)
+    assert curve["high"].to_numpy() == pytest.approx(high, abs=1e-6)
 
 
 def test_the_pooled_curve_is_the_fixed_effects_regression_of_statsmodels():

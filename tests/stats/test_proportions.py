@@ -9,6 +9,7 @@ import scipy.stats
 import sklearn.metrics
 import statsmodels.stats.contingency_tables
 
+from covid3d.run.errors import Covid3DError
 from covid3d.stats import proportions
 
 
@@ -89,6 +90,23 @@ def test_mcnemar_exact_equals_statsmodels(b: int, c: int) -> None:
     assert proportions.mcnemar_exact(b, c) == pytest.approx(reference)
 
 
+def test_no_case_is_not_available_and_an_impossible_count_is_refused() -> None:
+    for found in (proportions.kappa([], []), proportions.paired_difference(0, 0, 0)):
+        assert str(found) == "not available (no case)"
+    nobody = proportions.tost_paired_proportions(0, 0, 0, 0.1)
+    assert not nobody.equivalent and math.isnan(nobody.p) and math.isnan(nobody.best_p)
+    assert not nobody.interval_90.known
+    with pytest.raises(Covid3DError, match="5 of 3"):
+        proportions.wilson(5, 3)
+
+
+def test_a_case_that_one_rater_has_not_called_is_left_out_of_kappa() -> None:
+    a, b = [1, 0, 1, 0, 1, math.nan, 1], [1, 0, 0, 0, 1, 1, None]
+    assert proportions.kappa(a, b) == proportions.kappa(a[:5], b[:5])
+    with pytest.raises(Covid3DError, match="neither 0 nor 1"):
+        proportions.kappa([1, 2, 0], [1, 1, 0])
+
+
 def test_tango_statistic_at_zero_is_mcnemars_z() -> None:
     assert proportions.tango_z(7, 2, 30, 0.0) == pytest.approx((7 - 2) / 3)
 
@@ -127,6 +145,17 @@ def test_equivalence_needs_the_90_percent_interval_inside_the_margin() -> None:
         found = proportions.tost_paired_proportions(b, c, n, 0.1)
         inside = found.interval_90.low > -0.1 and found.interval_90.high < 0.1
         assert found.equivalent == inside
+
+
+@pytest.mark.parametrize(("b", "c"), [(30, 0), (0, 30)])
+def test_a_difference_of_30_points_is_not_equivalent_whichever_rater_is_better(b: int, c: int) -> None:
+    """Schuirmann 1987: p is the larger of the two one-sided tests; each is a score test at its margin."""
+    found = proportions.tost_paired_proportions(b, c, 100, 0.1)
+    assert found.p > 0.99 and not found.equivalent
+    near = proportions.tost_paired_proportions(b // 10, c // 10, 400, 0.1)
+    sides = [scipy.stats.norm.sf(proportions.tango_z(b // 10, c // 10, 400, -0.1))]
+    sides.append(scipy.stats.norm.cdf(proportions.tango_z(b // 10, c // 10, 400, 0.1)))
+    assert near.equivalent and near.p == max(sides) > min(sides)
 
 
 @pytest.mark.parametrize(("n", "p"), [(9, 0.1587), (12, 0.1241), (20, 0.0680)])

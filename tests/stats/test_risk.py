@@ -13,7 +13,8 @@ def synthetic(effect: float, count: int, rng: np.random.Generator) -> pd.DataFra
     days = rng.integers(1, 15, count).astype(float)
     logit = effect * (days - 7) + rng.normal(0, 1, count)
     ids = [f"P{number:03d}" for number in range(count)]
-    table = pd.DataFrame({"scan_id": ids, "patient_id": ids, "remaining_days": days, "event": 1, "logit": logit})
+    table = pd.DataFrame({"scan_id": ids, "patient_id": ids, "remaining_days": days, "event": 1, "cause": 1})
+    table["logit"] = logit
     return table.assign(label=(days >= 7).astype(int), high=(logit >= 0).astype(float))
 
 
@@ -23,7 +24,10 @@ def test_separation_has_the_signs_of_a_longer_stay():
     c, p = found["C-index"], found["log-rank p"]
     assert c.value > 0.5 and found["AUC"].value > 0.5 and p.value < 0.01
     assert c.low < c.value < c.high
-    assert str(p).endswith("(nominal)"), "out-of-fold groups are not independent"
+    for name in ("log-rank p", "hazard ratio", "C-index", "AUC"):
+        assert str(found[name]).endswith("(nominal)"), "out-of-fold scores are not independent"
+    called = risk.separation(synthetic(0.5, 60, np.random.default_rng(3)), 199, np.random.default_rng(4), remark="")
+    assert not any("nominal" in str(value) for value in called.values())
 
 
 def test_c_index_and_auc_equal_lifelines_and_scikit_learn():
@@ -37,6 +41,23 @@ def test_c_index_and_auc_equal_lifelines_and_scikit_learn():
     nobody_left = risk.c_index_pairs(table.assign(event=0)).value(one)[0]
     assert np.isnan(nobody_left), "no usable pair"
     assert risk.auc_pairs(table).value(one)[0] == pytest.approx(roc_auc_score(table["label"], table["logit"]))
+
+
+def test_groups_whose_outcomes_nobody_knows_have_no_accuracy():
+    table = synthetic(0.5, 6, np.random.default_rng(17)).assign(label=pd.array([pd.NA] * 6, dtype="Int64"))
+    found = risk.separation(table, 19, np.random.default_rng(18))
+    assert np.isnan(found["accuracy"]) and not found["AUC"].known and found["C-index"].known
+
+
+def test_a_patient_without_a_score_is_in_no_pair():
+    """lifelines: the concordance of those who have a score."""
+    table = synthetic(0.2, 30, np.random.default_rng(16))
+    table.loc[[3, 11], "logit"] = np.nan
+    known = table.dropna(subset=["logit"])
+    expected = concordance_index(known["remaining_days"], known["logit"], known["event"])
+    assert risk.c_index_pairs(table).value(np.ones((1, 30)))[0] == pytest.approx(expected)
+    area = risk.auc_pairs(table).value(np.ones((1, 30)))[0]
+    assert area == pytest.approx(roc_auc_score(known["label"], known["logit"]))
 
 
 def test_a_perfect_order_of_few_patients_has_no_interval_that_looks_certain():
@@ -76,11 +97,14 @@ def test_the_gain_by_permutation_finds_a_telling_second_scan_and_is_paired():
     table["fold"] = np.arange(len(table)) % 5
     noise = rng.normal(size=(len(table), 3))
     told = np.column_stack([noise, table["remaining_days"] / 2 + rng.normal(0, 0.3, len(table))])
-    found = risk.permuted_gain(table, [told] * 5, [noise] * 5, 99, np.random.default_rng(13))
+    orders = survival.permuted_orders(len(table), 99, np.random.default_rng(13))
+    held, label = table["fold"].to_numpy(), table["label"].to_numpy(float)
+    two, one = (survival.permuted_logits([values] * 5, held, label, orders) for values in (told, noise))
+    found = risk.permuted_gain(table, orders, two, one)
     assert found["permutation p"].map(float).tolist() == pytest.approx([0.02, 0.02]), "twice 1 / 100"
-    same = risk.permuted_gain(table, [noise] * 5, [noise] * 5, 99, np.random.default_rng(13))
-    assert (same["difference of heads"] == 0).all() and (same["permutation p"].map(float) == 1).all()
-    few = risk.permuted_gain(table.head(3), [told[:3]] * 5, [noise[:3]] * 5, 99, np.random.default_rng(13))
+    same = risk.permuted_gain(table, orders, one, one)
+    assert (same["refitted difference"] == 0).all() and (same["permutation p"].map(float) == 1).all()
+    few = risk.permuted_gain(table.head(3), orders, two, one)
     assert few["permutation p"].map(str).tolist() == ["not available (too few patients)"] * 2
 
 
@@ -91,9 +115,10 @@ def test_outcomes_are_permuted_for_the_pairs_as_for_the_heads():
     table["fold"] = np.arange(len(table)) % 4
     one, two = rng.normal(size=(len(table), 2)), rng.normal(size=(len(table), 3))
     two[:, 0] += table["label"].to_numpy(float)
-    found = risk.permuted_gain(table, [two] * 4, [one] * 4, 59, np.random.default_rng(15))
     held, label = table["fold"].to_numpy(), table["label"].to_numpy(float)
     orders = survival.permuted_orders(len(table), 59, np.random.default_rng(15))
+    refitted = [survival.permuted_logits([heads] * 4, held, label, orders) for heads in (two, one)]
+    found = risk.permuted_gain(table, orders, *refitted)
     gains: dict[str, list[float]] = {name: [] for name in risk.MEASURES}
     for order in orders:
         mixed = table.assign(**{name: table[name].to_numpy()[order] for name in ("remaining_days", "event", "label")})
@@ -104,7 +129,7 @@ def test_outcomes_are_permuted_for_the_pairs_as_for_the_heads():
     for name, values in gains.items():
         null = np.array(values[1:])
         tails = [(1 + (sign * null >= sign * values[0] - 1e-9).sum()) / 60 for sign in (1, -1)]
-        assert found.loc[name, "difference of heads"] == pytest.approx(values[0])
+        assert found.loc[name, "refitted difference"] == pytest.approx(values[0])
         assert found.loc[name, "permutation p"].value == pytest.approx(min(1, 2 * min(tails))), name
 
 
@@ -125,7 +150,41 @@ def test_curves_give_numbers_at_risk_for_both_groups():
     start = found[found["day"] == 0].set_index("group")["at_risk"]
     assert start.to_dict() == {"high": int(table["high"].sum()), "low": int((1 - table["high"]).sum())}
     assert risk.curves(table.assign(high=1.0))["group"].unique().tolist() == ["high"]
-    assert risk.curves(table.head(0)).empty
+    assert risk.curves(table.head(0)).empty and risk.incidences(table.head(0)).empty
+
+
+def deaths() -> pd.DataFrame:
+    """Return ten patients a group: in the high-risk one five die on day 3, all others leave on days 4 to 9 and 1 to 5."""
+    table = pd.DataFrame({"high": np.repeat([1.0, 0.0], 10), "cause": 1})
+    table["remaining_days"] = [3.0] * 5 + [4.0, 5, 6, 8, 9] + [1.0, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    table.loc[:4, "cause"] = 2
+    return table.assign(event=(table["cause"] == 1).astype(int), patient_id=range(20))
+
+
+def test_the_dead_lower_the_curve_of_those_still_in_hospital():
+    curve = risk.curves(deaths()).query("group == 'high'").set_index("day")["still_in_hospital"]
+    assert curve.loc[[3, 9]].tolist() == pytest.approx([0.5, 0])
+
+
+def test_incidences_by_group_end_in_the_shares_that_left_and_died():
+    last = risk.incidences(deaths()).groupby("group").last()
+    assert last.loc["high", ["cause_1", "cause_2"]].tolist() == pytest.approx([0.5, 0.5])
+    assert last.loc["low", ["cause_1", "cause_2"]].tolist() == pytest.approx([1, 0])
+
+
+def test_grays_test_of_the_groups_is_asked_where_somebody_died():
+    found = risk.competing(deaths())
+    assert (found["patients"], found["died"]) == (20, 5) and found["Gray's p"].value < 0.05
+    assert str(found["Gray's p"]).endswith("(nominal)")
+    nobody = risk.competing(synthetic(0.5, 30, np.random.default_rng(12)))
+    assert str(nobody["Gray's p"]) == "not available (nobody died: nothing competes with discharge)"
+
+
+def test_a_stay_of_nine_days_is_not_longer_than_nine():
+    table = pd.DataFrame({"remaining_days": [8.0, 9.0, 10.0], "high": [1.0, 1.0, 0.0], "label": [0, 0, 1]})
+    found = risk.long_stays(table, 9.0)
+    assert (found["longer stays"], found["wrong in longer stays"]) == (1, 1)
+    assert (found["other stays"], found["wrong in other stays"]) == (2, 2)
 
 
 def test_frozen_scores_follow_the_stay_when_they_should():

@@ -1,11 +1,13 @@
-"""Survival functions against R's survival package (values of its documentation), lifelines, scikit-learn and hand sums."""
+"""Survival functions against R's documentation, lifelines, scikit-learn and hand sums; more of R in test_against_r.py."""
 
 import numpy as np
 import pytest
 from lifelines import AalenJohansenFitter
 from lifelines.datasets import load_leukemia, load_lung
 from lifelines.statistics import logrank_test
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import PredefinedSplit
 
 from covid3d.stats import survival
 
@@ -87,6 +89,97 @@ def test_clustering_widens_the_interval_of_repeated_rows():
     assert np.log(clustered.high / clustered.low) > 0.85 * np.log(alone.high / alone.low)
 
 
+def test_clustered_ratios_of_separated_groups_are_not_available():
+    """coxph warns "coefficient may be infinite" and still prints 4e-9 with p = 0 from the sandwich."""
+    rng, none = np.random.default_rng(9), 0
+    days, group, patient = np.arange(1, 21), np.arange(20) >= 10, np.arange(20) // 2
+    assert not survival.hazard_ratio(days, np.ones(20), group, cluster=patient).estimate.known
+    for _ in range(20):
+        member = rng.integers(0, 2, 30)
+        stays = rng.integers(1, 9, 30) + 10 * member
+        found = survival.hazard_ratio(stays, np.ones(30), member, cluster=np.arange(30) // 2)
+        none += int("separated" in found.estimate.method and np.isnan(found.p))
+    assert none == 20
+
+
+def test_separation_is_where_every_event_has_the_lowest_or_the_highest_value_at_risk():
+    days, ones = [1, 2, 3, 4, 5, 6], np.ones(6)
+    for group, said in (
+        ([1, 1, 1, 0, 0, 0], "separated"),
+        ([0, 0, 0, 1, 1, 1], "separated"),
+        ([1, 1, 0, 1, 0, 0], ""),
+        ([1.5, 1.2, 1.1, 0.9, 0.2, 0.1], "separated"),
+        ([1.5, 1.2, 0.9, 1.1, 0.2, 0.1], ""),
+    ):
+        found = survival.hazard_ratio(days, ones, group).estimate
+        assert said in found.method and found.known == (said == ""), group
+    unseen = survival.hazard_ratio([1, 2, 3, 4], [0, 0, 1, 1], [1, 1, 0, 0]).estimate
+    assert unseen.method == "no event while both groups are at risk"
+
+
+def test_the_sandwich_needs_five_patients_in_each_group():
+    """Of one patient against 48, with three rows each and no effect, coxph's sandwich rejects 78 % at 5 %."""
+    rng, group = np.random.default_rng(10), np.arange(49) < 4
+    rows = [np.repeat(part, 3) for part in (rng.exponential(6, 49), np.ones(49), group, np.arange(49))]
+    few = survival.hazard_ratio(*rows[:3], cluster=rows[3])
+    assert str(few.estimate).endswith("(no interval: a group of fewer than 5 patients)") and np.isnan(few.p)
+    rows[2] = np.repeat(np.arange(49) < 5, 3)
+    assert survival.hazard_ratio(*rows[:3], cluster=rows[3]).estimate.has_limits
+
+
+def test_a_missing_value_leaves_its_row_out_of_a_clustered_ratio():
+    rng = np.random.default_rng(11)
+    days, group, patient = rng.integers(1, 15, 30), np.arange(30) % 2, np.repeat([f"P{n}" for n in range(15)], 2)
+    whole = survival.hazard_ratio(days, np.ones(30), group, cluster=patient)
+    longer = survival.hazard_ratio(
+        [*days, None, 3, 4], np.ones(33), [*group, 1, None, 0], cluster=[*patient, "P0", "P1", None]
+    )
+    assert longer == whole
+
+
+def test_the_dead_are_no_longer_in_hospital():
+    """Five of ten die on day 3, five leave on day 10: one half is left between."""
+    days, causes = np.array([3] * 5 + [10] * 5), np.array([2] * 5 + [1] * 5)
+    curve = survival.kaplan_meier(days, causes > 0).set_index("day")["still_in_hospital"]
+    assert curve.to_dict() == pytest.approx({0: 1, 3: 0.5, 10: 0})
+    incidence = survival.aalen_johansen(days, causes).set_index("day")
+    assert incidence["event_free"].to_dict() == {0: 1, 3: 0.5, 10: 0}
+    assert incidence["cause_1"].tolist() == [0, 0, 0.5]
+
+
+def test_grays_test_sees_what_the_log_rank_test_of_one_cause_cannot():
+    """Both groups leave at the same rate while alive; in one of them half die early, so that fewer leave at all."""
+    rng = np.random.default_rng(12)
+    group = np.arange(400) % 2
+    leaves, dies = rng.exponential(8, 400), np.where(group == 1, rng.exponential(8, 400), np.inf)
+    days, causes = np.minimum(leaves, dies), np.where(leaves < dies, 1, 2)
+    assert survival.log_rank(days, causes == 1, group).p > 0.05
+    found = survival.gray(days, causes, group)
+    assert found.p < 1e-4 and found.z < 0, "fewer of group 1 leave alive"
+
+
+def test_grays_test_nearly_keeps_its_level_with_49_patients_whole_days_and_deaths():
+    """Its level on tied days is 6.1 % (6,000 replicates, standard error 0.3 points): of 1,000 at most 83 reject."""
+    rng, rejected = np.random.default_rng(13), 0
+    for _ in range(1000):
+        days, causes = np.ceil(rng.exponential(6, 49)), rng.choice([0, 1, 2], 49, p=[0.05, 0.75, 0.2])
+        rejected += int(survival.gray(days, causes, rng.integers(0, 2, 49)).p <= 0.05)
+    assert 40 <= rejected <= 83
+
+
+def test_what_grays_test_cannot_judge_has_a_reason():
+    assert "one group" in survival.gray([1, 2, 3], [1, 2, 1], [1, 1, 1]).reason
+    assert "no event" in survival.gray([1, 2, 3], [2, 0, 2], [1, 0, 1]).reason
+
+
+def test_incidences_leave_out_what_is_missing_and_have_each_day_once():
+    found = survival.aalen_johansen([0, 0, 1, None, 2], [1, 0, 2, 1, np.nan])
+    assert found["day"].tolist() == [0, 1] and found["at_risk"].tolist() == [3, 1]
+    assert found["cause_1"].tolist() == pytest.approx([1 / 3, 1 / 3])
+    for nobody in ([], [0, 0]):
+        assert survival.aalen_johansen(nobody, nobody)["event_free"].tolist() == [1]
+
+
 def test_aalen_johansen_by_hand():
     """Days 1, 2 (two events, one of each cause), 3 censored, 4: incidences 1/5, +4/5 x 1/4 each, +2/5 x 1."""
     table = survival.aalen_johansen([1, 2, 2, 3, 4], [1, 1, 2, 0, 1]).set_index("day")
@@ -109,10 +202,52 @@ def test_logistic_heads_equal_scikit_learn():
     labels = (inputs[:, 0] + rng.normal(size=(3, 40)) > 0).astype(float)
     found = survival.logistic_heads(inputs, labels, train)
     for row, label in zip(found, labels, strict=True):
-        expected = LogisticRegression(C=1.0, tol=1e-9).fit(inputs[train], label[train]).decision_function(inputs)
+        expected = (
+            LogisticRegression(class_weight="balanced", tol=1e-9)
+            .fit(inputs[train], label[train])
+            .decision_function(inputs)
+        )
         assert row == pytest.approx(expected, abs=1e-3)
     constant = survival.logistic_heads(inputs, np.ones((1, 40)), train)
     assert (constant == 20).all()
+
+
+def test_the_penalty_is_chosen_as_scikit_learn_chooses_it():
+    """LogisticRegressionCV with the same folds: every fifth training row is one."""
+    rng, penalties = np.random.default_rng(8), (100.0, 10.0, 1.0, 0.1)
+    inputs, train = rng.normal(size=(60, 5)), np.arange(60) < 50
+    strength = np.array([3.0, 1.0, 0.3, 0.0])[:, None]
+    labels = (strength * inputs[:, 0] + rng.normal(size=(4, 60)) > 0).astype(float)
+    found = survival.logistic_heads(inputs, labels, train, penalties)
+    chosen = []
+    for row, label in zip(found, labels, strict=True):
+        model = LogisticRegressionCV(
+            Cs=[1 / penalty for penalty in penalties],
+            cv=PredefinedSplit(np.arange(50) % 5),
+            scoring="neg_log_loss",
+            class_weight="balanced",
+            tol=1e-9,
+            max_iter=1000,
+        ).fit(inputs[train], label[train])
+        chosen.append(float(model.C_[0]))
+        assert row == pytest.approx(model.decision_function(inputs), abs=1e-3)
+    assert len(set(chosen)) > 1, "a strong effect and noise ask for different penalties"
+
+
+def test_scores_that_know_nothing_lie_at_chance_and_not_below():
+    """Fitted to a fold's own share of the classes, pooled scores of nothing have an AUC below one half (Parker et al., 2007)."""
+    rng, held = np.random.default_rng(9), np.arange(40) % 10
+    plain, balanced = [], []
+    for _ in range(100):
+        inputs, label = rng.normal(size=(40, 2)), (rng.random(40) < 0.5).astype(float)
+        found = survival.permuted_logits([inputs] * 10, held, label, np.arange(40)[None], (100.0,))[0]
+        balanced.append(roc_auc_score(label, found))
+        other = np.empty(40)
+        for fold in range(10):
+            model = LogisticRegression(C=0.01).fit(inputs[held != fold], label[held != fold])
+            other[held == fold] = model.decision_function(inputs[held == fold])
+        plain.append(roc_auc_score(label, other))
+    assert np.mean(plain) < 0.4 < 0.45 < np.mean(balanced) < 0.55
 
 
 def test_principal_components_never_see_the_held_out_rows():
@@ -141,6 +276,29 @@ def test_permutation_p_is_uniform_without_effect_and_small_with_one():
     signal = (days[:, None] + rng.normal(0, 1, (40, 3))) / 5
     strong = survival.permute_outcomes([signal] * 4, folds, days, np.ones(40), days >= 7, permutations=99, rng=rng)
     assert strong.p == pytest.approx(0.01)
+
+
+def test_the_heads_are_fitted_again_to_every_permutation_of_the_outcomes():
+    """The null statistics, by lifelines, of heads that are fitted to each order of the outcomes one by one."""
+    rng = np.random.default_rng(15)
+    folds, days = np.arange(30) % 3, rng.integers(1, 15, 30)
+    label, features = days >= 7, rng.normal(size=(30, 4)) + 0.2 * (days >= 7)[:, None]
+    found = survival.permute_outcomes(
+        [features] * 3, folds, days, np.ones(30), label, permutations=9, rng=np.random.default_rng(16)
+    )
+    orders = survival.permuted_orders(30, 9, np.random.default_rng(16))
+    statistics = []
+    for order in orders:
+        high = np.zeros(30)
+        for fold in range(3):
+            train = folds != fold
+            head = survival.logistic_heads(features, label[order].astype(float)[None], train)[0]
+            high[~train] = head[~train] >= 0
+        groups = logrank_test(days[order][high == 1], days[order][high == 0])
+        statistics.append(groups.test_statistic)
+    assert found.statistic == pytest.approx(statistics[0], abs=1e-6)
+    assert found.null == pytest.approx(np.array(statistics[1:]), abs=1e-6)
+    assert len(np.unique(found.null.round(6))) > 5, "the permutations differ"
 
 
 def test_permutation_p_counts_the_observed_statistic():

@@ -23,6 +23,11 @@ def test_the_true_course_is_the_one_the_paper_describes():
     assert gain.loc[0.0, "auc_low"] > 0, "one scan without its phase tells less than two"
     assert single[0.0] < single[0.5] < single[1.0], "the knob tells the phase"
     assert gain.loc[1.0, "auc"] < gain.loc[0.0, "auc"]
+    burden = stay[stay["phase_visible"] == 0.5].set_index("predictor")
+    assert burden.loc["burden of two scans - burden of one scan", "p"] < 0.05, (
+        "the change between two scans tells the stay"
+    )
+    assert burden.loc["age and sex", "auc_low"] < 0.5
 
 
 @pytest.mark.parametrize("size", ["scan", "cohort"])

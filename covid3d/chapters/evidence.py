@@ -1,0 +1,371 @@
+"""Explanation with evidence: what a scan's logit loses when parts of its lung are made healthy, and whether that is disease.
+
+Occlusion (`covid3d.network.occlusion`) takes no truth. It is judged by the true masks of simulated scans, beside the
+activation map and beside maps that know nothing: the same everywhere, and of networks with random weights.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import nn
+
+from covid3d.chapters import explanation, results
+from covid3d.chapters.explanation import (
+    CLASSES,
+    NO_TRUTH,
+    SHARES,
+    Maps,
+    cell_map,
+    mass,
+    ratio_of_means,
+    read_map,
+    spread,
+)
+from covid3d.chapters.measured import REACHED, verdict
+from covid3d.chapters.truth import lesion_mask, lung_mask
+from covid3d.cohort.intake import grid_spacing, read_intake
+from covid3d.cohort.store import Store
+from covid3d.ct.windows import Window, nominal_window
+from covid3d.network import occlusion
+from covid3d.network.registry import build
+from covid3d.network.scoring import pick_device, score
+from covid3d.network.training import load_fold
+from covid3d.run import steps
+from covid3d.run.files import progress, random_seed, write_csv
+from covid3d.run.profile import Run
+from covid3d.stats.auc import auc, mean_interval, paired_delong, pooled_delong
+from covid3d.stats.estimate import Estimate, p_value
+
+MAP, BOXES, PIECES = "activation map", "occlusion by boxes", "occlusion by pieces"
+GRID, LUNG, OPAQUE = "the same everywhere", "the same in the lung", "the same in opaque lung"
+RANDOM_MAP, RANDOM_PIECES = "activation map, random weights", "occlusion by pieces, random weights"
+NULL_LINE = {MAP: GRID, BOXES: LUNG, PIECES: OPAQUE, RANDOM_MAP: GRID, RANDOM_PIECES: OPAQUE}
+"""The map that knows nothing, with which each method is compared: it lies wherever the method can."""
+ROWS = (MAP, BOXES, PIECES, GRID, LUNG, OPAQUE, RANDOM_MAP, RANDOM_PIECES)
+RANDOM_SCANS = 8
+"""External scans of each class, among those searched by boxes, that networks of random weights score too."""
+ABOVE, BELOW, LEAST_FALL = 2.0, 1.0, 0.25
+"""The bars of the protocol: the ratio's interval in COVID+ and in COVID-, and the fall of the AUC without lesions."""
+LEAST_LESION, SOFT_TISSUE_HU = 0.05, 40.0
+NOT_TESTED = (
+    "Nobody has drawn the disease in these scans, so neither picture was tested on them. The occlusion picture says what "
+    "the score loses without a part of the lung; whether that part is ill, a reader has to see."
+)
+PICTURE = {
+    (False, True): "Trust the occlusion picture, not the activation map: {}.",
+    (True, True): "Both pictures point to the disease: {}.",
+    (True, False): "Trust the activation map; the occlusion picture does not reach what was asked of it: {}.",
+    (False, False): "Trust neither picture to show where the disease is: {}, and more was asked of both.",
+}
+"""What to tell a reader of the pictures, by whether the activation map and the occlusion reach their bars."""
+CAUSAL = {"whole": "as it is", "removed": "lesions made healthy", "alone": "all the lung but the lesions made healthy"}
+
+
+class Scan(NamedTuple):
+    """A scan to be searched: its row, grid (int16 HU), voxels in mm, and the true masks where there are any."""
+
+    row: Mapping[str, Any]
+    grid: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    lesion: np.ndarray | None
+    lung: np.ndarray | None
+
+
+# --- the step --------------------------------------------------------------------------------------------------------
+
+
+def ensure_evidence(run: Run) -> Path:
+    """Return the folder of summary.csv, causal.csv and maps/<scan_id>.npz (keys "boxes", "pieces"), computed when needed.
+
+    Scans: the external ones and the case of Figure 4, each by the fold that `explain` used. summary.csv: one row a scan and
+    method: scan_id, patient_id, hospital, role, label, why, fold, method, parts, together (the fall without all parts at
+    once), healthy_hu, agreement (Spearman's with the activation map within the lung), searched (the share of the lesions
+    that lies in the lung that was searched), and the columns of `mass`. causal.csv, where there is truth: the logits of each
+    scan as it is, with lesions made healthy, and with all the lung but the lesions made healthy.
+    """
+    inputs = {
+        "intake": run.intake,
+        "explain": steps.content(run.path("explain")),
+        "selection": steps.content(results.selection_file(run).parent),
+        "folds": [steps.content(run.model("task1", "covid3d", fold)) for fold in results.folds(run)],
+    }
+    return steps.ensure(run, "evidence", run.path("evidence"), inputs, lambda out: _evidence(run, out))
+
+
+def _evidence(run: Run, folder: Path) -> None:
+    (folder / "maps").mkdir(parents=True)
+    device, window = pick_device(run.device), nominal_window(run.profile.windows)
+    if device == "cpu":
+        torch.set_num_threads(run.profile.training.threads_per_fold)
+    scans = explanation.read_summary(run)
+    scans = scans[(scans["role"] == "external") | (scans["why"] == "case")]
+    boxed = drawn(scans, run.profile.explain.boxed, run.seed)
+    random = drawn(scans[scans["scan_id"].isin(boxed)], RANDOM_SCANS, run.seed)
+    rows: list[dict[str, Any]] = []
+    causal: list[dict[str, Any]] = []
+    for fold, group in scans.groupby("fold"):
+        model = load_fold(run, "task1", "covid3d", int(str(fold)))
+        for scan in progress(_scans(run, group), f"evidence of fold {fold}", len(group)):
+            scan_id = scan.row["scan_id"]
+            found = {PIECES: occlusion.by_pieces(model, scan.grid, scan.spacing_mm, window, device)}
+            if scan_id in boxed:
+                found[BOXES] = occlusion.by_boxes(model, scan.grid, scan.spacing_mm, window, device)
+            kept = {name: found[way].values for way, name in ((BOXES, "boxes"), (PIECES, "pieces")) if way in found}
+            np.savez_compressed(folder / "maps" / f"{scan_id}.npz", **kept)  # type: ignore[arg-type]
+            activation = read_map(run, scan_id)
+            rows += [_row(scan, way, one.values, one, activation) for way, one in found.items()]
+            lung = found[PIECES].lung
+            same = {GRID: np.ones_like(lung), LUNG: lung, OPAQUE: occlusion.opaque(scan.grid, lung)}
+            rows += [_row(scan, way, values.astype(np.float32)) for way, values in same.items()]
+            if scan_id in random:
+                rows += _of_random_weights(run, scan, window, device)
+            if scan.lesion is not None and scan.lung is not None:
+                causal.append(_causal(model, scan, found[PIECES].healthy_hu, window, device))
+    write_csv(folder / "summary.csv", pd.DataFrame(rows).sort_values(["scan_id", "method"]))
+    columns = ["scan_id", "role", "hospital", "label", *CAUSAL]
+    write_csv(folder / "causal.csv", pd.DataFrame(causal, columns=columns).sort_values("scan_id"))
+
+
+def drawn(scans: pd.DataFrame, count: int, seed: int) -> set[str]:
+    """Return external scans drawn by seed, at most `count` of each class."""
+    rng, found = np.random.default_rng(random_seed(seed, "evidence")), set()
+    for label in CLASSES:
+        part = scans[(scans["role"] == "external") & (scans["label"] == label)]["scan_id"].sort_values().to_numpy()
+        found |= set(rng.permutation(part)[:count].tolist())
+    return found
+
+
+def _scans(run: Run, table: pd.DataFrame) -> Iterator[Scan]:
+    store, facts = Store.of(run), read_intake(run).set_index("scan_id")
+    for row in table.to_dict("records"):
+        scan_id = row["scan_id"]
+        spacing = grid_spacing(facts.loc[scan_id], run.profile.model.grid)
+        grid = np.asarray(store.get(scan_id))
+        known = {str(name): value for name, value in row.items()}
+        yield Scan(known, grid, spacing, lesion_mask(run, scan_id), lung_mask(run, scan_id))
+
+
+def _row(
+    scan: Scan,
+    method: str,
+    values: np.ndarray,
+    found: occlusion.Evidence | None = None,
+    activation: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Return one row of summary.csv."""
+    nan = float("nan")
+    row = {name: scan.row[name] for name in ("scan_id", "patient_id", "hospital", "role", "label", "why", "fold")}
+    row |= {"method": method, "parts": 0, "together": nan, "healthy_hu": nan, "agreement": nan, "searched": nan}
+    if found is not None:
+        row |= {"parts": len(found.falls), "together": found.together, "healthy_hu": found.healthy_hu}
+        if scan.lesion is not None and scan.lesion.sum() > 0:
+            row["searched"] = float((scan.lesion * found.lung).sum() / scan.lesion.sum())
+        if activation is not None:
+            row["agreement"] = _agreement(activation[found.lung], values[found.lung])
+    return row | mass(values, scan.lesion, scan.lung)
+
+
+def _agreement(one: np.ndarray, two: np.ndarray) -> float:
+    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
+        return float("nan")
+    return float(stats.spearmanr(one, two).statistic)
+
+
+def _of_random_weights(run: Run, scan: Scan, window: Window, device: str) -> list[dict[str, Any]]:
+    """Return the rows of a network of this size with random weights, another one for each scan."""
+    settings = run.profile.explain
+    model = build("covid3d", run.profile, seed=random_seed(run.seed, "evidence", scan.row["scan_id"]))
+    pieces = occlusion.by_pieces(model, scan.grid, scan.spacing_mm, window, device)
+    cells = cell_map(model, scan.grid, window, settings.layer, settings.method, device).cells
+    values = spread(cells, model.extractor, settings.layer, scan.grid.shape)  # type: ignore[arg-type]
+    return [_row(scan, RANDOM_PIECES, pieces.values, pieces), _row(scan, RANDOM_MAP, values)]
+
+
+def _causal(model: nn.Module, scan: Scan, healthy_hu: float, window: Window, device: str) -> dict[str, Any]:
+    """Return the logits of a scan as it is, without its lesions, and with its lesions alone."""
+    changed = np.stack([scan.grid, *made_healthy(scan, healthy_hu)])
+    logits = score(model, changed, [window], device=device)[:, 0].tolist()
+    known = {name: scan.row[name] for name in ("scan_id", "role", "hospital", "label")}
+    return known | dict(zip(CAUSAL, logits, strict=True))
+
+
+def made_healthy(scan: Scan, healthy_hu: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the grid with true lesions made healthy, and with all the lung but the lesions made healthy, int16 HU.
+
+    A voxel that is partly lung becomes so much healthy lung and else soft tissue, so that the lung keeps its outline; none
+    becomes brighter. A scan without lung is left as it is.
+    """
+    lesion, lung = scan.lesion, scan.lung
+    if lesion is None or lung is None or not np.isfinite(healthy_hu):
+        return scan.grid, scan.grid
+    tissue = lung * healthy_hu + (1 - lung) * SOFT_TISSUE_HU
+    ill = lesion > LEAST_LESION
+    return occlusion.without(scan.grid, ill, tissue), occlusion.without(scan.grid, (lung > 0) & ~ill, tissue)
+
+
+def read_summary(run: Run) -> pd.DataFrame:
+    """Return evidence/summary.csv, one row a scan and method; see `ensure_evidence`."""
+    return results.read_predictions(run.path("evidence", "summary.csv"))
+
+
+def read_causal(run: Run) -> pd.DataFrame:
+    """Return evidence/causal.csv, one row a scan with truth; see `ensure_evidence`."""
+    return results.read_predictions(run.path("evidence", "causal.csv"))
+
+
+def read_maps(run: Run, scan_id: str) -> dict[str, np.ndarray]:
+    """Return the stored evidence of one scan by "pieces" and, where it was searched so, "boxes": float32, logit a voxel."""
+    with np.load(run.path("evidence", "maps", f"{scan_id}.npz"), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+# --- what the evidence shows -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The evidence of a run, read once, beside its activation maps.
+
+    summary: one row a scan and method; causal: one row an external scan (`ensure_evidence`).
+    """
+
+    run: Run
+    maps: Maps
+    summary: pd.DataFrame
+    causal: pd.DataFrame
+
+    @classmethod
+    def of(cls, run: Run, maps: Maps) -> "Evidence":
+        """Read what `ensure_evidence` has left, to be judged beside the activation maps."""
+        causal = read_causal(run)
+        return cls(run, maps, read_summary(run), causal[causal["role"] == "external"])
+
+    def of_method(self, method: str, label: int) -> pd.DataFrame:
+        """Return the external scans of one class that a method was tried on, one row a scan."""
+        table = self.maps.external if method == MAP else self.summary[self.summary["method"] == method]
+        return table[(table["role"] == "external") & (table["label"] == label)].set_index("scan_id")
+
+    def ratio(self, method: str, label: int) -> Estimate:
+        """Return the lesions' share of the positive evidence over their share of the lung, external scans of one class."""
+        known = self.of_method(method, label)
+        known = known[(known["lesion_of_lung"] > 0) & known["lesion_share"].notna()]
+        return self._ratio(known[SHARES], method, label)
+
+    def against_null(self, method: str) -> Estimate:
+        """Return the lesions' share of the evidence in COVID+ scans over their share of the method's null line, paired."""
+        if method not in NULL_LINE:
+            return Estimate.missing("it is a null line")
+        pairs = pd.DataFrame({name: self.of_method(name, 1)["lesion_share"] for name in (method, NULL_LINE[method])})
+        return self._ratio(pairs.dropna(), method, "null line")
+
+    def _ratio(self, pairs: pd.DataFrame, *names: object) -> Estimate:
+        if pairs.empty or not pairs.to_numpy(float).any(0).all():
+            return Estimate.missing(NO_TRUTH if pairs.empty else "no evidence lies in a lesion")
+        rng = np.random.default_rng(random_seed(self.run.seed, "evidence", *names))
+        return ratio_of_means(pairs.to_numpy(float), self.run.profile.statistics.bootstrap, rng)
+
+    def methods(self) -> pd.DataFrame:
+        """Return one row a method: its ratio in COVID+ and COVID-, cut to the lung, and against its own null line."""
+        rows = []
+        for method in ROWS:
+            positive, negative = (self.of_method(method, label) for label in (1, 0))
+            inside = positive["ratio_in_lung"].dropna()
+            rows.append(
+                {
+                    "method": method,
+                    "ratio, COVID+": self.ratio(method, 1),
+                    "ratio, COVID-": self.ratio(method, 0),
+                    "inside the lung, COVID+": Estimate(inside.median()) if len(inside) else Estimate.missing(NO_TRUTH),
+                    "times its null line, COVID+": self.against_null(method),
+                    "scans": f"{len(positive)} / {len(negative)}",
+                }
+            )
+        return pd.DataFrame(rows).set_index("method")
+
+    def agreement(self) -> pd.DataFrame:
+        """Return, by form of occlusion and class, the mean over scans of Spearman's correlation with the activation map."""
+        rows = []
+        for method in (BOXES, PIECES):
+            for label, name in CLASSES.items():
+                found = self.of_method(method, label)["agreement"].dropna()
+                mean = mean_interval(found) if len(found) else Estimate.missing("no map to compare")
+                rows.append((method, name, len(found), mean))
+        return pd.DataFrame(rows, columns=["method", "class", "scans", "Spearman"]).set_index(["method", "class"])
+
+    def searched(self) -> dict[str, Estimate]:
+        """Return the mean share of the true lesions that lies in the lung that was searched, by class of external scans."""
+        found = {name: self.of_method(PIECES, label)["searched"].dropna() for label, name in CLASSES.items()}
+        return {name: mean_interval(shares) if len(shares) else _none() for name, shares in found.items()}
+
+    def causal_test(self) -> pd.DataFrame:
+        """Return the AUC of scans as they are and after each intervention, and what it loses.
+
+        Falls are paired (DeLong 1988), pooled as the inverse-variance mean of the hospitals.
+        """
+        rows = []
+        for column, name in CAUSAL.items():
+            row: dict[str, Any] = {"scan": name}
+            for hospital in results.hospitals(self.causal):
+                part = self.causal[self.causal["hospital"] == hospital]
+                row[f"AUC at {hospital}"] = auc(part["label"], part[column]) if len(part) else _none()
+            row["fall"], row["p"] = (REFERENCE, REFERENCE) if column == "whole" else self.fall(column)
+            rows.append(row)
+        return pd.DataFrame(rows).set_index("scan")
+
+    def fall(self, column: str = "removed") -> tuple[Estimate, Estimate]:
+        """Return the AUC that an intervention costs, pooled over the hospitals, and its p."""
+        if self.causal.empty:
+            return _none(), _none()
+        sites = [(part["label"], part["whole"], part[column]) for _, part in self.causal.groupby("hospital")]
+        found = pooled_delong(sites) if len(sites) > 1 else paired_delong(*sites[0])
+        value = found.estimate
+        return value, p_value(found.p) if value.known else Estimate.missing(value.method)
+
+    def bars(self) -> pd.DataFrame:
+        """Return the bars that were fixed beforehand: what each asks, what was found, and whether it is reached."""
+        shown = self.maps.ratios()
+        positive, negative, fall = self.ratio(BOXES, 1), self.ratio(BOXES, 0), self.fall()[0]
+        rows = [
+            (MAP, "ratio in COVID+ at least 2, its lower limit above 1", shown["ratio"], shown["bar"]),
+            (f"{BOXES}, COVID+", "lower limit of the ratio above 2", positive, _judged(positive, positive.low > ABOVE)),
+            (f"{BOXES}, COVID-", "ratio below 1", negative, _judged(negative, negative.value < BELOW)),
+            ("lesions made healthy", "AUC falls by 0.25 or more", fall, _judged(fall, fall.value >= LEAST_FALL)),
+        ]
+        return pd.DataFrame(rows, columns=["test", "asks", "found", "verdict"]).set_index("test")
+
+    def advice(self) -> dict[str, str]:
+        """Return, for a reader of the pictures, which one to trust and what the network looks at; chosen by the bars."""
+        table = self.bars()
+        held, found = table["verdict"].eq(REACHED).tolist(), table["found"].tolist()
+        if not found[1].known or not found[3].known:
+            return {"which picture": NOT_TESTED, "what it looks at": f"Not known: {NO_TRUTH}."}
+        shares = [
+            f"{one.value:.1f} times" if one.known else "an unknown number of times"
+            for one in (self.ratio(MAP, 1), found[1])
+        ]
+        numbers = (
+            f"in COVID+ scans diseased lung holds {shares[1]} as much of the red of the occlusion picture as its volume "
+            f"would by chance, and {shares[0]} as much of the red of the activation map"
+        )
+        decides = "the network decides by the disease" if held[3] else "too little to say that disease decides"
+        return {
+            "which picture": PICTURE[held[0], held[1] and held[2]].format(numbers),
+            "what it looks at": f"Where disease is made healthy, the AUC falls by {found[3].value:.2f}: {decides}.",
+        }
+
+
+REFERENCE = Estimate.missing("nothing is changed")
+
+
+def _judged(found: Estimate, holds: bool) -> str:
+    return verdict(bool(holds)) if found.known else found.method
+
+
+def _none() -> Estimate:
+    return Estimate.missing(NO_TRUTH)
