@@ -235,11 +235,11 @@ STEPS: dict[str, Step] = {
 CHAPTERS = tuple(name for name, step in STEPS.items() if isinstance(step, Chapter))
 BUDGET = {  # minutes of the profile `standard` on the reference machine
     "cohort and intake": 4.0,
-    "folds of Task 1": 10.0,
+    "folds of Task 1": 5.0,
     "2D baseline": 2.0,
     "prognosis": 3.0,
-    "windows and maps": 2.0,
-    "notebooks": 2.0,
+    "windows and maps": 6.0,
+    "notebooks": 3.0,
     "book": 1.5,
 }
 
