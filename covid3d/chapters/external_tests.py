@@ -137,7 +137,8 @@ class ExternalTests:
         stored = campaigns.read("levels")
         if stored is None:
             return pd.DataFrame({"test": []})
-        stored = stored.assign(rejects=_shares(stored["rejected"], stored["replicates"]))
+        shares = _shares(stored["rejected"], stored["replicates"])
+        stored = stored.assign(chapter=stored["chapter"].astype(str), rejects=shares)
         return stored.set_index(["chapter", "test", "setting"])[["rejects", "replicates"]]
 
     def window_facts(self) -> dict[str, Any]:

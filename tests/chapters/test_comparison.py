@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import CHECKOUT
@@ -88,6 +89,12 @@ def test_stored_models_are_shown_for_simulated_scans_alone_and_say_so(run, monke
     models, caption = comparison.other_models(run)
     assert models.empty and "make extended RUN=noise" in caption
     monkeypatch.setattr(type(run), "is_phantom", True)
+    ends = ("", " low", " high")
+    values = {f"{name}{end}": 0.8 + {"": 0.0, " low": -0.1, " high": 0.1}[end] for name in "ABC" for end in ends}
+    steps_of = {f"{name} - COVID3D{end}": np.nan for name in "BC" for end in ends}
+    row = {"model": "COVID3D", **values, **steps_of, "parameters": 9, "minutes": 1.0, "run": "standard, seed 1"}
+    stored = pd.DataFrame([row]).assign(**dict.fromkeys(campaigns.STAMP, "abc"))
+    monkeypatch.setattr(campaigns, "read", lambda name: stored)
     models, caption = comparison.other_models(run)
     assert caption.startswith("Not of this run") and models.at["COVID3D", "A"].has_limits
     assert not {"run", *campaigns.STAMP} & set(models.columns)

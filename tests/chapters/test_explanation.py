@@ -237,6 +237,11 @@ def test_a_map_that_is_missing_and_the_parts_of_a_map_are_counted(make_run, monk
 
 
 def test_the_stored_layers_say_that_they_are_not_of_this_run(monkeypatch):
+    rows = [
+        (layer, method, "positive") for layer in ("Conv3d_1a_7x7", "Mixed_5c") for method in ("gradcam", "hirescam")
+    ]
+    stored = pd.DataFrame(rows, columns=["layer", "method", "part"]).assign(ratio=0.5, scans=4, commit="abc")
+    monkeypatch.setattr(explain.campaigns, "read", lambda name: stored)
     table, caption = explain.ratios_by_layer()
     assert "not of this run" in caption and {"Grad-CAM", "HiResCAM"} <= set(table.columns)
     assert table.index[0] == "Conv3d_1a_7x7" and table.index[-1] == "Mixed_5c"

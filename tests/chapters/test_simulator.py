@@ -89,8 +89,12 @@ def test_an_undeclared_campaign_is_refused_with_the_nearest_name(sim):
 
 
 def test_one_row_that_misses_its_bar_is_counted(sim):
-    table = sim.stored["phantom_fairness"].copy()
+    groups = ("header", "lung", "oracle_full", "oracle_grid")
+    table = pd.DataFrame([(place, group) for place in "ABC" for group in groups], columns=["hospital", "group"])
+    table = table.assign(verdict="reached")
     full = len(table) - 6
+    sim = replace(sim, stored={**sim.stored, "phantom_fairness": table})
+    table = table.copy()
     assert sim.trust().loc["fairness", ["of", "verdict"]].tolist() == [full, "reached"]
     table.loc[0, "verdict"] = "not reached"
     found = replace(sim, stored={**sim.stored, "phantom_fairness": table}).trust()
