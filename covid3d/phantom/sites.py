@@ -122,7 +122,8 @@ def _branching(vessels: Array, rng: np.random.Generator) -> Places:
     first = -1 if rng.random() < 0.5 else 1
     sides = (first,) if rng.random() < 0.85 else (-1, 1)
     reach, parent = rng.uniform(20, 60), vessels[:, 8].astype(int)
-    lines, widths, paths = [], [], []
+    lines, widths = [], []
+    paths: list[Array] = []
     for side in sides:
         fit = np.flatnonzero((side * vessels[:, 5] > 30) & (vessels[:, 7] > 0.7) & (vessels[:, 7] < 1.6))
         z, y = (stats.zscore(vessels[fit, axis]) for axis in (3, 4))
