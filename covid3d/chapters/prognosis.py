@@ -117,8 +117,6 @@ class Prognosis:
     def permutation(self, name: str) -> survival.Permutation:
         """Return the permutation test of the out-of-fold log-rank of a predictor that is refitted for every permutation."""
         table = self._with_outcome()
-        if name not in self._refitted:
-            return survival.Permutation(NAN, NAN, np.array([]), "too few patients, or one risk class only")
         days, event = (table[column].to_numpy(float) for column in ("remaining_days", "event"))
         return survival.permuted_log_rank(self._refitted[name], self._orders, days, event)
 
@@ -130,10 +128,8 @@ class Prognosis:
 
     @cached_property
     def _refitted(self) -> dict[str, Floats]:
-        """Out-of-fold logits (P, N) of each logistic predictor for outcomes in each order; none for few patients or one class."""
+        """Out-of-fold logits of each logistic predictor for outcomes in each order, `survival.permuted_logits`."""
         table = self._with_outcome()
-        if len(table) < 4 or table["label"].nunique() < 2:
-            return {}
         held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
         found = {name: self._inputs(name, table) for name in self.predictors if name not in FAMILIES["Cox"]}
         return {
@@ -166,9 +162,8 @@ class Prognosis:
         found = risk.compare(self.predictors[name], self.predictors[other], self._draws, self._rng(name, other))
         if (name, other) not in FAMILIES.values() or name in FAMILIES["Cox"]:
             return found
-        table, refitted = self._with_outcome(), self._refitted
-        none = np.empty((0, len(table)))
-        return found.join(risk.permuted_gain(table, self._orders, refitted.get(name, none), refitted.get(other, none)))
+        logits = self._refitted[name], self._refitted[other]
+        return found.join(risk.permuted_gain(self._with_outcome(), self._orders, *logits))
 
     def two_against_one(self) -> pd.DataFrame:
         """Return how much better two scans do than every other predictor; paired, never p against p."""

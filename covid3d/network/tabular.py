@@ -15,7 +15,6 @@ from covid3d.run.errors import Covid3DError
 BASELINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "age_sex": (("age",), ("sex",)),
     "schedule": (("day", "interval_days"), ()),
-    "burden": (("burden_ml",), ()),
 }
 METADATA = (("age", "n_slices", "spacing_z_mm", "spacing_y_mm", "kvp"), ("sex", "kernel", "manufacturer"))
 """Columns of manifest and intake that tell how a scan was made and of whom: numbers, categories."""
@@ -43,11 +42,6 @@ def logistic(numbers: tuple[str, ...], categories: tuple[str, ...] = ()) -> Pipe
         blank = SimpleImputer(strategy="constant", fill_value=UNKNOWN)
         parts.append(("categories", make_pipeline(blank, OneHotEncoder(handle_unknown="ignore")), list(categories)))
     return make_pipeline(ColumnTransformer(parts), LogisticRegression(C=1.0, max_iter=1000))
-
-
-def baseline(name: str) -> Pipeline:
-    """Return a named baseline: age_sex, schedule or burden."""
-    return logistic(*BASELINES[name])
 
 
 def fit_predict(model: Pipeline, train: pd.DataFrame, labels: pd.Series, test: pd.DataFrame) -> pd.Series:

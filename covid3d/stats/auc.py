@@ -28,7 +28,7 @@ MOST_ORDERED = 9
 def auc(labels: ArrayLike, scores: ArrayLike) -> Estimate:
     """Return the AUC with Newcombe's interval, over the rows that have label and score; missing with one class only.
 
-    Of the intervals in `covid3d.stats.coverage` it is the one that covers with few patients, and the only one whose limits
+    Of the intervals in `benchmarks.coverage` it is the one that covers with few patients, and the only one whose limits
     never fall when the AUC rises: it depends on the AUC and the class sizes alone.
     """
     truth, values = complete(labels, scores)

@@ -304,33 +304,14 @@ def _newton(inputs: Floats, labels: Floats, penalty: float) -> Floats:
     return weights
 
 
-def permute_outcomes(
-    inputs: Sequence[Floats],
-    folds: ArrayLike,
-    days: ArrayLike,
-    events: ArrayLike,
-    high_risk: ArrayLike,
-    *,
-    permutations: int,
-    rng: np.random.Generator,
-    penalties: Sequence[float] = (1.0,),
-) -> Permutation:
+def permuted_log_rank(logits: Floats, orders: NDArray[np.int_], days: Floats, events: Floats) -> Permutation:
     """Return the permutation p of the log-rank statistic of cross-validated groups.
 
-    inputs: for each fold its (N, K) head inputs; folds (N,) the number of the fold that holds each patient out. In each
-    replicate (days, event, high risk) are permuted jointly over patients and the heads of all folds are fitted again, so
-    the dependence between out-of-fold predictions is in the null distribution.
+    logits: refitted to the outcomes in each of the orders (P, N), `permuted_logits`. Days, events and labels are permuted
+    jointly over patients, so the dependence between out-of-fold predictions is in the null distribution.
     """
-    time, event, label = complete(days, events, high_risk)
-    held = np.asarray(folds, int)
-    if len(time) < 4 or np.ptp(label) == 0:
+    if not len(logits):
         return Permutation(NAN, NAN, np.array([]), "too few patients, or one risk class only")
-    orders = permuted_orders(len(time), permutations, rng)
-    return permuted_log_rank(permuted_logits(inputs, held, label, orders, penalties), orders, time, event)
-
-
-def permuted_log_rank(logits: Floats, orders: NDArray[np.int_], days: Floats, events: Floats) -> Permutation:
-    """Return the permutation p of the log-rank statistic from logits (P, N) refitted to outcomes in each order (P, N)."""
     groups = logits >= 0
     statistics = np.array(
         [
@@ -355,7 +336,13 @@ def permuted_logits(
     orders: NDArray[np.int_],
     penalties: Sequence[float] = (1.0,),
 ) -> Floats:
-    """Return the out-of-fold logits (P, N) of heads refitted for every order of the labels; -1 where no fold can be fitted."""
+    """Return the out-of-fold logits (P, N) of heads refitted for every order of the labels; -1 where no fold can be fitted.
+
+    inputs: for each fold its (N, K) head inputs; held (N,): the fold that holds each patient out. None, (0, N), of fewer
+    than four patients or of one class.
+    """
+    if len(label) < 4 or np.ptp(label) == 0:
+        return np.empty((0, len(label)))
     logits = np.full(orders.shape, -1.0)
     for fold, values in enumerate(inputs):
         test = held == fold

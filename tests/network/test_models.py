@@ -11,7 +11,7 @@ from covid3d.network.covid3d import Covid3D, PairedCovid3D
 from covid3d.network.i3d import InceptionI3d
 from covid3d.network.registry import MODELS, build
 from covid3d.network.slices import SliceResNet, spaced_slices
-from covid3d.network.tabular import baseline, fit_predict, logistic
+from covid3d.network.tabular import BASELINES, fit_predict, logistic
 from covid3d.run.errors import ConfigError, WeightsError
 from covid3d.run.profile import load_profile
 
@@ -139,7 +139,7 @@ def test_tabular_baselines_survive_blanks_and_order_the_classes():
     age = pd.array(np.round(50 + 20 * labels + rng.normal(0, 5, 60)), dtype="Float64")
     table = pd.DataFrame({"age": age, "sex": rng.choice(["F", "M", "U"], 60), "extra": "x"})
     table.loc[3, "age"] = pd.NA
-    probability = fit_predict(baseline("age_sex"), table.head(40), labels.head(40), table.tail(20))
+    probability = fit_predict(logistic(*BASELINES["age_sex"]), table.head(40), labels.head(40), table.tail(20))
     assert probability[labels.tail(20) == 1].min() > probability[labels.tail(20) == 0].max()
     assert list(probability.index) == list(range(40, 60))
 
