@@ -39,8 +39,8 @@ def patients_of(count: int, hospital: str, seed: int = SEED, later: int = LATER)
     return np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
 
 
-def fit(labels: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
-    """Return CENTRE, SCALE, TRUST, WEIGHTS and BIAS by penalised maximum likelihood; features (N, F), labels (N,).
+def fit(labels: np.ndarray, features: np.ndarray) -> oracle.Rule:
+    """Return the rule of highest penalised likelihood; features (N, F), labels (N,).
 
     Trust starts at nothing and never falls with the amount of disease.
     """
@@ -48,7 +48,7 @@ def fit(labels: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
     centre = np.linalg.lstsq(hats, features[:, :-1], rcond=None)[0]
     spread = np.linalg.lstsq(hats, (features[:, :-1] - hats @ centre) ** 2, rcond=None)[0]
     scale = np.sqrt(np.maximum(spread, 1e-6))
-    scaled = np.clip((features[:, :-1] - hats @ centre) / (hats @ scale), -oracle.LIMIT, oracle.LIMIT)
+    scaled = oracle.scaled(features, centre, scale)
     size = scaled.shape[1]
 
     def trust(p: np.ndarray) -> np.ndarray:
@@ -61,14 +61,7 @@ def fit(labels: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
     steps = len(oracle.AMOUNTS) - 1
     limits = [(None, None)] * (size + 1) + [(-6.0, 1.0)] * steps
     p = minimize(loss, np.append(np.zeros(size + 1), np.full(steps, -1.4)), method="L-BFGS-B", bounds=limits).x
-    return {"CENTRE": centre, "SCALE": scale, "TRUST": trust(p), "WEIGHTS": p[:size], "BIAS": p[size]}
-
-
-def logits(rule: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
-    """Return the logits (N,) of a fitted rule on features (N, F)."""
-    centre, scale, trust = (oracle.usual(features[:, -1], rule[name]) for name in ("CENTRE", "SCALE", "TRUST"))
-    scaled = np.clip((features[:, :-1] - centre) / scale, -oracle.LIMIT, oracle.LIMIT)
-    return trust * (rule["BIAS"] + scaled @ rule["WEIGHTS"])
+    return oracle.Rule(centre, scale, trust(p), p[:size], float(p[size]))
 
 
 def main(patients: int = 1000) -> None:
@@ -78,9 +71,9 @@ def main(patients: int = 1000) -> None:
     first = np.zeros(patients)
     for train, held in GroupKFold(10).split(labels, groups=np.arange(patients)):
         rule = fit(np.repeat(labels[train], scans), features[train].reshape(-1, features.shape[2]))
-        first[held] = logits(rule, features[held, 0])
+        first[held] = oracle.logits(features[held, 0], rule)
     rule = fit(np.repeat(labels, scans), features.reshape(-1, features.shape[2]))
-    for name, value in rule.items():
+    for name, value in zip(map(str.upper, rule._fields), rule, strict=True):
         print(f"{name} = np.array({np.round(value, 3).tolist()})" if np.ndim(value) else f"{name} = {value:.3f}")
     print(f"# cross-validated AUC of first scans {roc_auc_score(labels, first):.3f}")
 

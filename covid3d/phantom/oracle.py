@@ -3,7 +3,7 @@
 The coefficients are those that `python -m benchmarks.fit_oracle` fits to simulated patients outside every cohort.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -33,6 +33,19 @@ TRUST = np.array([0.0, 0.785, 3.503, 6.221, 6.447])
 WEIGHTS = np.array([-0.064, -0.02, 0.366, -0.313, 0.147, 0.171])
 BIAS = -0.073
 LIMIT = 3.0  # SDs: no single feature decides alone
+
+
+class Rule(NamedTuple):
+    """What is usual (centre, scale) and how far it is believed (trust) at each of AMOUNTS; weights of features, and bias."""
+
+    centre: Array
+    scale: Array
+    trust: Array
+    weights: Array
+    bias: float
+
+
+FROZEN = Rule(CENTRE, SCALE, TRUST, WEIGHTS, BIAS)
 
 
 def evidence(lesion: Array, lung: Array, spacing_mm: tuple[float, float, float]) -> Array:
@@ -73,14 +86,24 @@ def evidence(lesion: Array, lung: Array, spacing_mm: tuple[float, float, float])
 
 
 def oracle_logit(features: Array) -> float:
-    """Return the frozen rule's logit of COVID+.
+    """Return the frozen rule's logit of COVID+ from the features of one scan."""
+    return float(logits(features))
+
+
+def logits(features: Array, rule: Rule = FROZEN) -> Array:
+    """Return a rule's logits of COVID+ from features (…, F).
 
     A feature counts by its distance from what is usual for that amount of disease, and all of them by how much there is:
     few lesions say nothing of the class.
     """
-    centre, scale, trust = (usual(features[-1], table) for table in (CENTRE, SCALE, TRUST))
-    scaled = np.clip((features[:-1] - centre) / scale, -LIMIT, LIMIT)
-    return float(trust * (BIAS + scaled @ WEIGHTS))
+    found = scaled(features, rule.centre, rule.scale)
+    return np.asarray(usual(features[..., -1], rule.trust) * (rule.bias + found @ rule.weights))
+
+
+def scaled(features: Array, centre: Array, scale: Array) -> Array:
+    """Return features but the amount (…, F - 1) in SDs from what is usual for the amount, at most LIMIT."""
+    amount = features[..., -1]
+    return np.clip((features[..., :-1] - usual(amount, centre)) / usual(amount, scale), -LIMIT, LIMIT)
 
 
 def usual(amount: Array | float, table: Array) -> Array:
