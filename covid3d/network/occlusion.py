@@ -16,10 +16,11 @@ from scipy import ndimage
 from torch import nn
 
 from covid3d.ct.lungs import lung_mask
+from covid3d.ct.opacity import HAZY_HU
 from covid3d.ct.windows import Window
-from covid3d.network.scoring import score
+from covid3d.network.scoring import for_evaluation, score_twin
 
-AERATED_HU = (-950, -700)
+AERATED_HU = (-950, HAZY_HU)
 CLOSING_MM = 15.0
 """The lung mask takes dense disease at the lung's border along up to twice this width."""
 SMALLEST_SHARE = 24
@@ -154,8 +155,9 @@ def falls(
     device: str = "cpu",
 ) -> tuple[np.ndarray, float]:
     """Return how far the logit falls when each part is replaced by `hu`, float32 (P,), and the logit of the whole scan."""
+    twin = for_evaluation(model, device)
     logits = [
-        score(model, np.stack(changed), [window], batch_size=batch_size, device=device)[:, 0]
+        score_twin(twin, np.stack(changed), [window], batch_size=batch_size, device=device)[:, 0]
         for changed in _batches(grid, parts, hu, batch_size)
     ]
     together = np.concatenate(logits)

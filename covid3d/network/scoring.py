@@ -47,7 +47,6 @@ def to_input(grids: np.ndarray, window: Window, device: str = "cpu") -> Tensor:
     return torch.from_numpy(apply_window(grids, window)).to(device, memory_format=torch.channels_last_3d)
 
 
-@torch.inference_mode()
 def score(
     model: nn.Module,
     grids: np.ndarray,
@@ -61,7 +60,14 @@ def score(
     grids: int16 HU, (N, z, y, x), or (N, S, z, y, x) for a model of S scans. The result does not depend on the batch
     size, within rounding.
     """
-    twin = for_evaluation(model, device)
+    return score_twin(for_evaluation(model, device), grids, windows, batch_size=batch_size, device=device)
+
+
+@torch.inference_mode()
+def score_twin(
+    twin: nn.Module, grids: np.ndarray, windows: Sequence[Window], *, batch_size: int | None = None, device: str = "cpu"
+) -> np.ndarray:
+    """Return what `score` returns, by a copy that `for_evaluation` has made: for callers that score many times."""
     logits = np.empty((len(grids), len(windows)), np.float32)
     for scans, column, x in _batches(grids, windows, batch_size, device):
         logits[scans, column] = twin(x).cpu().numpy()
