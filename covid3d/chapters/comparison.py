@@ -18,7 +18,7 @@ from covid3d.cohort.intake import accepted
 from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
 from covid3d.comparators.interface import TASK, Cases, Comparator, fold_seed, train_fold
 from covid3d.network import training
-from covid3d.network.scoring import pick_device, prediction_rows
+from covid3d.network.scoring import prediction_rows, use_device
 from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, MissingResult, nearest
 from covid3d.run.files import write_csv
@@ -137,9 +137,7 @@ def _external_scores(run: Run, deployed: int) -> pd.DataFrame:
     """Return the predictions of B's and C's first scans by the deployed fold of every compared model."""
     table = accepted(run)
     table = table[table["role"] == "external"].reset_index(drop=True)
-    cases, device = Cases.of(run, table), pick_device(run.device)
-    if device == "cpu":
-        torch.set_num_threads(run.profile.training.threads_per_fold)
+    cases, device = Cases.of(run, table), use_device(run)
     parts = []
     for name in OTHERS:
         epoch = int(fold_scores(run, name)["epoch"].max())

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 from torch import nn
 
@@ -34,7 +33,7 @@ from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, nominal_window
 from covid3d.network import occlusion
 from covid3d.network.registry import build
-from covid3d.network.scoring import pick_device, score
+from covid3d.network.scoring import score, use_device
 from covid3d.network.training import load_fold
 from covid3d.run import steps
 from covid3d.run.files import progress, random_seed, write_csv
@@ -100,9 +99,7 @@ def ensure_evidence(run: Run) -> Path:
 
 def _evidence(run: Run, folder: Path) -> None:
     (folder / "maps").mkdir(parents=True)
-    device, window = pick_device(run.device), nominal_window(run.profile.windows)
-    if device == "cpu":
-        torch.set_num_threads(run.profile.training.threads_per_fold)
+    device, window = use_device(run), nominal_window(run.profile.windows)
     scans = explanation.read_summary(run)
     scans = scans[(scans["role"] == "external") | (scans["why"] == "case")]
     boxed = drawn(scans, run.profile.explain.boxed, run.seed)

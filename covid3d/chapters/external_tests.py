@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import nn
@@ -401,8 +400,6 @@ def _external_predictions(run: Run) -> pd.DataFrame:
 
 def _logits(run: Run, model: nn.Module, grids: np.ndarray) -> np.ndarray:
     """Return the logits (N,) of scans in the nominal window."""
-    device = scoring.pick_device(run.device)
-    if device == "cpu":
-        torch.set_num_threads(run.profile.training.threads_per_fold)
+    device = scoring.use_device(run)
     window = nominal_window(run.profile.windows)
     return scoring.score(model, grids, [window], device=device)[:, 0] if len(grids) else np.empty(0, np.float32)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from covid3d.cohort.folds import read_splits
@@ -141,9 +140,7 @@ def _fine_tune(run: Run, variant: str, fold: int, folder: Path) -> None:
     index, known = table["scan_index"] == 1, table["label"].notna()
     train = table[known & (table["fold"] >= 0) & (table["fold"] != fold)]
     scored = table[(table["fold"] == fold) | (index & (table["fold"] == -1))].reset_index(drop=True)
-    device = scoring.pick_device(run.device)
-    if device == "cpu":
-        torch.set_num_threads(run.profile.training.threads_per_fold)
+    device = scoring.use_device(run)
     model = start_model(run, variant, fold)
     features = _features(run, variant, model, table, device)
     np.savez(folder / "features.npz", scan_ids=features.index.to_numpy(str), features=features.to_numpy())

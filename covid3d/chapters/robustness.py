@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from covid3d.chapters import results
 from covid3d.chapters.results import THREE_D, TWO_D
@@ -133,9 +132,7 @@ def _score(run: Run, work: Sequence[Job]) -> pd.DataFrame:
 
 def score_job(job: Job) -> pd.DataFrame:
     """Return the predictions of one job, one row a scan and window."""
-    run, device = job.run, scoring.pick_device(job.run.device)
-    if device == "cpu":
-        torch.set_num_threads(run.profile.training.threads_per_fold)
+    run, device = job.run, scoring.use_device(job.run)
     model = training.load_fold(run, "task1", job.model, job.fold)
     grids = Store.of(run).stack(job.table["scan_id"])
     windows = [Window(*pair) for pair in job.windows[["level", "width"]].to_numpy().tolist()]

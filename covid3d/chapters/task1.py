@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from covid3d.chapters import results
 from covid3d.chapters.results import TASK, THREE_D, TWO_D
@@ -19,7 +18,7 @@ from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.kinetics.convert import load_trunk
 from covid3d.network.registry import build
-from covid3d.network.scoring import pick_device
+from covid3d.network.scoring import use_device
 from covid3d.network.start import fit_head_first
 from covid3d.network.training import Examples, Plan, fit, write_fold
 from covid3d.run import steps
@@ -153,10 +152,8 @@ def _train(
     if name == THREE_D and run.pretrained:
         load_trunk(model, run.pretrained)
     checkpoint = run.path("checkpoints", f"{TASK}__{name}__fold_{fold:02d}.safetensors")
-    device = pick_device(run.device)
+    device = use_device(run)
     if name == THREE_D and run.from_trunk:
-        if device == "cpu":
-            torch.set_num_threads(plan.threads)
         fit_head_first(model, examples.grids, examples.labels, plan.window, device)
     result = fit(model, examples, held_out, plan, checkpoint=checkpoint, device=device, seed=seed)
     write_fold(folder, run, TASK, name, fold, model, result, held_out)

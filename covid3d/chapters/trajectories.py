@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from covid3d.chapters import evidence, explanation, results
@@ -405,11 +404,9 @@ def _score(run: Run) -> pd.DataFrame:
     table["fold"] = results.fold_that_scores(run, table["patient_id"])
     table["kind"] = table["role"].replace({"development": "first", "external": "first"})
     pairs = courses.rescan_pairs(table)
-    settings, device = run.profile.windows, scoring.pick_device(run.device)
+    settings, device = run.profile.windows, scoring.use_device(run)
     sample = sample_windows(settings, run.seed).head(settings.internal_count)
     windows = [nominal_window(settings), *(Window(*pair) for pair in sample[["level", "width"]].to_numpy().tolist())]
-    if device == "cpu":
-        torch.set_num_threads(run.profile.training.threads_per_fold)
     table["logit"], table["window_sd"] = NAN, NAN
     for fold, part in table.groupby("fold"):
         model = load_fold(run, TASK, THREE_D, int(str(fold)))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from covid3d.chapters import results
@@ -161,9 +160,7 @@ def _score(run: Run) -> pd.DataFrame:
     model = registry.build(THREE_D, run.profile)
     expect = {"model": THREE_D, "grid": grid_text(run.profile.model.grid)}
     metadata = load_weights(weights_file(run), model, expect=expect)
-    table, device = accepted(run), scoring.pick_device(run.device)
-    if device == "cpu":
-        torch.set_num_threads(run.profile.training.threads_per_fold)
+    table, device = accepted(run), scoring.use_device(run)
     window, logits = nominal_window(run.profile.windows), np.empty(0, np.float32)
     if len(table):
         logits = scoring.score(model.eval(), Store.of(run).stack(table["scan_id"]), [window], device=device)[:, 0]

@@ -14,6 +14,7 @@ from covid3d.ct.windows import Window, apply_window
 from covid3d.network.i3d import ConvUnit
 from covid3d.run.errors import ConfigError
 from covid3d.run.files import progress
+from covid3d.run.profile import Run
 
 PREDICTIONS = (
     "task",
@@ -39,6 +40,14 @@ def pick_device(name: str = "auto") -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' is not available", cure="Use device 'cpu' or 'auto'")
     return name
+
+
+def use_device(run: Run) -> str:
+    """Return the device of a run; on the CPU PyTorch takes as many threads as the profile gives a fold."""
+    device = pick_device(run.device)
+    if device == "cpu":
+        torch.set_num_threads(run.profile.training.threads_per_fold)
+    return device
 
 
 def to_input(grids: np.ndarray, window: Window, device: str = "cpu") -> Tensor:
