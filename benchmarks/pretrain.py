@@ -9,6 +9,7 @@ first scans and one epoch only.
 
 import math
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -104,15 +105,15 @@ class Tasks(nn.Module):
         return found, self.pooled(x.mean((2, 3, 4)))
 
 
-def loss_of(model: Tasks, x: Tensor, masks: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss of a batch and its part from the pooled amounts; masks: shares (N, 2, z, y, x)."""
+def loss_of(model: Tasks, x: Tensor, masks: Tensor, wanted: Tensor) -> Tensor:
+    """Return the loss of a batch; masks: shares (N, 2, z, y, x)."""
     dense, pooled = model(x)
-    loss = amount = F.mse_loss(pooled[:, :-1], wanted[:, :-1]) + F.mse_loss(pooled[:, -1], wanted[:, -1])
+    loss = F.mse_loss(pooled[:, :-1], wanted[:, :-1]) + F.mse_loss(pooled[:, -1], wanted[:, -1])
     for logits in dense.values():
         share = F.adaptive_avg_pool3d(masks, logits.shape[2:])
         weight = 1 + ILL_COUNTS * share[:, :1]
         loss = loss + (F.binary_cross_entropy_with_logits(logits, share, reduction="none") * weight).mean()
-    return loss, amount
+    return loss
 
 
 def train(grids: np.ndarray, lesion: np.ndarray, lung: np.ndarray, profile: Profile, epochs: int = EPOCHS) -> nn.Module:
@@ -128,7 +129,7 @@ def train(grids: np.ndarray, lesion: np.ndarray, lung: np.ndarray, profile: Prof
     channels = {name: trunk.forward_features(size, stop=name).shape[1] for name in LAYERS}  # type: ignore[operator]
     model = Tasks(trunk, channels, wanted.shape[1]).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     changes = {"epochs": epochs, "learning_rate": RATE, "hold": 0.2, "shift_voxels": 0, "rotation_degrees": 0.0}
-    plan = Plan.of(profile.training, nominal_window(profile.windows), **changes)
+    plan = replace(Plan.of(profile.training, nominal_window(profile.windows), **changes), flip=False)
     optimiser = torch.optim.Adam(model.parameters(), RATE, weight_decay=plan.weight_decay)
     masks = torch.tensor(np.stack([lesion, lung], axis=1).astype(np.float32))
     for epoch in progress(range(1, epochs + 1), "epochs"):
@@ -138,12 +139,12 @@ def train(grids: np.ndarray, lesion: np.ndarray, lung: np.ndarray, profile: Prof
         for number, batch in enumerate(batches):
             rate = one_cycle(((epoch - 1) * len(batches) + number) / (epochs * len(batches)), plan)
             optimiser.param_groups[0]["lr"] = rate
-            loss, _ = loss_of(model, *_inputs(grids, masks, wanted, batch, plan, rng))
+            loss = loss_of(model, *_inputs(grids, masks, wanted, batch, plan, rng))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         print(
-            f"epoch {epoch}: rank correlation of what is ill {_held_out(model, grids, wanted, held, plan):.3f}",
+            f"epoch {epoch}: correlation of log burden {_held_out(model, grids, wanted, held, plan):.3f}",
             flush=True,
         )
     return trunk
@@ -152,9 +153,8 @@ def train(grids: np.ndarray, lesion: np.ndarray, lung: np.ndarray, profile: Prof
 def _inputs(
     grids: np.ndarray, masks: Tensor, wanted: Tensor, batch: np.ndarray, plan: Plan, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a batch, half of it flipped left-right with its masks and amounts."""
-    still = Plan(**{**plan.__dict__, "flip": False})
-    x = augment(grids[batch][:, None], still, rng)
+    """Return a batch, half of it flipped left-right with its masks and amounts, which `augment` cannot flip."""
+    x = augment(grids[batch][:, None], plan, rng)
     flip = torch.from_numpy(rng.random(len(batch)) < 0.5)
     x = torch.where(flip[:, None, None, None, None], x.flip(4), x).contiguous(memory_format=torch.channels_last_3d)
     shares = torch.where(flip[:, None, None, None, None], masks[batch].flip(4), masks[batch])
@@ -165,7 +165,7 @@ def _inputs(
 def _held_out(model: Tasks, grids: np.ndarray, wanted: Tensor, held: np.ndarray, plan: Plan) -> float:
     """Return the correlation of the log burden foretold with the true one, held-out scans."""
     model.eval()
-    quiet = Plan(**{**plan.__dict__, "flip": False, "window_jitter_hu": 0.0})
+    quiet = replace(plan, window_jitter_hu=0.0)
     with torch.no_grad():
         parts = [
             model(augment(grids[batch][:, None], quiet, np.random.default_rng(0)))[1][:, -1]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from covid3d.figures.privacy import WHOLE, Box
@@ -37,9 +38,7 @@ def figure_1(
         image = overlay(axes[1, column], grey, heat, centre[column], which, spacing, limit)
         axes[0, column].set_title(which, fontsize=9, loc="left")
         if lesions is not None:
-            part = np.take(lesions, centre[column], axis=column)
-            if part.min() < 0.5 < part.max():
-                axes[0, column].contour(part, levels=[0.5], colors="#F0E442", linewidths=0.8)
+            _outline(axes[0, column], np.take(lesions, centre[column], axis=column))
     figure.colorbar(image, ax=axes, shrink=0.7, label="signed map (red: more COVID-like)")
     return figure
 
@@ -68,9 +67,16 @@ def side_by_side(
         overlay(axes[0, column], grey, values, z, "axial", spacing, float(np.abs(values).max()))
         axes[0, column].set_title(name, fontsize=9, loc="left")
     axes[0, 0].set_title("scan", fontsize=9, loc="left")
-    for plot in axes[0] if lesions is not None and lesions[z].min() < 0.5 < lesions[z].max() else ():
-        plot.contour(lesions[z], levels=[0.5], colors="#F0E442", linewidths=0.8)  # type: ignore[index]
+    if lesions is not None:
+        for plot in axes[0]:
+            _outline(plot, lesions[z])
     return figure
+
+
+def _outline(axes: Axes, lesions: np.ndarray) -> None:
+    """Outline where at least half of a pixel is lesion; nothing where no pixel, or every one, is."""
+    if lesions.min() < 0.5 < lesions.max():
+        axes.contour(lesions, levels=[0.5], colors="#F0E442", linewidths=0.8)
 
 
 def roc(points: pd.DataFrame, hospitals: Sequence[str]) -> Figure:
