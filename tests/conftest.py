@@ -15,7 +15,7 @@ from covid3d.run.profile import Run, open_run
 end_with_caller()  # what tests start ends with them
 CHECKOUT = Path(__file__).resolve().parent.parent
 ABSOLUTE_PATH = re.compile(r"(?:file://|(?<![\w.~\]})>*/<-])(?<!\w`))/(\w[\w.-]*)")
-"""A path from the root of a file system, whatever the machine, and no part of a relative path or a URL; group: its first folder."""
+"""A path from the root of any machine's file system, no part of a relative path or a URL; group: its first folder."""
 NO_REAL_CT = "real CT not found: set COVID3D_REAL_CT"
 NO_GPU = "no CUDA GPU"
 NO_SMALL_DISK = "no small file system can be mounted"

@@ -97,7 +97,7 @@ def mutate(content, other, kind, rng, most):
 
 
 def independent(folder):
-    """Return HU, spacing along z and first position as plain pydicom reads the series that most files belong to."""
+    """Return HU, spacing and first position of the best even grid, as plain pydicom reads what most files belong to."""
     entries = []
     for path in sorted(folder.iterdir()):
         try:
@@ -124,8 +124,11 @@ def independent(folder):
             hu[(stored >= low) & (stored <= high)] = -1024
         planes.append((float(dataset.ImagePositionPatient[2]), dataset, hu.clip(-1024, 3071).astype(np.int16)))
     planes.sort(key=lambda plane: plane[0])
-    step = (planes[-1][0] - planes[0][0]) / (len(planes) - 1)
-    return np.stack([hu for *_, hu in planes]), (step, *map(float, planes[0][1].PixelSpacing)), planes[0][0]
+    places, along = np.arange(len(planes)), np.array([z for z, *_ in planes])
+    step = np.polyfit(places, along, 1)[0]
+    starts = along - step * places
+    first = (starts.min() + starts.max()) / 2
+    return np.stack([hu for *_, hu in planes]), (step, *map(float, planes[0][1].PixelSpacing)), first
 
 
 def outcome(path, sound, kind):

@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -64,6 +66,12 @@ def test_the_choice_of_the_deployed_fold_is_named_by_its_writer_and_its_reader_a
         "covid3d.chapters.results",
         "covid3d.cohort.public.selection",
     }
+
+
+@pytest.mark.parametrize("module", ["notebook", "report.collect", "commands.cli"])
+def test_what_starts_often_starts_without_torch(module):
+    code = f"import sys, covid3d.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0
 
 
 def test_init_files_import_nothing():

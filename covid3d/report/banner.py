@@ -2,7 +2,6 @@
 
 from safetensors import safe_open
 
-from covid3d.network.training import starts_from
 from covid3d.run.profile import Run
 
 STARTS = {
@@ -35,7 +34,8 @@ def initialisation(run: Run) -> str:
 def _start(run: Run) -> str:
     """Return the first word of what the run's first fold, once trained, started from; before that, of what it would."""
     trained = run.model("task1", "covid3d", 0) / "weights.safetensors"
-    if not trained.is_file():
-        return starts_from(run).partition(" ")[0]
-    with safe_open(trained, framework="numpy") as file:
-        return (file.metadata() or {}).get("starts_from", "").partition(" ")[0]
+    path, key = (trained, "starts_from") if trained.is_file() else (run.pretrained, "trained_on")
+    if path is None:
+        return ""
+    with safe_open(path, framework="numpy") as file:
+        return (file.metadata() or {}).get(key, "").partition(" ")[0]
