@@ -9,6 +9,7 @@ WORLD ?=
 SEED ?=
 WEIGHTS ?=
 SWEEP ?= sweep.yaml
+CLUSTER ?=
 TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
@@ -17,7 +18,8 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 SPACE := $(subst x,,x x)
 STAMP := $(subst $(SPACE),\$(SPACE),$(VENV)/.installed-$(KEY))
 OPTIONS = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MANIFEST),--manifest "$(MANIFEST)") \
-	$(if $(WORLD),--world "$(WORLD)") $(if $(SEED),--seed "$(SEED)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+	$(if $(WORLD),--world "$(WORLD)") $(if $(SEED),--seed "$(SEED)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+	$(if $(CLUSTER),--cluster "$(CLUSTER)")
 CALLED = COVID3D_CALLER=$$PPID $(PY)
 COVID3D = $(CALLED) -m covid3d
 PIPELINE = $(COVID3D) pipeline --cores $(CORES)
@@ -30,7 +32,7 @@ help:
 	@echo
 	@echo "  make report      profile 'standard': 397 simulated scans, 10 folds, 9 notebooks, the book; 25 min, 2 GB on 2 cores"
 	@echo "  make smoke       profile 'smoke': the same path with about 50 scans; 3 min, 0.5 GB"
-	@echo "  make run         RUN=name PROFILE=smoke|standard|paper [MANIFEST=file] [WORLD=effect|null] [SEED=1] [WEIGHTS=file]"
+	@echo "  make run         RUN=name PROFILE=smoke|standard|paper [MANIFEST=file] [WORLD=effect|null] [SEED=1] [WEIGHTS=file] [CLUSTER=slurm]"
 	@echo "  make batch       SWEEP=sweep.yaml: one run for each set of parameters, compared claim by claim"
 	@echo "  make book        RUN=name: build the book of a run again"
 	@echo "  make test        all tests, with a smoke run in them; at most 20 min"

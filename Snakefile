@@ -5,7 +5,7 @@
 # their done.json are therefore undeclared, and the fingerprint inside is the only authority on reuse: a job whose results
 # still match returns at once. The parameter `code` is the part of that fingerprint which is known in advance.
 #
-#   make run RUN=name      or      snakemake --cores 2 --config run=name
+#   make run RUN=name [CLUSTER=slurm]      or      snakemake --cores 2 --config run=name
 import shlex
 import sys
 
@@ -13,7 +13,8 @@ from covid3d.commands.pipeline import jobs
 from covid3d.run import files
 from covid3d.run.profile import open_run
 
-files.end_with_caller()
+if "cluster" not in config:  # a job on another machine cannot see its caller
+    files.end_with_caller()
 run = open_run(str(config.get("run", "smoke")))
 JOBS = jobs(run)
 

@@ -18,6 +18,7 @@ ABSOLUTE_PATH = re.compile(r"(?:file://|(?<![\w.~\]})>*/<-])(?<!\w`))/(\w[\w.-]*
 """A path from the root of any machine's file system, no part of a relative path or a URL; group: its first folder."""
 NO_REAL_CT = "real CT not found: set COVID3D_REAL_CT"
 NO_GPU = "no CUDA GPU"
+NO_SLURM = "no Slurm can be started: it is not installed, in use already, or the user is not root"
 NO_SMALL_DISK = "no small file system can be mounted"
 NO_PUBLIC = "the extra 'public' is not installed"
 

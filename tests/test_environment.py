@@ -114,7 +114,7 @@ def test_no_dependency_is_declared_in_vain():
     }
     tools |= {"types-pyyaml", "import-linter", "nbstripout", "ipykernel", "torchvision"}  # torchvision: needed by timm
     tools |= {"pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm"}  # plugins of pydicom
-    tools |= {"flask", "flask-cors"}  # moto's server
+    tools |= {"flask", "flask-cors", "snakemake-executor-plugin-slurm"}  # moto's server; found by Snakemake itself
     imported = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
     text = "\n".join(path.read_text() for folder in ("covid3d", "tests") for path in (CHECKOUT / folder).rglob("*.py"))
     unused = []
@@ -128,5 +128,5 @@ def test_no_dependency_is_declared_in_vain():
 
 def test_the_system_packages_of_ci_are_listed_once():
     packages = [line for line in (CHECKOUT / "apt.txt").read_text().splitlines() if line and not line.startswith("#")]
-    assert packages == ["chromium", "dicom3tools"]
+    assert packages == ["chromium", "dicom3tools", "slurm-wlm"]
     assert "apt.txt" in (CHECKOUT / ".ci/run").read_text()

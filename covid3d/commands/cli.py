@@ -289,6 +289,7 @@ def pipeline(
     seed: int | None = None,
     weights: str | None = None,
     extended: Annotated[bool, typer.Option("--extended", help="first train the compared models")] = False,
+    cluster: Annotated[str, typer.Option(help="hand each job to a cluster: slurm")] = "",
 ) -> None:
     """Compute one run: what `make report`, `smoke`, `run` and `extended` call."""
     from covid3d.commands.pipeline import announce, compute, create, where_it_lies
@@ -296,7 +297,7 @@ def pipeline(
     run = create(name, profile=profile, manifest=manifest, world=world, seed=seed, weights=weights)
     typer.echo(announce(run, cores))
     for targets in ([["done/jobs/comparators.done"]] if extended else []) + [[]]:
-        status = compute(run, cores, targets)
+        status = compute(run, cores, targets, cluster)
         if status:
             raise typer.Exit(status)
     typer.echo(where_it_lies(run))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,36 @@ from covid3d.comparators.catalogue import COMPARATORS
 from covid3d.report.chapter import own_fingerprint
 from covid3d.run.environment import own_settings
 from covid3d.run.errors import ConfigError, Covid3DError, nearest
-from covid3d.run.files import read_json, sha256_file, sha256_json, write_json
+from covid3d.run.files import CALLER, read_json, sha256_file, sha256_json, write_json
 from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Run, open_run, repository_root
 from covid3d.run.steps import STEPS, Chapter, all_needs, call, known, needs, options, static_fingerprint, values_over
 from covid3d.run.strict import Strict, validate
 
+CLUSTERS = {"slurm": "sbatch"}
+"""Snakemake's executor of each kind of cluster, and the command that submits to it."""
 PROGRESS = re.compile(r"\d+ of \d+ steps \(.*\) done")
 
 
-def snakemake_command(run: Run, cores: int, targets: Sequence[str] = ()) -> list[str]:
-    """Return the command line that computes a run; what is up to date is left alone."""
+def snakemake_command(run: Run, cores: int, targets: Sequence[str] = (), cluster: str = "") -> list[str]:
+    """Return the command line that computes a run; what is up to date is left alone.
+
+    cluster: a Snakemake executor that hands each job to a cluster, at most `cores` jobs at once of at most `cores` cores each.
+    """
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(snakefile()), "--cores", str(cores)),
         *("--rerun-incomplete", "--rerun-triggers", "params", "input", "mtime"),
         *("--workflow-profile", "none", "--quiet", "rules", "host", "--config", f'run="{run.name}"'),
+        *((f"cluster={cluster}", "--executor", cluster, *on_cluster(run, cores)) if cluster else ()),
         *(("--", *targets) if targets else ()),
     ]
+
+
+def on_cluster(run: Run, cores: int) -> list[str]:
+    """Return what Slurm is asked for: memory of a job as the profile needs it, four hours, and patience with shared disks."""
+    asked = [f"mem_mb={int(run.profile.memory_gb * 1000)}", "runtime=240"]
+    slurm = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "10"]
+    return ["--jobs", str(cores), "--latency-wait", "60", *slurm, "--default-resources", *asked]
 
 
 def snakefile() -> Path:
@@ -49,11 +63,14 @@ def snakefile() -> Path:
     return path
 
 
-def compute(run: Run, cores: int, targets: Sequence[str] = ()) -> int:
+def compute(run: Run, cores: int, targets: Sequence[str] = (), cluster: str = "") -> int:
     """Compute a run and return an exit status: 0 done, 1 a program error, 2 bad input (the message was printed).
+
+    Raises ConfigError where the cluster's commands or Snakemake's plugin for it are not installed.
 
     Snakemake's own words go to logs/snakemake.log; the steps' lines and the share that is done go to the terminal.
     """
+    check_cluster(cluster)
     clear_dead_lock(run)
     status, said = 1, list[str]()
     log = run.path("logs", "snakemake.log")
@@ -61,11 +78,11 @@ def compute(run: Run, cores: int, targets: Sequence[str] = ()) -> int:
     with (
         log.open("w", encoding="utf-8", buffering=1) as stream,
         subprocess.Popen(
-            snakemake_command(run, cores, targets),
+            snakemake_command(run, cores, targets, cluster),
             cwd=run.folder,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(run),
+            env=environment(run, cluster),
         ) as process,
     ):
         hold(run, process.pid)
@@ -95,13 +112,34 @@ def cause(said: Sequence[str]) -> list[str]:
     return [*ends, *([hint] if any("Killed" in line for line in ends) else ())]
 
 
-def environment(run: Run) -> dict[str, str]:
-    """Return the environment of a run's jobs: number of threads from the profile, never from the machine."""
+def check_cluster(cluster: str) -> None:
+    """Raise ConfigError unless runs can be handed to a cluster: one of `CLUSTERS`, its command here, and Snakemake's plugin."""
+    if not cluster:
+        return
+    if cluster not in CLUSTERS:
+        raise ConfigError(f"there is no cluster '{cluster}'", cure=nearest(cluster, list(CLUSTERS)))
+    if not shutil.which(CLUSTERS[cluster]):
+        raise ConfigError(
+            f"there is no command {CLUSTERS[cluster]}", cure="Start the run where jobs are submitted from"
+        )
+    if not find_spec(f"snakemake_executor_plugin_{cluster}"):
+        raise ConfigError(
+            f"Snakemake's executor for {cluster} is not installed",
+            cure="Install it: pip install -e '.[cluster]' --constraint constraints.txt",
+        )
+
+
+def environment(run: Run, cluster: str = "") -> dict[str, str]:
+    """Return the environment of a run's jobs: number of threads from the profile, never from the machine.
+
+    A job on another machine cannot see whether the process that asked for it still lives, so it is not told of it.
+    """
     threads = str(run.profile.training.threads_per_fold)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     own = own_settings(run.path(".snakemake", "settings"))
+    given = {name: value for name, value in os.environ.items() if not (cluster and name == CALLER)}
     return {
-        **os.environ,
+        **given,
         **own,
         **dict.fromkeys(names, threads),
         "COVID3D_ROOT": str(run.root),
