@@ -8,7 +8,7 @@ import sys
 from benchmarks import campaigns
 from covid3d.chapters import comparison
 
-from .learnability import run_of
+from .seeds import run_of
 
 if __name__ == "__main__":
     run = run_of(1)

@@ -22,7 +22,7 @@ from covid3d.network.scoring import to_input
 from covid3d.network.training import load_fold
 from covid3d.run.profile import Run
 
-from .learnability import run_of
+from .seeds import run_of
 
 PARTS = {"positive": lambda values: values, "negative": np.negative, "absolute": np.abs}
 SHARES = ["lesion_share", "lung_share", "lesion_of_lung"]

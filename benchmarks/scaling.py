@@ -1,4 +1,4 @@
-"""Would more epochs or more patients reach the bars that `benchmarks.learnability` misses: a flat loss, a map on the lesions?
+"""Would more epochs or more patients reach the bars that `benchmarks.seeds` misses: a flat loss, a map on the lesions?
 
 `python -m benchmarks.scaling` simulates four times the patients of hospital A and trains the network of `standard` on two
 folds: on a quarter of the training side, as `standard` does, for longer, on all of it, and on the lungs alone. The same held-out

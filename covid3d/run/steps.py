@@ -218,7 +218,7 @@ STEPS: dict[str, Step] = {
             "phantom_realism",
             "phantom_fairness",
             "phantom_difficulty",
-            "learnability",
+            "seeds",
             "scaling",
             "null_world",
             "null_smoke",

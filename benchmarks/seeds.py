@@ -1,0 +1,68 @@
+"""What a run of `standard` reaches with each seed: every bar that its chapters judge, and the AUCs that Table 1 rests on.
+
+`python -m benchmarks.seeds [seed …]` computes the runs that are missing, whole (about 25 min each on 2 cores), and writes
+benchmarks/results/seeds.csv. The runs are those of `make report` and `make extended`.
+"""
+
+import sys
+from typing import Any
+
+import pandas as pd
+
+from benchmarks import campaigns
+from covid3d.chapters.measured import NOT_REACHED, REACHED
+from covid3d.commands import pipeline
+from covid3d.run.files import cpu_count, read_json
+from covid3d.run.profile import Run, open_run
+
+NAME, SEEDS = "seeds", (1, 2, 3)
+MADE_BY = ("covid3d.chapters.prognosis", "covid3d.chapters.trajectories", "covid3d.phantom.build", __file__)
+BESIDE = ("internal.mean_of_the_folds.auc", "table_1.covid3d.auc_at_b", "table_1.covid3d.auc_at_c")
+"""Numbers that no bar asks for, kept beside the bars."""
+VERDICTS, ASKED = ("reached", "verdict"), ("asks", "asked")
+
+
+def run_of(seed: int, profile: str = "standard") -> Run:
+    """Open the run of a seed, named as `make report` and `make extended` name it."""
+    return open_run(profile if seed == 1 else f"{profile}-seed{seed}", profile=profile, seed=seed)
+
+
+def measure(seed: int, profile: str = "standard", cores: int | None = None) -> pd.DataFrame:
+    """Compute the run of one seed where it is missing, and return `bars_of` it."""
+    run = run_of(seed, profile)
+    if pipeline.compute(run, cores or cpu_count()):
+        raise RuntimeError(f"run '{run.name}' stopped; see runs/{run.name}/logs/")
+    return bars_of(read_json(run.path("values.json"))).assign(profile=profile)
+
+
+def bars_of(values: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Return every number of a run that a bar was set for: address, asks, value, low, high, reached (1 or 0); then `BESIDE`.
+
+    A bar is a row of a table that says what was found and whether that is reached, in any chapter.
+    """
+    rows = []
+    for address, said in values.items():
+        stem, _, last = address.rpartition(".")
+        found = values.get(f"{stem}.found")
+        if last in VERDICTS and said["text"] in (REACHED, NOT_REACHED) and found and found["value"] is not None:
+            asks = next((values[f"{stem}.{word}"]["text"] for word in ASKED if f"{stem}.{word}" in values), "")
+            rows.append((stem, asks, found["value"], found["low"], found["high"], int(said["text"] == REACHED)))
+    rows += [(name, "", *(values[name][part] for part in ("value", "low", "high")), None) for name in BESIDE]
+    return pd.DataFrame(rows, columns=["address", "asks", "value", "low", "high", "reached"])
+
+
+def campaign(seeds: tuple[int, ...] = SEEDS, profile: str = "standard", cores: int | None = None) -> pd.DataFrame:
+    """Return seeds.csv with a row for every bar of every seed asked for."""
+    return campaigns.extend(NAME, "seed", seeds, lambda seed: measure(seed, profile, cores), MADE_BY)
+
+
+def missed(table: pd.DataFrame) -> list[str]:
+    """Return the bars that are not reached, one line each, with what was found."""
+    short = table[table["reached"] == 0]
+    return [f"seed {row.seed}: {row.address} asks {row.asks}; found {row.value:.3f}" for row in short.itertuples()]
+
+
+if __name__ == "__main__":
+    found = campaign(tuple(int(seed) for seed in sys.argv[1:]) or SEEDS)
+    print(found.drop(columns=list(campaigns.STAMP)).to_string())
+    print("\n".join(missed(found)) or "every bar is reached")

@@ -1,0 +1,37 @@
+"""The bars of several seeds: found in what runs say, and told apart from numbers that nobody judged."""
+
+import pandas as pd
+
+from benchmarks import seeds
+from covid3d.chapters import measured
+
+
+def said(text, value=None, low=None, high=None):
+    return {"text": text, "value": value, "low": low, "high": high}
+
+
+def run_values(skill, holds):
+    return {
+        "bars.skill.asks": said("at least 0.8"),
+        "bars.skill.found": said(str(skill), skill),
+        "bars.skill.reached": said("reached" if holds else "not reached"),
+        "bars.all_of_them.found": said("not available"),
+        "bars.all_of_them.reached": said("not reached"),
+        "trust.realism.verdict": said("reached"),
+        **{name: said("0.8", 0.8, 0.7, 0.9) for name in seeds.BESIDE},
+    }
+
+
+def test_a_bar_is_a_number_with_a_verdict_and_the_rest_is_beside_it():
+    table = seeds.bars_of(run_values(0.7, False)).assign(seed=1)
+    assert table["address"].tolist() == ["bars.skill", *seeds.BESIDE]
+    assert table["reached"].dropna().tolist() == [0]
+    assert seeds.missed(table) == ["seed 1: bars.skill asks at least 0.8; found 0.700"]
+
+
+def test_a_reader_sees_every_seed_and_how_often_a_bar_is_reached():
+    tables = [seeds.bars_of(run_values(0.7 + seed / 10, seed > 1)).assign(seed=seed) for seed in (1, 2, 3)]
+    shown = measured.WORDS["seeds"](pd.concat(tables))
+    assert shown.columns.tolist() == ["asks", "seed 1", "seed 2", "seed 3", "reached"]
+    assert shown.at["skill", "reached"] == "2 of 3"
+    assert str(shown.at["skill", "seed 2"]) == "0.900"
