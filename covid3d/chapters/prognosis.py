@@ -231,8 +231,8 @@ class Prognosis:
     # --- side by side ------------------------------------------------------------------------------------------------
 
     def side_by_side(self) -> pd.DataFrame:
-        """Return AUC, C-index, nominal log-rank p and its own permutation p of every predictor, one row each."""
-        table = self._separation[["patients", "AUC", "C-index", "log-rank p"]]
+        """Return AUC, C-index, hazard ratio, log-rank p and its own permutation p of every predictor, one row each."""
+        table = self._separation[["patients", "AUC", "C-index", "hazard ratio", "log-rank p"]]
         found = {NAMES[name]: self._permutation_p(name) for name in self.predictors}
         return table.assign(**{"permutation p": pd.Series(found, dtype=object)})
 
@@ -302,8 +302,10 @@ class Prognosis:
             "predictor"
         )
 
-    def ventilation(self) -> pd.DataFrame:
+    def ventilation(self) -> pd.DataFrame | dict[str, str]:
         """Return `risk.separation` of both networks with and without the ever-ventilated (a post-baseline selection)."""
+        if not (self.test["ventilated"] == 1).any():
+            return {"ventilated": "nobody in the test set was: without them nothing changes, and there is no table"}
         rows = []
         for variant in VARIANTS[::-1]:
             table = self.predictors[variant]

@@ -538,6 +538,7 @@ def test_the_rest_of_the_tables(stay):
     every = stay.all_pairs()
     assert (every["pairs"] == 12).all() and (every["patients"] == 6).all()
     assert stay.ventilation()["patients"].tolist() == [6, 5, 6, 5]
+    assert list(replace(stay, pairs=stay.pairs.assign(ventilated=0)).ventilation()) == ["ventilated"], "a sentence"
     gain = stay.two_against_one()
     assert gain.index.get_level_values("against").unique().tolist() == list(predictors.NAMES.values())[1:]
 
