@@ -386,8 +386,7 @@ class Prognosis:
             return {"competing events": NOBODY_DIED}
         causes = {"cause_1": "discharged alive", "cause_2": "died"}
         table = self.predictors["pair"]
-        gray = risk.competing(table)["Gray's p"]
-        return draw.incidence(risk.incidences(table), causes, risk.curves(table), f"Gray's test, discharge: {gray}")
+        return draw.incidence(risk.incidences(table), causes, risk.curves(table), risk.gray_in_words(table))
 
     def _note(self, name: str) -> str:
         """Return the log-rank test of a predictor's groups for a panel: its direction, nominal p and permutation p."""

@@ -123,8 +123,8 @@ def incidence(table: pd.DataFrame, causes: Mapping[str, str], curves: pd.DataFra
         for (column, name), line in zip(drawn.items(), ("-", "--"), strict=False):
             plot.step(part["day"], part[column], line, where="post", color=colour, label=f"{name}, {label}")
             _band(plot, part, (f"{column} low", f"{column} high"), colour)
-    plot.text(0.98, 0.02, note, transform=plot.transAxes, ha="right", va="bottom", fontsize=8)
-    plot.legend(frameon=False, fontsize=8)
+    plot.text(0.98, 0.95, note, transform=plot.transAxes, ha="right", va="top", fontsize=8)
+    plot.legend(frameon=False, fontsize=8, loc="upper left")
     plot.set_ylim(-0.02, 1.05)
     plot.set_xticks(ticks)
     tidy(plot, "days since the index scan", "cumulative incidence")

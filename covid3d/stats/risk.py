@@ -223,6 +223,14 @@ def competing(table: pd.DataFrame) -> dict[str, Any]:
     return {"patients": len(known), "died": died, "chi-square": test.chi_square if died else NAN, "Gray's p": p}
 
 
+def gray_in_words(table: pd.DataFrame) -> str:
+    """Return which of the groups leaves alive more often, by Gray's test, and p; or why there is none."""
+    known = table.dropna(subset=["high", "remaining_days"])
+    test = survival.gray(known["remaining_days"], known["cause"], known["high"])
+    more = "high" if test.z > 0 else "low"
+    return str(test.nominal) if test.reason else f"more of the {more} risk leave alive; Gray's test {test.nominal}"
+
+
 def frozen_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return Spearman's correlation with the stay, and the AUC for high risk, of s, its slope and its curvature.
 

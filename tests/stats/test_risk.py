@@ -179,6 +179,8 @@ def test_grays_test_of_the_groups_is_asked_where_somebody_died():
     found = risk.competing(deaths())
     assert (found["patients"], found["died"]) == (20, 5) and found["Gray's p"].value < 0.05
     assert str(found["Gray's p"]).endswith("(nominal)")
+    assert risk.gray_in_words(deaths()) == "more of the low risk leave alive; Gray's test " + str(found["Gray's p"])
+    assert risk.gray_in_words(deaths().assign(high=1.0)) == "not available (all patients are in one group)"
     nobody = risk.competing(synthetic(0.5, 30, np.random.default_rng(12)))
     assert str(nobody["Gray's p"]) == "not available (nobody died: nothing competes with discharge)"
 
