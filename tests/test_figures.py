@@ -37,6 +37,7 @@ KM = pd.DataFrame(
         "at_risk": [4, 2, 3],
     }
 )
+BY_DAY = pd.DataFrame({"day": [3, 4], "AUC": 0.5, "Brier score": 0.2, "without a score": 0.25})
 INCIDENCE = pd.DataFrame({"group": ["high", "high", "low"], "day": [0, 3, 0], "cause_1": [0, 0.5, 0], "cause_2": 0.1})
 INCIDENCE[[f"cause_{cause} {side}" for cause in (1, 2) for side in ("low", "high")]] = 0.2
 STAGES = pd.DataFrame(
@@ -114,8 +115,9 @@ FIGURES = {
         )
     ),
     "no_predictor": lambda: prognosis.side_by_side(pd.Series({"two scans": Estimate.missing("why")})),
-    "incidence": lambda: prognosis.incidence(INCIDENCE, {"cause_1": "x", "cause_2": "y"}),
-    "nobody_died": lambda: prognosis.incidence(INCIDENCE, {"cause_1": "x", "cause_3": "y"}),
+    "incidence": lambda: prognosis.incidence(INCIDENCE, {"cause_1": "x", "cause_2": "y"}, KM),
+    "over_time": lambda: prognosis.over_time({"two scans": BY_DAY, "nobody": BY_DAY.head(0)}),
+    "no_day": lambda: prognosis.over_time({"two scans": BY_DAY.head(0)}),
 }
 
 

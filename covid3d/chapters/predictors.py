@@ -4,7 +4,7 @@ Controls that see no image, measured opacity, and models on the frozen features 
 fitted for a patient comes from the patients of other folds. A patient is high risk when the probability is at least one half.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 
 from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, head_inputs
 from covid3d.chapters.opacity import MEASURES
+from covid3d.comparators import deep_survival
 from covid3d.network.scoring import sigmoid
 from covid3d.network.tabular import BASELINES, logistic
 from covid3d.run.errors import ConfigError, nearest
@@ -35,6 +36,8 @@ NAMES = {
     "opacity_single": "opacity of one scan",
     "cox_pair": "Cox on features of two scans",
     "cox_single": "Cox on features of one scan",
+    "deep_pair": "DeepSurv on features of two scans",
+    "deep_single": "DeepSurv on features of one scan",
     "schedule": "schedule",
     "age_sex": "age and sex",
 }
@@ -104,13 +107,16 @@ def logistic_scores(table: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
     return with_groups(table, pd.DataFrame({"scan_id": table["scan_id"], "logit": logit}))
 
 
-def cox_scores(table: pd.DataFrame, inputs: Inputs, limit: float) -> pd.DataFrame:
+def cox_scores(
+    table: pd.DataFrame, inputs: Inputs, limit: float, fit: Callable[..., elastic_net.Scores] = elastic_net.fit_predict
+) -> pd.DataFrame:
     """Return the table with out-of-fold probability of a stay of `limit` days or longer by Cox's model, its group and score.
 
-    The column logit is minus the log hazard, beside that of the mean training patient (`elastic_net.Scores`).
+    The column logit is minus the log hazard, beside that of the mean training patient (`elastic_net.Scores`). fit: the
+    elastic net, or `deep_survival.fit_predict`.
     """
     fold, days, causes = (table[name].to_numpy() for name in ("fold", "remaining_days", "cause"))
-    found = elastic_net.out_of_fold(inputs.folds, fold.astype(int), days.astype(float), causes.astype(int), limit)
+    found = elastic_net.out_of_fold(inputs.folds, fold.astype(int), days.astype(float), causes.astype(int), limit, fit)
     high = np.where(np.isfinite(found.chance), found.chance >= 0.5, np.nan)
     return table.assign(logit=found.score, probability=found.chance, high=high)
 
@@ -142,7 +148,9 @@ def all_of(
     for name in COLUMNS:
         found[name] = logistic_scores(test, inputs_of_columns(test, name, len(features["pair"])))
     for variant in VARIANTS:
-        found[f"cox_{variant}"] = cox_scores(test, inputs_of_features(test, variant, features[variant]), limit)
+        inputs = inputs_of_features(test, variant, features[variant])
+        found[f"cox_{variant}"] = cox_scores(test, inputs, limit)
+        found[f"deep_{variant}"] = cox_scores(test, inputs, limit, deep_survival.fit_predict)
     return {name: found[name] for name in NAMES}
 
 
@@ -153,3 +161,10 @@ def in_words(difference: Estimate) -> str:
     if difference.has_limits and difference.low > 0:
         return "does better than"
     return "does worse than" if difference.has_limits and difference.high < 0 else "is not told apart from"
+
+
+def ranking(verdicts: Mapping[str, str]) -> dict[str, str]:
+    """Return the names of the predictors that do better than COVID3D, worse, or are not told apart from it."""
+    sides = {"does worse than": "better", "does better than": "worse", "is not told apart from": "not told apart"}
+    named = {side: [name for name, words in verdicts.items() if words == says] for says, side in sides.items()}
+    return {side: ", ".join(names) or "none" for side, names in named.items()}

@@ -18,24 +18,30 @@ from covid3d.chapters import opacity, predictors, results
 from covid3d.chapters.fine_tuning import VARIANTS, all_pairs, read_features
 from covid3d.chapters.predictors import NAMES, Inputs, with_groups
 from covid3d.cohort.folds import require_certificate
+from covid3d.cohort.intake import accepted
 from covid3d.cohort.reader_study import read_reader_study
 from covid3d.figures import prognosis as draw
 from covid3d.run import steps
 from covid3d.run.files import random_seed
 from covid3d.run.profile import Run
-from covid3d.stats import courses, risk, stays, survival
+from covid3d.stats import courses, cut_offs, over_time, risk, stay_readers, stays, survival
 from covid3d.stats.estimate import NAN, Estimate
-from covid3d.stats.proportions import wilson
 
 PAPER = ("pair", "single", *predictors.CONTROLS)
 FAMILIES = {
     "COVID3D": ("pair", "single"),
     "opacity": ("opacity_pair", "opacity_single"),
     "Cox": ("cox_pair", "cox_single"),
+    "DeepSurv": ("deep_pair", "deep_single"),
 }
+NOT_REFITTED = (*FAMILIES["Cox"], *FAMILIES["DeepSurv"])
+"""For every permutation of the outcomes: it would take too long."""
 TASKS = {"stay_pair": "pair", "stay_single": "single"}
 MEASURES = {"c_index": "C-index", "auc": "AUC"}
-LONG_STAY = 9.0
+SAW = {task: NAMES[variant] for task, variant in TASKS.items()}
+DAYS, LANDMARKS = (6, 8, 10), (0, 3, 6)
+NOBODY_DIED = "nobody in the test set died: nothing competes with discharge, and there is no figure of it"
+IN_FOCUS = ("pair", "single", "opacity_pair", "schedule")
 Floats = np.ndarray
 
 
@@ -47,7 +53,8 @@ class Prognosis:
     predictors: the test set with out-of-fold logit, probability and group (high) by each predictor of `predictors.NAMES`.
     features: each fold's Task-1 features of the pairs by pair and single, before any of them saw an outcome.
     scores: one row a fine-tuned network (model, fold) and scan: split (validation, followup, external), logit, probability.
-    history: one row a fine-tuned network and epoch. s: the Task-1 scores of chapter 6. calls: reader_study.csv.
+    history: one row a fine-tuned network and epoch. s: the Task-1 scores of chapter 6. calls: reader_study.csv. alone: how
+    many COVID+ patients of A have one accepted scan only.
     """
 
     run: Run
@@ -58,6 +65,7 @@ class Prognosis:
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     s: pd.DataFrame = field(default_factory=pd.DataFrame)
     calls: pd.DataFrame = field(default_factory=pd.DataFrame)
+    alone: int = 0
 
     @property
     def index(self) -> pd.DataFrame:
@@ -95,6 +103,10 @@ class Prognosis:
         """Return who was followed: the test set, censored and ventilated patients, and how much longer the worst stayed."""
         return stays.who(self.index, self.test)
 
+    def left_out(self) -> pd.DataFrame:
+        """Return `stays.left_out`: who cannot be judged and why, and how many stays are equal, one row a reason."""
+        return stays.left_out(self.index, self.alone, self.predictors)
+
     # --- the groups --------------------------------------------------------------------------------------------------
 
     def separation(self) -> pd.DataFrame:
@@ -109,10 +121,19 @@ class Prognosis:
         ]
         return pd.DataFrame(rows).set_index("predictor")
 
-    def competing(self) -> pd.DataFrame:
-        """Return `risk.competing` of each predictor's groups: do they differ in how many leave alive, deaths competing?"""
+    def competing(self) -> pd.DataFrame | dict[str, str]:
+        """Return `risk.competing` of each predictor's groups, or in a sentence that nothing competes with discharge.
+
+        Do the groups differ in how many leave alive, deaths competing?
+        """
+        if not self._anybody_died:
+            return {"deaths": NOBODY_DIED}
         rows = [{"predictor": NAMES[name], **risk.competing(table)} for name, table in self.predictors.items()]
         return pd.DataFrame(rows).set_index("predictor")
+
+    @property
+    def _anybody_died(self) -> bool:
+        return bool((self.test["cause"] == 2).any())
 
     def permutation(self, name: str) -> survival.Permutation:
         """Return the permutation test of the out-of-fold log-rank of a predictor that is refitted for every permutation."""
@@ -131,39 +152,76 @@ class Prognosis:
         """Out-of-fold logits of each logistic predictor for outcomes in each order, `survival.permuted_logits`."""
         table = self._with_outcome()
         held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
-        found = {name: self._inputs(name, table) for name in self.predictors if name not in FAMILIES["Cox"]}
+        found = {name: self._inputs(name, table) for name in self.predictors if name not in NOT_REFITTED}
         return {
             name: survival.permuted_logits(inputs.folds, held, label, self._orders, inputs.penalties)
             for name, inputs in found.items()
         }
 
     def permuted(self) -> pd.DataFrame:
-        """Return the permutation test of both networks' inputs, one row each.
+        """Return the permutation test of both networks' groups, one row each, and of the heads that stand in for them.
 
-        "permutation p" belongs to logistic heads on frozen Task-1 features, refitted for every permutation of the outcomes;
-        "network's p" places the fine-tuned network's own chi-square in that null distribution (approximate).
+        Refitted for every permutation of the outcomes are logistic heads on frozen Task-1 features. "permutation p" places
+        the fine-tuned network's own chi-square in that null distribution (approximate); "heads' p" is that of the heads.
         """
         rows = []
         for variant in (name for name in self.predictors if name in VARIANTS):
-            table, found = self.predictors[variant].dropna(subset=["high", "remaining_days"]), self.permutation(variant)
-            own = survival.log_rank(table["remaining_days"], table["event"], table["high"])
-            row = {"predictor": NAMES[variant], "network's chi-square": own.chi_square}
-            row |= {"heads' chi-square": found.statistic, "permutation p": survival.permuted(found.p, found.reason)}
-            placed = survival.permutation_p(own.chi_square, found.null)
-            rows.append(row | {"network's p": survival.permuted(placed, own.reason or found.reason)})
+            found = self.permutation(variant)
+            row = {"predictor": NAMES[variant], "chi-square": self._log_rank(variant).chi_square}
+            row |= {"permutation p": self._permutation_p(variant), "heads' chi-square": found.statistic}
+            rows.append(row | {"heads' p": survival.permuted(found.p, found.reason)})
         return pd.DataFrame(rows).set_index("predictor")
+
+    def _log_rank(self, name: str) -> survival.LogRank:
+        table = self.predictors[name].dropna(subset=["high", "remaining_days"])
+        return survival.log_rank(table["remaining_days"], table["event"], table["high"])
+
+    def _permutation_p(self, name: str) -> Estimate:
+        """Return p of a predictor's own log-rank, outcomes permuted: of a network among its heads, which is approximate."""
+        if name in NOT_REFITTED:
+            return Estimate.missing("refitting takes too long")
+        found = self.permutation(name)
+        if name not in VARIANTS:
+            return survival.permuted(found.p, found.reason)
+        own = self._log_rank(name)
+        placed = survival.permutation_p(own.chi_square, found.null)
+        return survival.permuted(placed, own.reason or found.reason or "too few patients").noted(risk.NEAR)
+
+    def best_cut(self) -> pd.DataFrame:
+        """Return the log-rank test at the best of all cut-offs of each predictor, and its p when every cut-off was looked at.
+
+        Refitted, and the best cut-off sought anew, for every permutation of the outcomes; of a network the heads (approximate).
+        """
+        table, rows = self._with_outcome(), []
+        days, event = (table[column].to_numpy(float) for column in ("remaining_days", "event"))
+        for name, logits in self._refitted.items():
+            own = self._logits(name, table)
+            cut, found = cut_offs.best_cut(own, days, event), cut_offs.permuted(logits, self._orders, days, event, own)
+            p = survival.permuted(found.p, found.reason)
+            row = {
+                "predictor": NAMES[name],
+                "cut-offs": cut.cuts,
+                "leave later": "low scores" if cut.z > 0 else "high scores",
+            }
+            row |= {"chi-square": cut.chi_square, "uncorrected p": cut.uncorrected}
+            rows.append(row | {"permutation p": p.noted(risk.NEAR) if name in VARIANTS else p})
+        return pd.DataFrame(rows).set_index("predictor")
+
+    def _logits(self, name: str, table: pd.DataFrame) -> Floats:
+        return self.predictors[name].set_index("scan_id")["logit"].reindex(table["scan_id"]).to_numpy(float)
 
     def gain_over(self, other: str, name: str = "pair") -> pd.DataFrame:
         """Return `risk.compare` of a predictor with another one on the same patients, rows c_index and auc.
 
-        Of one scan and two stands `risk.permuted_gain` beside it: both refitted under the same permuted outcomes (of
-        networks the heads on frozen features).
+        Of one scan and two stands `risk.permuted_gain` beside it: both refitted under the same permuted outcomes; the gain of
+        networks is placed among those of heads on frozen features.
         """
         found = risk.compare(self.predictors[name], self.predictors[other], self._draws, self._rng(name, other))
-        if (name, other) not in FAMILIES.values() or name in FAMILIES["Cox"]:
+        if (name, other) not in FAMILIES.values() or name in NOT_REFITTED:
             return found
-        logits = self._refitted[name], self._refitted[other]
-        return found.join(risk.permuted_gain(self._with_outcome(), self._orders, *logits))
+        table, logits = self._with_outcome(), (self._refitted[name], self._refitted[other])
+        own = [self._logits(one, table) for one in (name, other)] if name in VARIANTS else None
+        return found.join(risk.permuted_gain(table, self._orders, *logits, own))
 
     def two_against_one(self) -> pd.DataFrame:
         """Return how much better two scans do than every other predictor; paired, never p against p."""
@@ -173,20 +231,9 @@ class Prognosis:
     # --- side by side ------------------------------------------------------------------------------------------------
 
     def side_by_side(self) -> pd.DataFrame:
-        """Return AUC, C-index, nominal log-rank p and permutation p of every predictor, one row each.
-
-        A network's permutation p places its own chi-square among those of its refitted heads: approximate.
-        """
-        table = self._separation[["patients", "AUC", "C-index", "log-rank p"]].copy()
-        placed, found = self.permuted()["network's p"], {}
-        for name in self.predictors:
-            if name in FAMILIES["Cox"]:
-                found[NAMES[name]] = Estimate.missing("refitting takes too long")
-            elif name in VARIANTS:
-                found[NAMES[name]] = placed[NAMES[name]]
-            else:
-                test = self.permutation(name)
-                found[NAMES[name]] = survival.permuted(test.p, test.reason)
+        """Return AUC, C-index, hazard ratio, log-rank p and its own permutation p of every predictor, one row each."""
+        table = self._separation[["patients", "AUC", "C-index", "hazard ratio", "log-rank p"]]
+        found = {NAMES[name]: self._permutation_p(name) for name in self.predictors}
         return table.assign(**{"permutation p": pd.Series(found, dtype=object)})
 
     def second_scan(self) -> pd.DataFrame:
@@ -203,9 +250,40 @@ class Prognosis:
         table = self.two_against_one().xs("AUC", level="measure")["difference"]
         return {str(name): predictors.in_words(difference) for name, difference in table.items()}
 
+    def ranking(self) -> dict[str, str]:
+        """Return by name which predictors do better than COVID3D from two scans, which worse, which are not told apart."""
+        return predictors.ranking(self.verdicts())
+
     def plot_side_by_side(self) -> Figure:
         """Return the AUC of every predictor with its interval, beside chance."""
         return draw.side_by_side(self._separation["AUC"])
+
+    # --- day by day --------------------------------------------------------------------------------------------------
+
+    def over_time(self) -> pd.DataFrame:
+        """Return `over_time.judged` of every predictor, one row each: AUC by day, Cox on the score, Brier score."""
+        rows = [
+            {"predictor": NAMES[name], **over_time.judged(table, DAYS, self._draws, self._rng(name, "over time"))}
+            for name, table in self.predictors.items()
+        ]
+        return pd.DataFrame(rows).set_index("predictor")
+
+    def plot_over_time(self) -> Figure:
+        """Return AUC and Brier score by day, of both networks, of measured opacity and of the schedule."""
+        found = {NAMES[name]: over_time.curves(self.predictors[name]) for name in IN_FOCUS if name in self.predictors}
+        return draw.over_time(found)
+
+    def landmarks(self) -> pd.DataFrame:
+        """Return `risk.separation` of the groups among those still in hospital some days after the index scan."""
+        columns, rows = ["patients", "high risk", "low risk", "log-rank p", "hazard ratio", "C-index"], []
+        for name in (name for name in IN_FOCUS if name in self.predictors):
+            for day in LANDMARKS:
+                there = self.predictors[name].query("remaining_days > @day")
+                found = risk.separation(there, self._draws, self._rng(name, "landmark", day))
+                rows.append(
+                    {"predictor": NAMES[name], "after day": day} | {column: found[column] for column in columns}
+                )
+        return pd.DataFrame(rows).set_index(["predictor", "after day"])
 
     # --- sensitivity -------------------------------------------------------------------------------------------------
 
@@ -224,8 +302,10 @@ class Prognosis:
             "predictor"
         )
 
-    def ventilation(self) -> pd.DataFrame:
+    def ventilation(self) -> pd.DataFrame | dict[str, str]:
         """Return `risk.separation` of both networks with and without the ever-ventilated (a post-baseline selection)."""
+        if not (self.test["ventilated"] == 1).any():
+            return {"ventilated": "nobody in the test set was: without them nothing changes, and there is no table"}
         rows = []
         for variant in VARIANTS[::-1]:
             table = self.predictors[variant]
@@ -239,22 +319,8 @@ class Prognosis:
 
         A stay that is censored before the limit has no label and is in no test set.
         """
-        rows = []
         external = self.scores[self.scores["split"] == "external"]
-        for patient in self.index.query("fold == -1").to_dict("records"):
-            row = {"patient": patient["patient_id"], "hospital": patient["hospital"], "stay": patient["remaining_days"]}
-            row |= {"high risk": patient["label"], "censored": int(patient["cause"] == 0)}
-            of_patient = external[external["scan_id"] == patient["scan_id"]]
-            for variant in VARIANTS:
-                values = of_patient.loc[of_patient["model"] == variant, "probability"]
-                name = NAMES[variant]
-                row |= {
-                    f"{name}, mean": values.mean(),
-                    f"{name}, lowest": values.min(),
-                    f"{name}, highest": values.max(),
-                }
-            rows.append(row)
-        return pd.DataFrame(rows)
+        return stays.outside(self.index.query("fold == -1"), external, {name: NAMES[name] for name in VARIANTS})
 
     # --- scores that never saw a stay --------------------------------------------------------------------------------
 
@@ -265,16 +331,7 @@ class Prognosis:
     def after_a_change(self) -> dict[str, Estimate]:
         """Return, of the patients whose s moved beyond the noise between two scans, the share (%) of the risk that is meant."""
         table = self._with_s().query("scan_index == 1 and fold >= 0").dropna(subset=["label"])
-        band = courses.noise_band(self.s).half_width
-        band, high = band if np.isfinite(band) else 0.0, table["label"].astype(int) == 1
-        change = table["s"] - table["prior"]
-        sides = {"high risk after a rise": (change > band, high), "low risk after a fall": (change < -band, ~high)}
-        return {
-            name: wilson(int((moved & meant).sum()), int(moved.sum())).of_unit("%")
-            if moved.any()
-            else Estimate.missing("nobody's s moved beyond the noise")
-            for name, (moved, meant) in sides.items()
-        }
+        return risk.after_a_change(table, courses.noise_band(self.s).half_width)
 
     # --- readers -----------------------------------------------------------------------------------------------------
 
@@ -290,43 +347,21 @@ class Prognosis:
         return calls.assign(high=call, logit=call).merge(self.test, on="scan_id")
 
     def readers(self) -> pd.DataFrame:
-        """Return `risk.separation` for each reader and number of scans, and the model's lead (C-index minus the reader's)."""
-        rows = []
-        for (reader, task), part in self.reader_groups().groupby(["reader_id", "task"]):
-            rng, variant = self._rng(reader, task), TASKS[str(task)]
-            row = {"reader": reader, "saw": NAMES[variant], **risk.separation(part, self._draws, rng, remark="")}
-            lead = risk.compare(self.predictors[variant], part, self._draws, rng)
-            rows.append(row | {"lead of COVID3D": lead.loc["c_index", "difference"]})
-        return pd.DataFrame(rows).set_index(["reader", "saw"]) if rows else pd.DataFrame()
+        """Return `stay_readers.separation`: each reader's groups, and COVID3D's lead from as many scans."""
+        models = {task: self.predictors[variant] for task, variant in TASKS.items()}
+        return stay_readers.separation(self.reader_groups(), models, SAW, self._draws, self._rng)
 
     def reader_errors(self) -> pd.DataFrame:
-        """Return the wrong groups among stays longer than nine days and among the others, by reader and number of scans."""
-        rows = [
-            {"reader": reader, "saw": NAMES[TASKS[str(task)]], **risk.long_stays(part, LONG_STAY)}
-            for (reader, task), part in self.reader_groups().groupby(["reader_id", "task"])
-        ]
-        return pd.DataFrame(rows).set_index(["reader", "saw"]) if rows else pd.DataFrame()
+        """Return `stay_readers.errors`: the wrong groups among long stays and among the others."""
+        return stay_readers.errors(self.reader_groups(), SAW)
 
     def reader_gain(self) -> pd.DataFrame:
-        """Return what the second scan changed for each reader, `risk.reader_gain`."""
-        return risk.reader_gain(self.reader_groups())
+        """Return what the second scan changed for each reader, `stay_readers.gain`."""
+        return stay_readers.gain(self.reader_groups())
 
     def ratings(self) -> dict[str, Any]:
-        """Return the readers together: ratings a case, errors in long stays and in others, and the mean gain of a second scan."""
-        groups, errors, gain = self.reader_groups(), self.reader_errors(), self.reader_gain()
-        none = Estimate.missing("no reader study")
-        wrong = {
-            side: Estimate(int(errors[f"wrong in {side}"].sum()), remark=f"of {errors[side].sum()} ratings")
-            if len(errors)
-            else none
-            for side in ("longer stays", "other stays")
-        }
-        return {
-            "ratings a case": int(groups["task"].nunique()),
-            f"wrong in stays longer than {LONG_STAY:g} days": wrong["longer stays"],
-            "wrong in other stays": wrong["other stays"],
-            "mean gain of a second scan": Estimate(float(gain["gain"].map(float).mean())) if len(gain) else none,
-        }
+        """Return the readers together, `stay_readers.together`."""
+        return stay_readers.together(self.reader_groups(), self.reader_errors(), self.reader_gain())
 
     # --- figures -----------------------------------------------------------------------------------------------------
 
@@ -334,27 +369,29 @@ class Prognosis:
         """Return the paper's Figure 3: COVID3D from two scans above, reader 1 from the same two scans below."""
         groups = self.reader_groups()
         first = groups[(groups["reader_id"] == "R1") & (groups["task"] == "stay_pair")]
+        test = survival.log_rank(first["remaining_days"], first["event"], first["high"])
         reader = "reader 1 (simulated), two scans" if self.run.is_phantom else "reader 1, two scans"
-        return self._curves({"COVID3D, two scans": self.predictors["pair"], reader: first})
+        panels = {"COVID3D, two scans": risk.curves(self.predictors["pair"]), reader: risk.curves(first)}
+        return draw.kaplan_meier(panels, {"COVID3D, two scans": self._note("pair"), reader: risk.in_words(test)})
 
     def plot_others(self) -> Figure:
         """Return the same curves for COVID3D from one scan, and for age and sex."""
-        return self._curves({"COVID3D, one scan": self.predictors["single"], "age and sex": self.predictors["age_sex"]})
+        names = {"COVID3D, one scan": "single", "age and sex": "age_sex"}
+        panels = {words: risk.curves(self.predictors[name]) for words, name in names.items()}
+        return draw.kaplan_meier(panels, {words: self._note(name) for words, name in names.items()})
 
-    def plot_incidence(self) -> Figure:
-        """Return the cumulative incidences of discharge and death by the two-scan groups (Aalen-Johansen)."""
-        return draw.incidence(
-            risk.incidences(self.predictors["pair"]), {"cause_1": "discharged alive", "cause_2": "died"}
-        )
+    def plot_incidence(self) -> Figure | dict[str, str]:
+        """Return the cumulative incidences of discharge and death by the two-scan groups (Aalen-Johansen), where some died."""
+        if not self._anybody_died:
+            return {"competing events": NOBODY_DIED}
+        causes = {"cause_1": "discharged alive", "cause_2": "died"}
+        table = self.predictors["pair"]
+        return draw.incidence(risk.incidences(table), causes, risk.curves(table), risk.gray_in_words(table))
 
-    def _curves(self, groups: Mapping[str, pd.DataFrame]) -> Figure:
-        notes = {}
-        for name, table in groups.items():
-            known = table.dropna(subset=["high", "remaining_days"])
-            test = survival.log_rank(known["remaining_days"], known["event"], known["high"])
-            remark = "" if "reader_id" in table else "nominal"
-            notes[name] = f"log-rank {test.nominal.noted(remark)}"
-        return draw.kaplan_meier({name: risk.curves(table) for name, table in groups.items()}, notes)
+    def _note(self, name: str) -> str:
+        """Return the log-rank test of a predictor's groups for a panel: its direction, nominal p and permutation p."""
+        test, p = self._log_rank(name), self._permutation_p(name)
+        return risk.in_words(test, "nominal") + (f"\n{p}" if p.known and test.nominal.known else "")
 
     # --- shared ------------------------------------------------------------------------------------------------------
 
@@ -407,4 +444,5 @@ def load(run: Run) -> Prognosis:
         pd.concat(parts, ignore_index=True),
         results.trajectory_scores(run),
         read_reader_study(run),
+        stays.followed_once(accepted(run)),
     )

@@ -5,7 +5,7 @@ as in the model of Fine & Gray (1999), so that what is predicted is the chance o
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,17 +58,22 @@ def fit_predict(
 
 
 def out_of_fold(
-    inputs: Sequence[Floats], folds: NDArray[np.int_], days: Floats, causes: NDArray[np.int_], limit: float
+    inputs: Sequence[Floats],
+    folds: NDArray[np.int_],
+    days: Floats,
+    causes: NDArray[np.int_],
+    limit: float,
+    fit: Callable[..., Scores] = fit_predict,
 ) -> Scores:
     """Return the scores (N,) of all patients, each by the model of the fold that holds the patient out.
 
-    inputs: for each fold its (N, K) inputs, made without the held-out patients.
+    inputs: for each fold its (N, K) inputs, made without the held-out patients. fit: `fit_predict`, or one like it.
     """
     chance, score = np.full((2, len(days)), NAN)
     for fold, values in enumerate(inputs):
         held = folds == fold
         if held.any() and not held.all():
-            found = fit_predict(values, days, causes, ~held, limit)
+            found = fit(values, days, causes, ~held, limit)
             chance[held], score[held] = found.chance[held], found.score[held]
     return Scores(chance, score)
 

@@ -4,6 +4,7 @@ A table has one row a patient (or pair) with patient_id, remaining_days, event (
 discharged alive, 2 = died), label (1 = high risk, NA = unknown), logit (higher = longer stay) and high (0 | 1, the group).
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 from covid3d.stats import survival
 from covid3d.stats.auc import auc, spearman
 from covid3d.stats.estimate import NAN, Estimate
-from covid3d.stats.proportions import mcnemar_exact, paired_difference, wilson
+from covid3d.stats.proportions import wilson
 
 Floats = NDArray[np.float64]
+FEWEST = 5
+NEAR = "outcomes permuted, approximate"
+"""Beside the p of a network whose own statistic is placed among those of refitted heads."""
 
 
 class Pairs(NamedTuple):
@@ -35,20 +39,20 @@ def c_index_pairs(table: pd.DataFrame, score: str = "logit") -> Pairs:
     """Return the pairs of Harrell's C: the earlier one ends with the event; right when the longer stay scores higher."""
     days, event = table["remaining_days"].to_numpy(float), table["event"].to_numpy(float)
     earlier = (days[:, None] < days) | ((days[:, None] == days) & (event[:, None] > event))
-    return _scored(earlier & (event[:, None] == 1), table, score)
+    return scored(earlier & (event[:, None] == 1), table, score)
 
 
 def auc_pairs(table: pd.DataFrame, score: str = "logit") -> Pairs:
     """Return the pairs of the AUC: low risk before high risk; rows without a label count in none."""
     label = table["label"].astype("Float64").to_numpy(float, na_value=np.nan)
-    return _scored((label[:, None] == 0) & (label == 1), table, score)
+    return scored((label[:, None] == 0) & (label == 1), table, score)
 
 
-def _scored(usable: NDArray[np.bool_], table: pd.DataFrame, score: str) -> Pairs:
-    """Return the pairs among `usable` of which both have a score, and how far it orders them rightly."""
+def scored(usable: NDArray[Any], table: pd.DataFrame, score: str) -> Pairs:
+    """Return the pairs of which both have a score, as far as `usable` (N, N) counts them, and how far it orders them."""
     values = table[score].to_numpy(float)
     known = np.isfinite(values)
-    return Pairs((usable & known[:, None] & known).astype(float), _above(values))
+    return Pairs(usable * known[:, None] * known, _above(values))
 
 
 def _above(values: Floats) -> Floats:
@@ -67,19 +71,26 @@ def resampled(table: pd.DataFrame, draws: int, rng: np.random.Generator) -> Floa
 
 
 def bootstrap_interval(
-    table: pd.DataFrame, measure: str, draws: int, rng: np.random.Generator, *, against: str | None = None
+    table: pd.DataFrame,
+    measure: str | Callable[..., Pairs],
+    draws: int,
+    rng: np.random.Generator,
+    *,
+    against: str | None = None,
 ) -> Estimate:
     """Return c_index or auc of `logit` (minus that of the column `against`) with its percentile interval over patients.
 
-    No limits where every resample gives the same value (a perfect order of few patients): a point would look certain.
+    measure: c_index, auc, or another function of a table that gives Pairs. No limits where every resample gives the same
+    value (a perfect order of few patients): a point would look certain.
     """
     known = table.dropna(subset=["remaining_days", "logit", *([against] if against else [])])
     if known.empty:
         return Estimate.missing("no patient")
     weights = np.vstack([np.ones(len(known)), resampled(known, draws, rng)])
-    values = MEASURES[measure](known).value(weights)
+    pairs = MEASURES[measure] if isinstance(measure, str) else measure
+    values = pairs(known).value(weights)
     if against:
-        values = values - MEASURES[measure](known, against).value(weights)
+        values = values - pairs(known, against).value(weights)
     drawn = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or len(drawn) < draws / 2:
         return Estimate(float(values[0]), method="a class is missing, here or in most resamples")
@@ -115,6 +126,13 @@ def separation(
     }
 
 
+def in_words(test: survival.LogRank, remark: str = "") -> str:
+    """Return which of the groups high and low risk, the test's first and second, leaves later, and p; or why there is none."""
+    if test.reason:
+        return str(test.nominal)
+    return f"{'low' if test.z > 0 else 'high'} risk leaves later; log-rank {test.nominal.noted(remark)}"
+
+
 def compare(first: pd.DataFrame, second: pd.DataFrame, draws: int, rng: np.random.Generator) -> pd.DataFrame:
     """Return the difference of two predictors on the patients that both have: rows c_index and auc; patients, difference.
 
@@ -129,35 +147,43 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, draws: int, rng: np.rando
     return pd.DataFrame(rows, columns=["measure", "patients", "difference"]).set_index("measure")
 
 
-def permuted_gain(table: pd.DataFrame, orders: NDArray[np.int_], pair: Floats, single: Floats) -> pd.DataFrame:
-    """Return what two scans add to one, and its permutation p: rows c_index and auc.
+def permuted_gain(
+    table: pd.DataFrame, orders: NDArray[np.int_], first: Floats, second: Floats, own: Sequence[Floats] | None = None
+) -> pd.DataFrame:
+    """Return by how much one predictor does better than another when both are refitted, and p by permutation.
 
-    table: patients with known outcomes; pair, single: out-of-fold logits (P, N) refitted to the outcomes in each order, the
+    table: patients with known outcomes; first, second: out-of-fold logits (P, N) refitted to the outcomes in each order, the
     observed one first (`survival.permuted_logits`). Stay, event and label are permuted jointly, and both predictors are
     fitted to the same permuted outcomes: the comparison is paired, and the dependence of out-of-fold scores is in its null
     distribution (Ojala & Garriga 2010, test 1). Two-sided: twice the smaller tail, the observed gain counted in (Phipson &
     Smyth 2010). Exact where no scan tells of the outcome; where one scan does, an approximation, for the null gains are
     those of two uninformed predictors. Missing for few patients or one class.
+
+    own: the logits (N,) of two networks for which refitted heads stand in: "permutation p" then places the networks' own
+    gain among the heads' null gains, which is approximate; "refitted p" is that of the heads' gain. Rows c_index and auc.
     """
-    columns = ["refitted difference", "permutation p"]
-    if len(table) < 4 or table["label"].nunique() < 2:
-        none = [(NAN, survival.permuted(NAN))] * len(MEASURES)
-        return pd.DataFrame(none, columns=columns, index=pd.Index(MEASURES, name="measure"))
-    rows: list[tuple[float, Estimate]] = []
+    columns = ["permutation p", "refitted difference", "refitted p"]
+    rows: list[tuple[Estimate, float, Estimate]] = []
     for measure in MEASURES.values():
-        usable = measure(table.assign(logit=0.0)).usable
-        if not usable.sum():
-            rows.append((NAN, survival.permuted(NAN)))
+        usable = measure(table.assign(logit=0.0)).usable if len(table) >= 4 else np.zeros((0, 0))
+        if not usable.sum() or table["label"].nunique() < 2:
+            rows.append((survival.permuted(NAN), NAN, survival.permuted(NAN)))
             continue
-        gains = np.array(
-            [
-                (usable[np.ix_(order, order)] * (_above(one) - _above(two))).sum() / usable.sum()
-                for order, one, two in zip(orders, pair, single, strict=True)
-            ]
-        )
-        tails = (survival.permutation_p(sign * gains[0], sign * gains[1:] + 1e-12) for sign in (1, -1))
-        rows.append((float(gains[0]), survival.permuted(min(1.0, 2 * min(tails)))))
+        pairs = (usable[np.ix_(order, order)] for order in orders)
+        gains = np.array([_gain(*three) for three in zip(pairs, first, second, strict=True)])
+        refitted = survival.permuted(_two_sided(gains[0], gains[1:]))
+        placed = refitted if own is None else survival.permuted(_two_sided(_gain(usable, *own), gains[1:])).noted(NEAR)
+        rows.append((placed, float(gains[0]), refitted))
     return pd.DataFrame(rows, columns=columns, index=pd.Index(MEASURES, name="measure"))
+
+
+def _gain(usable: Floats, first: Floats, second: Floats) -> float:
+    """Return the share of usable pairs that the first logits (N,) order rightly, minus that of the second."""
+    return float((usable * (_above(first) - _above(second))).sum() / usable.sum())
+
+
+def _two_sided(gain: float, null: Floats) -> float:
+    return min(1.0, 2 * min(survival.permutation_p(sign * gain, sign * null + 1e-12) for sign in (1, -1)))
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -197,6 +223,14 @@ def competing(table: pd.DataFrame) -> dict[str, Any]:
     return {"patients": len(known), "died": died, "chi-square": test.chi_square if died else NAN, "Gray's p": p}
 
 
+def gray_in_words(table: pd.DataFrame) -> str:
+    """Return which of the groups leaves alive more often, by Gray's test, and p; or why there is none."""
+    known = table.dropna(subset=["high", "remaining_days"])
+    test = survival.gray(known["remaining_days"], known["cause"], known["high"])
+    more = "high" if test.z > 0 else "low"
+    return str(test.nominal) if test.reason else f"more of the {more} risk leave alive; Gray's test {test.nominal}"
+
+
 def frozen_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return Spearman's correlation with the stay, and the AUC for high risk, of s, its slope and its curvature.
 
@@ -222,32 +256,24 @@ def frozen_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["measure", "patients", "Spearman", "p", "AUC"]).set_index("measure")
 
 
-def long_stays(table: pd.DataFrame, days: float) -> dict[str, Any]:
-    """Return the wrong groups among stays longer than `days` (share with Wilson's interval) and among the others."""
-    known = table[table["label"].notna()]
-    wrong, long = (known["high"] != known["label"]).astype(bool), known["remaining_days"] > days
-    return {
-        "longer stays": int(long.sum()),
-        "wrong in longer stays": int(wrong[long].sum()),
-        "share wrong in longer stays": wilson(int(wrong[long].sum()), int(long.sum())),
-        "other stays": int((~long).sum()),
-        "wrong in other stays": int(wrong[~long].sum()),
-    }
+def share(k: int, n: int) -> Estimate:
+    """Return k of n in per cent with Wilson's interval; of fewer than FEWEST patients the count alone, for it is no share."""
+    if n < FEWEST:
+        return Estimate(k, method="too few for a share", remark=f"of {n}") if n else Estimate.missing("nobody")
+    return wilson(k, n).of_unit("%").noted(f"{k} of {n}")
 
 
-def reader_gain(groups: pd.DataFrame) -> pd.DataFrame:
-    """Return how many more patients a reader gets right with two scans than with one, one row a reader.
+def after_a_change(table: pd.DataFrame, band: float) -> dict[str, Estimate]:
+    """Return, of the patients whose s moved by more than a band between two scans, how many are of the risk that is meant.
 
-    groups: reader_id, task (stay_single | stay_pair), scan_id, high, label. The gain is the difference of accuracy with
-    Tango's score interval; its p is the exact one of McNemar.
+    table: s, prior and label, 1 = high risk. band: NaN (unknown) counts as 0.
     """
-    known, rows = groups[groups["label"].notna()], []
-    for reader, part in known.assign(right=known["high"] == known["label"]).groupby("reader_id"):
-        wide = part.pivot(index="scan_id", columns="task", values="right").reindex(columns=["stay_pair", "stay_single"])
-        wide = wide.dropna().astype(bool)
-        pair, single = wide["stay_pair"], wide["stay_single"]
-        two, one = int((pair & ~single).sum()), int((single & ~pair).sum())
-        if len(wide):
-            rows.append((reader, len(wide), two, one, paired_difference(two, one, len(wide)), mcnemar_exact(two, one)))
-    columns = ["reader", "patients", "right with two scans only", "right with one only", "gain", "McNemar p"]
-    return pd.DataFrame(rows, columns=columns).set_index("reader")
+    change, high = table["s"] - table["prior"], table["label"].astype(int) == 1
+    band = band if np.isfinite(band) else 0.0
+    sides = {"high risk after a rise": (change > band, high), "low risk after a fall": (change < -band, ~high)}
+    return {
+        name: share(int((moved & meant).sum()), int(moved.sum()))
+        if moved.any()
+        else Estimate.missing("nobody's s moved beyond the noise")
+        for name, (moved, meant) in sides.items()
+    }

@@ -4,8 +4,10 @@ A table has one row a pair of scans with patient_id, scan_index, interval_days, 
 cause (0 censored, 1 discharged alive, 2 died), label and label_strict (1 = high risk, NA = unknown), outcome, ventilated.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from covid3d.stats.estimate import Estimate
@@ -53,3 +55,45 @@ def who(table: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
         "ventilated": int(table["ventilated"].sum()),
         "longer stay if ventilated or dead": longer,
     }
+
+
+def followed_once(scans: pd.DataFrame) -> int:
+    """Return how many COVID+ patients of hospital A have one scan only, controls and rescans left out; scans: a manifest."""
+    mine = scans[(scans["hospital"] == "A") & (scans["label"] == 1) & scans["role"].isin(["development", "followup"])]
+    return int((mine.groupby("patient_id").size() == 1).sum())
+
+
+def left_out(table: pd.DataFrame, alone: int, predictors: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return how many patients cannot be judged, one row a reason; and how many share their stay with another patient.
+
+    table: the index pairs, with fold (-1 outside A) and test. alone: patients with one scan. predictors: the test set with
+    the logit of each.
+    """
+    mine, test = table[table["fold"] >= 0], table[table["test"] == 1]
+    missing = [set(found.loc[~np.isfinite(found["logit"].astype(float)), "scan_id"]) for found in predictors.values()]
+    counts = {
+        "one scan, where two are needed": alone,
+        "no known end of the stay": int(mine["remaining_days"].isna().sum()),
+        "censored before the limit: risk unknown": int((test["label"].isna()).sum()),
+        "without a score of some predictor": len(set().union(*missing)),
+        "another hospital: no fold holds them out": int((table["fold"] < 0).sum()),
+        "in the test set, a stay as long as another's": int(test["remaining_days"].duplicated(keep=False).sum()),
+    }
+    return pd.DataFrame({"patients": counts}).rename_axis("what")
+
+
+def outside(table: pd.DataFrame, scores: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Return the patients of a table of pairs, one row each: mean, lowest and highest probability over the folds' networks.
+
+    scores: model, scan_id, probability. names: a model's name for a reader.
+    """
+    rows = []
+    for patient in table.to_dict("records"):
+        row = {"patient": patient["patient_id"], "hospital": patient["hospital"], "stay": patient["remaining_days"]}
+        row |= {"high risk": patient["label"], "censored": int(patient["cause"] == 0)}
+        for model, name in names.items():
+            mine = (scores["scan_id"] == patient["scan_id"]) & (scores["model"] == model)
+            values = scores.loc[mine, "probability"]
+            row |= {f"{name}, mean": values.mean(), f"{name}, lowest": values.min(), f"{name}, highest": values.max()}
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -283,11 +283,26 @@ def test_every_predictor_has_a_nominal_p_and_the_networks_one_that_says_what_it_
     assert table.index.tolist() == ["two scans", "one scan", "schedule", "age and sex"]
     assert (table["patients"] == 6).all() and (table["high risk"] + table["low risk"] == 6).all()
     assert {p.remark for p in table["log-rank p"] if p.known} <= {"nominal"}
-    permuted = stay.permuted()["permutation p"]
+    permuted = stay.permuted()
     assert permuted.index.tolist() == ["two scans", "one scan"]
-    for p in (p for p in permuted if p.known):
-        assert 0.05 <= p.value <= 1, "19 permutations"
-        assert str(p).endswith("(outcomes permuted)")
+    for name, words in (("permutation p", "(outcomes permuted, approximate)"), ("heads' p", "(outcomes permuted)")):
+        for p in (p for p in permuted[name] if p.known):
+            assert 0.05 <= p.value <= 1, "19 permutations"
+            assert str(p).endswith(words)
+
+
+def test_the_permutation_p_of_a_network_is_that_of_its_own_groups(stay):
+    """Groups that separate the stays completely have the smallest p that 19 permutations allow, whatever the heads find."""
+    days = stay.predictors["pair"]["remaining_days"]
+    told = stay.predictors["pair"].assign(logit=days - days.median(), high=(days > days.median()).astype(float))
+    chapter = replace(stay, predictors={**stay.predictors, "pair": told})
+    own, found = chapter._log_rank("pair"), chapter.permutation("pair")
+    row = chapter.permuted().loc["two scans"]
+    assert row["permutation p"].value == (1 + (found.null >= own.chi_square).sum()) / 20 and own.z < 0
+    assert chapter.side_by_side().loc["two scans", "permutation p"] == row["permutation p"]
+    assert str(row["permutation p"]) in chapter._note("pair") and "high risk leaves later" in chapter._note("pair")
+    gain = chapter.gain_over("single")
+    assert gain.loc["auc", "permutation p"].remark == "outcomes permuted, approximate"
 
 
 def test_intervals_of_out_of_fold_scores_are_called_nominal_and_those_of_readers_are_not(stay):
@@ -301,11 +316,13 @@ def test_intervals_of_out_of_fold_scores_are_called_nominal_and_those_of_readers
 
 
 def test_a_death_competes_with_discharge_in_every_predictors_groups(stay):
-    assert {str(p) for p in stay.competing()["Gray's p"]} == {
-        "not available (nobody died: nothing competes with discharge)"
-    }
+    assert stay.competing() == {"deaths": prognosis.NOBODY_DIED}
+    assert stay.plot_incidence() == {"competing events": prognosis.NOBODY_DIED}, "a sentence, and no figure"
     groups = stay.predictors["pair"].assign(high=[1.0, 0.0] * 3, cause=[2, 1] * 3, event=[0, 1] * 3)
-    table = replace(stay, predictors={"pair": groups}).competing()
+    causes = stay.pairs["scan_id"].map(groups.set_index("scan_id")["cause"]).fillna(stay.pairs["cause"])
+    chapter = replace(stay, pairs=stay.pairs.assign(cause=causes), predictors={"pair": groups})
+    table = chapter.competing()
+    assert isinstance(chapter.plot_incidence(), Figure)
     assert table.loc["two scans", ["patients", "died"]].tolist() == [6, 3]
     assert table.loc["two scans", "Gray's p"].remark == "nominal"
 
@@ -314,10 +331,8 @@ def test_predictors_stand_side_by_side_on_the_same_patients(stay):
     table = stay.side_by_side()
     assert table.index.tolist() == list(predictors.NAMES.values()) and (table["patients"] == 6).all()
     assert str(table.loc["Cox on features of two scans", "permutation p"]) == "not available (refitting takes too long)"
-    same = stay.permuted()["network's p"]
-    assert str(table.loc["two scans", "permutation p"]) == str(same["two scans"])
     gain = stay.second_scan()
-    assert gain.index.get_level_values("predictor").unique().tolist() == ["COVID3D", "opacity", "Cox"]
+    assert gain.index.get_level_values("predictor").unique().tolist() == ["COVID3D", "opacity", "Cox", "DeepSurv"]
     area = table["AUC"].map(float)
     assert gain.loc[("opacity", "AUC"), "difference"].value == pytest.approx(
         area["opacity of two scans"] - area["opacity of one scan"]
@@ -326,6 +341,31 @@ def test_predictors_stand_side_by_side_on_the_same_patients(stay):
         gain.loc[("opacity", "AUC"), "difference"].value
     )
     assert not gain.loc[("Cox", "AUC"), "permutation p"].known
+
+
+def test_every_predictor_is_ranked_once_and_the_left_out_are_counted(stay):
+    named = [name for names in stay.ranking().values() for name in names.split(", ") if name != "none"]
+    assert sorted(named) == sorted(stay.verdicts())
+    told = {"a": "does worse than", "b": "does better than", "c": "is not told apart from", "d": "does worse than"}
+    assert predictors.ranking(told) == {"better": "a, d", "worse": "b", "not told apart": "c"}
+    assert stay.left_out()["patients"].tolist() == [2, 0, 0, 0, 1, 0]
+    days = stay.pairs["remaining_days"].where(stay.pairs["patient_id"] != "A000").replace(6.0, 7.0)
+    lost = {"pair": stay.predictors["pair"].assign(logit=np.nan)}
+    worse = replace(stay, pairs=stay.pairs.assign(remaining_days=days), predictors=lost)
+    assert worse.left_out()["patients"].tolist() == [2, 1, 0, 6, 1, 2]
+
+
+def test_the_landmark_keeps_those_who_are_still_there(stay):
+    days = stay.test["remaining_days"]
+    found = stay.landmarks()
+    assert found.loc["two scans", "patients"].tolist() == [(days > day).sum() for day in prognosis.LANDMARKS]
+
+
+def test_the_best_of_all_cut_offs_pays_for_having_been_sought(stay):
+    found = stay.best_cut()
+    assert found.index.tolist() == [name for name in predictors.NAMES.values() if " on features " not in name]
+    for row in found.to_dict("records"):
+        assert row["uncorrected p"].value <= row["permutation p"].value
 
 
 def test_verdicts_follow_the_interval_of_the_difference(stay):
@@ -498,6 +538,7 @@ def test_the_rest_of_the_tables(stay):
     every = stay.all_pairs()
     assert (every["pairs"] == 12).all() and (every["patients"] == 6).all()
     assert stay.ventilation()["patients"].tolist() == [6, 5, 6, 5]
+    assert list(replace(stay, pairs=stay.pairs.assign(ventilated=0)).ventilation()) == ["ventilated"], "a sentence"
     gain = stay.two_against_one()
     assert gain.index.get_level_values("against").unique().tolist() == list(predictors.NAMES.values())[1:]
 

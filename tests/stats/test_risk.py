@@ -6,7 +6,7 @@ import pytest
 from lifelines.utils import concordance_index
 from sklearn.metrics import roc_auc_score
 
-from covid3d.stats import risk, survival
+from covid3d.stats import risk, stay_readers, survival
 
 
 def synthetic(effect: float, count: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -104,6 +104,9 @@ def test_the_gain_by_permutation_finds_a_telling_second_scan_and_is_paired():
     assert found["permutation p"].map(float).tolist() == pytest.approx([0.02, 0.02]), "twice 1 / 100"
     same = risk.permuted_gain(table, orders, one, one)
     assert (same["refitted difference"] == 0).all() and (same["permutation p"].map(float) == 1).all()
+    own = risk.permuted_gain(table, orders, two, one, [one[0], one[0]])
+    assert all(p.value > 0.5 and p.remark == "outcomes permuted, approximate" for p in own["permutation p"])
+    assert own["refitted p"].map(float).tolist() == found["permutation p"].map(float).tolist()
     few = risk.permuted_gain(table.head(3), orders, two, one)
     assert few["permutation p"].map(str).tolist() == ["not available (too few patients)"] * 2
 
@@ -176,13 +179,29 @@ def test_grays_test_of_the_groups_is_asked_where_somebody_died():
     found = risk.competing(deaths())
     assert (found["patients"], found["died"]) == (20, 5) and found["Gray's p"].value < 0.05
     assert str(found["Gray's p"]).endswith("(nominal)")
+    assert risk.gray_in_words(deaths()) == "more of the low risk leave alive; Gray's test " + str(found["Gray's p"])
+    assert risk.gray_in_words(deaths().assign(high=1.0)) == "not available (all patients are in one group)"
     nobody = risk.competing(synthetic(0.5, 30, np.random.default_rng(12)))
     assert str(nobody["Gray's p"]) == "not available (nobody died: nothing competes with discharge)"
 
 
+def test_a_panel_says_which_group_leaves_later():
+    days, high, every = [9.0, 8, 7, 1, 2, 3], [1, 1, 1, 0, 0, 0], np.ones(6)
+    first, second = (survival.log_rank(stays, every, high) for stays in (days, days[::-1]))
+    assert risk.in_words(first, "nominal").startswith("high risk leaves later; log-rank p = ")
+    assert risk.in_words(second).startswith("low risk leaves later")
+    alone = survival.log_rank(days, every, every)
+    assert risk.in_words(alone) == "not available (all patients are in one group)"
+
+
+def test_one_of_one_is_no_hundred_per_cent():
+    assert str(risk.share(1, 1)) == risk.share(1, 1).short() == "1 (of 1)" and not risk.share(0, 0).known
+    assert str(risk.share(3, 6)).endswith("(3 of 6)") and risk.share(3, 6).value == 50
+
+
 def test_a_stay_of_nine_days_is_not_longer_than_nine():
     table = pd.DataFrame({"remaining_days": [8.0, 9.0, 10.0], "high": [1.0, 1.0, 0.0], "label": [0, 0, 1]})
-    found = risk.long_stays(table, 9.0)
+    found = stay_readers.long_stays(table, 9.0)
     assert (found["longer stays"], found["wrong in longer stays"]) == (1, 1)
     assert (found["other stays"], found["wrong in other stays"]) == (2, 2)
 
