@@ -26,7 +26,7 @@ from covid3d.chapters.explanation import (
     read_map,
     spread,
 )
-from covid3d.chapters.measured import REACHED, verdict
+from covid3d.chapters.measured import REACHED, judged
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.intake import grid_spacing, read_intake
 from covid3d.cohort.store import Store
@@ -330,9 +330,9 @@ class Evidence:
         positive, negative, fall = self.ratio(BOXES, 1), self.ratio(BOXES, 0), self.fall()[0]
         rows = [
             (MAP, "ratio in COVID+ at least 2, its lower limit above 1", shown["ratio"], shown["bar"]),
-            (f"{BOXES}, COVID+", "lower limit of the ratio above 2", positive, _judged(positive, positive.low > ABOVE)),
-            (f"{BOXES}, COVID-", "ratio below 1", negative, _judged(negative, negative.value < BELOW)),
-            ("lesions made healthy", "AUC falls by 0.25 or more", fall, _judged(fall, fall.value >= LEAST_FALL)),
+            (f"{BOXES}, COVID+", "lower limit of the ratio above 2", positive, judged(positive, positive.low > ABOVE)),
+            (f"{BOXES}, COVID-", "ratio below 1", negative, judged(negative, negative.value < BELOW)),
+            ("lesions made healthy", "AUC falls by 0.25 or more", fall, judged(fall, fall.value >= LEAST_FALL)),
         ]
         return pd.DataFrame(rows, columns=["test", "asks", "found", "verdict"]).set_index("test")
 
@@ -358,10 +358,6 @@ class Evidence:
 
 
 REFERENCE = Estimate.missing("nothing is changed")
-
-
-def _judged(found: Estimate, holds: bool) -> str:
-    return verdict(bool(holds)) if found.known else found.method
 
 
 def _none() -> Estimate:

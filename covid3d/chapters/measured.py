@@ -37,6 +37,11 @@ def verdict(holds: bool) -> str:
     return REACHED if holds else NOT_REACHED
 
 
+def judged(found: Estimate, holds: bool) -> str:
+    """Return how a bar stands for what was found; what is missing cannot be judged, and says why it is missing."""
+    return verdict(bool(holds)) if found.known else found.method
+
+
 def sources(table: pd.DataFrame) -> list[str]:
     """Return the columns of real scans of the campaign phantom_realism."""
     return list(table.columns[2 : table.columns.get_loc("phantom_min")])

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, head_inputs
+from covid3d.chapters.measured import judged
 from covid3d.chapters.opacity import MEASURES
 from covid3d.comparators import deep_survival
 from covid3d.network.scoring import sigmoid
@@ -41,6 +42,8 @@ NAMES = {
     "schedule": "schedule",
     "age_sex": "age and sex",
 }
+BARRED, LEAST_AUC, LEAST_OPACITY = ("pair", "single", "opacity_pair", "age_sex"), 0.65, 0.70
+"""What the protocol sets bars for, and the bars of two scans: the network's and the measured opacity's."""
 Floats = np.ndarray
 
 
@@ -168,3 +171,27 @@ def ranking(verdicts: Mapping[str, str]) -> dict[str, str]:
     sides = {"does worse than": "better", "does better than": "worse", "is not told apart from": "not told apart"}
     named = {side: [name for name, words in verdicts.items() if words == says] for says, side in sides.items()}
     return {side: ", ".join(names) or "none" for side, names in named.items()}
+
+
+def bars(side: pd.DataFrame) -> pd.DataFrame:
+    """Return the bars of the protocol: what each asks, what was found, and whether it is reached.
+
+    side: a row for each of `NAMES`, with the columns "AUC" and "permutation p", Estimates.
+    """
+    wanted = side.loc[[NAMES[name] for name in BARRED]]
+    two, one, opaque, chance = wanted["AUC"].tolist()
+    p = wanted["permutation p"].tolist()[BARRED.index("opacity_pair")]
+    rows = [
+        ("network, two scans", f"AUC at least {LEAST_AUC:.2f}", two, two.value >= LEAST_AUC),
+        ("network, one scan", "AUC below that of two", one, one.value < two.value),
+        ("opacity, two scans", f"AUC at least {LEAST_OPACITY:.2f}", opaque, opaque.value >= LEAST_OPACITY),
+        (
+            "log-rank, opacity of two scans",
+            "p by permutation below 0.05",
+            p["opacity_pair"],
+            p["opacity_pair"].value < 0.05,
+        ),
+        ("age and sex", "the interval of the AUC holds 0.5", chance, chance.low <= 0.5 <= chance.high),
+    ]
+    found = [(name, asks, value, judged(value, holds)) for name, asks, value, holds in rows]
+    return pd.DataFrame(found, columns=["bar", "asks", "found", "verdict"]).set_index("bar")

@@ -580,3 +580,21 @@ def test_a_cohort_too_small_gives_not_available_and_no_crash(root, monkeypatch, 
     assert len(small.outside()) == 1
     assert small.readers().empty and small.reader_gain().empty
     assert str(small.ratings()["mean gain of a second scan"]) == "not available (no reader study)"
+
+
+def test_the_bars_of_the_protocol_are_judged_by_the_numbers_beside_them():
+    low, high = Estimate(0.6, 0.45, 0.8), Estimate(0.72, 0.6, 0.9)
+    side = pd.DataFrame({"AUC": low, "permutation p": Estimate(0.2)}, index=[*predictors.NAMES.values()])
+    side.at["two scans", "AUC"] = side.at["opacity of two scans", "AUC"] = high
+    table = predictors.bars(side)
+    held = ["reached", "reached", "reached", "not reached", "reached"]
+    assert table["verdict"].tolist() == held
+    side.at["opacity of two scans", "AUC"] = Estimate.missing("one class")
+    side.at["one scan", "AUC"] = Estimate(0.8, 0.7, 0.9)
+    assert predictors.bars(side)["verdict"].tolist() == [
+        "reached",
+        "not reached",
+        "one class",
+        "not reached",
+        "reached",
+    ]
