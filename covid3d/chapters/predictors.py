@@ -185,12 +185,7 @@ def bars(side: pd.DataFrame) -> pd.DataFrame:
         ("network, two scans", f"AUC at least {LEAST_AUC:.2f}", two, two.value >= LEAST_AUC),
         ("network, one scan", "AUC below that of two", one, one.value < two.value),
         ("opacity, two scans", f"AUC at least {LEAST_OPACITY:.2f}", opaque, opaque.value >= LEAST_OPACITY),
-        (
-            "log-rank, opacity of two scans",
-            "p by permutation below 0.05",
-            p["opacity_pair"],
-            p["opacity_pair"].value < 0.05,
-        ),
+        ("log-rank, opacity of two scans", "p by permutation below 0.05", p, p.value < 0.05),
         ("age and sex", "the interval of the AUC holds 0.5", chance, chance.low <= 0.5 <= chance.high),
     ]
     found = [(name, asks, value, judged(value, holds)) for name, asks, value, holds in rows]
