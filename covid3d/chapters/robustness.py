@@ -19,7 +19,7 @@ from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, apply_window, nominal_window, sample_windows
 from covid3d.network import scoring, training
-from covid3d.run import steps
+from covid3d.run import campaigns, steps
 from covid3d.run.files import cpu_count, parallel_map, write_csv
 from covid3d.run.profile import Run
 from covid3d.run.profile import Windows as WindowSettings
@@ -247,6 +247,21 @@ def spread(table: pd.DataFrame, model: str, hospital: str) -> Estimate:
 def internal_spread(run: Run) -> Estimate:
     """Return the standard deviation over windows of the mean fold AUC at A: the paper's "±"."""
     return spread(window_sd(results.window_scores(run)), THREE_D, "A")
+
+
+def window_order() -> tuple[dict[str, Any], str]:
+    """Return what windowing before resampling would change and cost, as stored, and a caption that says where it was measured."""
+    names = ("scans", "mean change of the logit", "largest change of the logit", "calls turned", "times the work")
+    stored = campaigns.read("window_order")
+    if stored is None:
+        return dict.fromkeys(names, Estimate.missing("not measured")), "Windowing before resampling."
+    row = stored.iloc[0]
+    whole = ("scans", "calls turned")
+    found = {name: int(row[name]) if name in whole else float(row[name]) for name in names}
+    return (
+        found,
+        f"Windowing before resampling: run {row['run']}, commit {row['commit']}, {row['voxels']:,.0f} voxels a scan.",
+    )
 
 
 @dataclass(frozen=True)
