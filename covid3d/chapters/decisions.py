@@ -18,7 +18,7 @@ from covid3d.cohort.intake import accepted, read_intake
 from covid3d.figures import external_tests as draw
 from covid3d.run.profile import Run
 from covid3d.stats import calibration
-from covid3d.stats.auc import auc, mean_interval, youden_threshold
+from covid3d.stats.auc import auc, youden_threshold
 from covid3d.stats.calibration import Recalibration, recalibration
 from covid3d.stats.estimate import Estimate
 from covid3d.stats.proportions import wilson
@@ -130,14 +130,11 @@ class Decisions:
     def predictive_values(self) -> pd.DataFrame:
         """Return PPV and NPV of the pooled threshold over the prevalence, by hospital."""
         chosen = self.calls().query("rule == @POOLED and hospital != 'A'")
-        parts = []
+        parts = [pd.DataFrame({"hospital": [], "prevalence": []})]
         for hospital, part in chosen.groupby("hospital"):
             table = calibration.predictive_values(_right(part, 1), _right(part, 0), PREVALENCES)
             parts.append(table.assign(hospital=hospital))
-        empty = pd.DataFrame(columns=["hospital", "prevalence", "PPV", "NPV"])
-        return (
-            pd.concat([empty, *parts]).set_index(["hospital", "prevalence"]) if parts else empty.set_index("hospital")
-        )
+        return pd.concat(parts[1:] or parts).set_index(["hospital", "prevalence"])
 
     def probabilities(self) -> pd.DataFrame:
         """Return the scores as they are and recalibrated on A (at A on the other folds): hospital, label, both as logits."""
@@ -216,8 +213,8 @@ class Decisions:
     def flips(self) -> pd.DataFrame:
         """Return how often another window turns a patient's call, by hospital: of the pooled threshold, against the nominal.
 
-        Columns windows, patients, ever turned (share of patients, Wilson), turned (mean share of a patient's windows, t over
-        patients), most (the patient with the most).
+        Columns windows, patients, ever turned (share of patients, Wilson), turned (mean share of a patient's windows), most
+        (that of the patient with the most).
         """
         table = self.windows.assign(call=self.windows["logit"] >= self.threshold)
         wide = table.pivot(index=["hospital", "scan_id"], columns="window", values="call")
@@ -230,7 +227,7 @@ class Decisions:
                 "windows": other.shape[1],
                 "patients": len(part),
                 "ever turned": wilson(int((part > 0).sum()), len(part)),
-                "turned": mean_interval(part),
+                "turned": float(part.mean()),
                 "most": float(part.max()),
             }
             for hospital, part in rate.groupby("hospital")

@@ -44,6 +44,7 @@ PAIRS = {
     "tuned minus untuned": (TUNED, THREE_D),
     "ensemble minus deployed": (ENSEMBLE, THREE_D),
 }
+Site = tuple[pd.Series, pd.Series, pd.Series]
 NO_FOLD = "no fold has both classes"
 PRINTED = {
     TWO_D: {"B": "0.65 ± 0.01", "C": "0.69 ± 0.02"},
@@ -121,12 +122,13 @@ class ExternalTests:
                     f"SD over windows at {hospital}": window_spread(self.windows.sd, model, hospital),
                 }
         rows["mean of the folds"] = {"what it is": "every fold's network alone"}
-        for hospital, found in self.fold_models().to_dict("index").items():
-            spread = f"{found['lowest']:.3f} to {found['highest']:.3f} over folds"
+        folds = self.fold_models()[["mean", "lowest", "highest"]]
+        for site, (mean, lowest, highest) in zip(folds.index, folds.to_numpy(float).tolist(), strict=True):
+            spread = f"{lowest:.3f} to {highest:.3f} over folds"
             rows["mean of the folds"] |= {
-                f"printed at {hospital}": "-",
-                f"AUC at {hospital}": Estimate(found["mean"], method=NO_FOLD, remark=spread),
-                f"SD over windows at {hospital}": Estimate.missing("scored in one window"),
+                f"printed at {site}": "-",
+                f"AUC at {site}": Estimate(mean, method=NO_FOLD, remark=spread),
+                f"SD over windows at {site}": Estimate.missing("scored in one window"),
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
@@ -191,11 +193,10 @@ class ExternalTests:
         """
         rows = []
         for name, (a, b) in PAIRS.items():
-            sites = {
-                hospital: tuple(self.of(hospital)[column] for column in ("label", a, b)) for hospital in self.hospitals
-            }
+            of_each = {hospital: self.of(hospital) for hospital in self.hospitals}
+            sites: dict[str, Site] = {hospital: (part["label"], part[a], part[b]) for hospital, part in of_each.items()}
             found = {hospital: paired_delong(*columns) for hospital, columns in sites.items()}
-            found["pooled"] = pooled_delong([columns for columns in sites.values() if len(columns[0])])
+            found["pooled"] = pooled_delong([site for site in sites.values() if len(site[0])])
             rows += [(name, hospital, *_tested(test)) for hospital, test in found.items()]
         for hospital in self.hospitals:
             drop = external_internal_difference(self.inside, self.of(hospital)["label"], self.of(hospital)[THREE_D])

@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from covid3d.figures.style import BLUE, GREY, ORANGE, SKY, canvas, tidy
 
@@ -25,11 +26,13 @@ def learning_curves(curves: pd.DataFrame, flat_within: float) -> Figure:
         mean = curves.groupby("epoch")[name].mean()
         axes[0, column].plot(mean.index, mean, color=colour, linewidth=2, marker="o", markersize=3, label=label)
     axes[0, 0].set_yscale("log")
+    for axis in (axes[0, 0].yaxis.set_major_formatter, axes[0, 0].yaxis.set_minor_formatter):
+        axis(FuncFormatter(lambda value, _: f"{value:g}"))
     axes[0, 0].legend(frameon=False)
     axes[0, 2].axhline(0.5, color=GREY, linestyle=":", linewidth=1)
     _last_fifths(axes[0, 1], curves, flat_within)
     tidy(axes[0, 0], "epoch", "cross-entropy, nats (log scale)")
-    tidy(axes[0, 1], "epoch", "training loss over that of the fifth before", "the last two fifths")
+    tidy(axes[0, 1], "epoch", "training loss, the fifth before = 1", "the last two fifths")
     tidy(axes[0, 2], "epoch", "AUC")
     return figure
 
@@ -47,6 +50,7 @@ def _last_fifths(axes: Axes, curves: pd.DataFrame, flat_within: float) -> None:
         after.mean() / start, after.index[0], after.index[-1], color=BLUE, linewidth=3, label="mean, last fifth"
     )
     axes.set_xticks(end.index)
+    axes.margins(y=0.2)
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -142,9 +142,9 @@ def decision_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axes = canvas(1, len(curves), width=4.2 * len(curves), height=3.2)
     for plot, (hospital, table) in zip(axes[0], curves.items(), strict=True):
         for name, colour, label in (
-            ("score", BLUE, "COVID3D"),
             ("all", ORANGE, "treat all"),
             ("none", GREY, "treat none"),
+            ("score", BLUE, "COVID3D"),
         ):
             plot.plot(table["threshold"], table[name], color=colour, label=label)
         plot.set_ylim(-0.15, max(table[["score", "all"]].max().max() * 1.1, 0.1))

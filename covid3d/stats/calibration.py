@@ -49,7 +49,7 @@ def recalibration(labels: ArrayLike, logits: ArrayLike) -> Recalibration:
     why = _no_slope(truth, values)
     if why:
         return Recalibration(Estimate.missing(why), Estimate.missing(why))
-    found = sm.GLM(truth, sm.add_constant(values), family=sm.families.Binomial()).fit()
+    found = _logistic(truth, sm.add_constant(values), None)
     if not found.converged:
         return Recalibration(Estimate.missing(SATURATED), Estimate.missing(SATURATED))
     return Recalibration(*(Estimate(*row, method="logistic regression, Wald") for row in _limits(found)))
@@ -63,11 +63,17 @@ def calibration_intercept(labels: ArrayLike, logits: ArrayLike) -> Estimate:
     truth, values = complete(labels, logits)
     if len(np.unique(truth)) < 2:
         return Estimate.missing(ONE_CLASS)
-    found = sm.GLM(truth, np.ones_like(truth), family=sm.families.Binomial(), offset=values).fit()
+    found = _logistic(truth, np.ones_like(truth), values)
     value, low, high = _limits(found)[0]
     if not (found.converged and high - low < WIDEST):
         return Estimate.missing(SATURATED)
     return Estimate(value, low, high, "logistic regression with offset, Wald")
+
+
+def _logistic(truth: np.ndarray, columns: np.ndarray, offset: np.ndarray | None) -> Any:
+    """Return statsmodels' fit of a logistic regression; logits so large that they overflow are not worth a warning."""
+    with np.errstate(over="ignore"):
+        return sm.GLM(truth, columns, family=sm.families.Binomial(), offset=offset).fit()
 
 
 def _limits(found: Any) -> list[tuple[float, float, float]]:
@@ -161,17 +167,13 @@ def predictive_values(
     for share in prevalences:
         ppv = [_bayes(sensitivity * share, (1 - specificity) * (1 - share)) for sensitivity, specificity in pairs]
         npv = [_bayes(specificity * (1 - share), (1 - sensitivity) * share) for sensitivity, specificity in pairs]
-        rows.append((share, *(_known(values) for values in (ppv, npv))))
+        rows.append((share, _known(*ppv), _known(*npv)))
     return pd.DataFrame(rows, columns=["prevalence", "PPV", "NPV"])
 
 
-def _known(values: Sequence[float]) -> Estimate:
-    """Return value, low and high as an Estimate; missing where nobody is called so."""
-    return (
-        Estimate(*values, method="Bayes, Wilson limits of both")
-        if values[0] == values[0]
-        else Estimate.missing(NO_CALL)
-    )
+def _known(value: float, low: float, high: float) -> Estimate:
+    """Return a predictive value as an Estimate; missing where nobody is called so."""
+    return Estimate(value, low, high, "Bayes, Wilson limits of both") if value == value else Estimate.missing(NO_CALL)
 
 
 def _three(right: int, of: int) -> tuple[float, float, float]:
