@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from covid3d.chapters import results
+from covid3d.chapters import results, scored
 from covid3d.chapters.results import THREE_D, TWO_D
 from covid3d.cohort.folds import read_splits
 from covid3d.cohort.intake import accepted
@@ -244,9 +244,14 @@ def spread(table: pd.DataFrame, model: str, hospital: str) -> Estimate:
     return Estimate(row["sd"], remark=f"over {row['n_windows']} windows")
 
 
+def usable_scores(run: Run) -> pd.DataFrame:
+    """Return every scan in every window (`results.window_scores`), looked at by `scored.usable`."""
+    return scored.usable(results.window_scores(run), "windows/predictions.csv")
+
+
 def internal_spread(run: Run) -> Estimate:
     """Return the standard deviation over windows of the mean fold AUC at A: the paper's "±"."""
-    return spread(window_sd(results.window_scores(run)), THREE_D, "A")
+    return spread(window_sd(usable_scores(run)), THREE_D, "A")
 
 
 def window_order() -> tuple[dict[str, Any], str]:
@@ -281,7 +286,7 @@ class Windows:
     @classmethod
     def of(cls, run: Run) -> "Windows":
         """Read what `ensure_windows` has left."""
-        folder, scores = run.path("windows"), results.window_scores(run)
+        folder, scores = run.path("windows"), usable_scores(run)
         planned = pd.read_csv(folder / "windows.csv", dtype={"window": str, "hospital": str}).fillna({"hospital": ""})
         curve = pd.read_csv(folder / "curve.csv", dtype={"hospital": str})
         return cls(run.profile.windows, scores, planned, curve, window_sd(scores))
