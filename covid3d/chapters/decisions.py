@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters.results import ENSEMBLE, THREE_D
+from covid3d.chapters.results import ENSEMBLE, THREE_D, hospitals
 from covid3d.cohort.intake import accepted, read_intake
 from covid3d.figures import external_tests as draw
 from covid3d.run.profile import Run
@@ -25,6 +25,7 @@ from covid3d.stats.proportions import wilson
 
 POOLED, OF_ENSEMBLE = "pooled scores of A", "pooled scores of A, ensemble"
 ONE_FOLD, HALF = "the deployed fold alone", "probability 0.5"
+RULES = (POOLED, OF_ENSEMBLE, ONE_FOLD, HALF)
 RAW, REFITTED = "as scored", "recalibrated on A"
 FEWEST = 10
 """A class of a subgroup with fewer patients says too little."""
@@ -47,6 +48,11 @@ class Decisions:
     windows: pd.DataFrame
     patients: pd.DataFrame
     deployed: int
+
+    @cached_property
+    def hospitals(self) -> list[str]:
+        """The paper's B and C, and whatever else the run has outside A."""
+        return hospitals(self.outside)
 
     @cached_property
     def threshold(self) -> float:
@@ -117,15 +123,16 @@ class Decisions:
 
     def transfer(self) -> pd.DataFrame:
         """Return sensitivity and specificity (Wilson) with their k of n, by rule and hospital."""
-        rows = []
-        for (rule, hospital), part in self.calls().groupby(["rule", "hospital"], sort=False):
-            row: dict[str, Any] = {"rule": rule, "hospital": hospital}
-            for name, label in (("sensitivity", 1), ("specificity", 0)):
-                k, n = _right(part, label)
-                row |= {name: wilson(k, n), f"{name}, cases": f"{k} of {n}"}
-            rows.append(row)
-        index = ["rule", "hospital"]
-        return pd.DataFrame(rows, columns=[*index, *_MEASURES]).set_index(index)
+        calls, rows = self.calls(), []
+        for rule in RULES:
+            for hospital in ["A", *self.hospitals] if rule in (POOLED, HALF) else self.hospitals:
+                part = calls[(calls["rule"] == rule) & (calls["hospital"] == hospital)]
+                row: dict[str, Any] = {"rule": rule, "hospital": hospital}
+                for name, label in (("sensitivity", 1), ("specificity", 0)):
+                    k, n = _right(part, label)
+                    row |= {name: wilson(k, n), f"{name}, cases": f"{k} of {n}"}
+                rows.append(row)
+        return pd.DataFrame(rows).set_index(["rule", "hospital"])
 
     def predictive_values(self) -> pd.DataFrame:
         """Return PPV and NPV of the pooled threshold over the prevalence, by hospital."""
@@ -150,8 +157,9 @@ class Decisions:
 
     def calibration(self) -> pd.DataFrame:
         """Return intercept, slope and Brier score by hospital, as scored and recalibrated, beside always saying the share."""
-        rows = []
-        for hospital, part in self.probabilities().groupby("hospital"):
+        table, rows = self.probabilities(), []
+        for hospital in ("A", *self.hospitals):
+            part = table[table["hospital"] == hospital]
             share = part["label"].mean()
             for name in (RAW, REFITTED):
                 known = part[name].notna().all()
@@ -220,22 +228,19 @@ class Decisions:
         wide = table.pivot(index=["hospital", "scan_id"], columns="window", values="call")
         other = wide.drop(columns="nominal", errors="ignore")
         if "nominal" not in wide or other.empty or not np.isfinite(self.threshold):
-            return pd.DataFrame({"hospital": []}).set_index("hospital")
-        rate = other.ne(wide["nominal"], axis=0).mean(axis=1)
-        rows = {
-            hospital: {
+            other = other.iloc[:0]
+        rate = other.ne(wide["nominal"], axis=0).mean(axis=1) if len(other) else pd.Series(dtype=float)
+        rows = {}
+        for hospital in self.hospitals:
+            part = rate[[key[0] == hospital for key in rate.index]]
+            rows[hospital] = {
                 "windows": other.shape[1],
                 "patients": len(part),
                 "ever turned": wilson(int((part > 0).sum()), len(part)),
                 "turned": float(part.mean()),
                 "most": float(part.max()),
             }
-            for hospital, part in rate.groupby("hospital")
-        }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("hospital")
-
-
-_MEASURES = ["sensitivity", "sensitivity, cases", "specificity", "specificity, cases"]
 
 
 def _right(part: pd.DataFrame, label: int) -> tuple[int, int]:

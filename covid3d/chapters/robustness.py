@@ -308,11 +308,14 @@ class Windows:
         return self.curve.drop(columns="model").rename(columns=names).set_index(["hospital", "spread"])
 
     def widest(self) -> dict[str, Estimate]:
-        """Return the mean AUC at each external hospital where the windows are spread most widely."""
-        last = self.curve.sort_values("multiple").groupby("hospital")["mean"].last()
-        found = {str(hospital): Estimate(value) for hospital, value in last.items()}
-        why = Estimate.missing("no scans of this hospital")
-        return {hospital: found.get(hospital, why) for hospital in results.hospitals(self.curve)}
+        """Return the AUC at each external hospital where the windows are spread most widely: mean, and of the worst window."""
+        last = self.curve.sort_values("multiple").groupby("hospital")[["mean", "lowest"]].last().to_dict()
+        why, names = Estimate.missing("no scans of this hospital"), results.hospitals(self.curve)
+        mean, worst = (
+            {hospital: Estimate(last[name][hospital]) if hospital in last[name] else why for hospital in names}
+            for name in ("mean", "lowest")
+        )
+        return mean | {f"worst window, {hospital}": found for hospital, found in worst.items()}
 
     def tuned(self) -> pd.DataFrame:
         """Return the tuned window of each hospital: level and width, HU."""

@@ -120,9 +120,10 @@ def test_a_call_is_turned_where_a_window_moves_the_score_over_the_threshold(made
 def test_one_class_at_a_leaves_no_threshold_and_every_table_says_so(made):
     one = Decisions(made.inside.assign(label=1), made.outside, made.windows, made.patients, 2)
     assert one.thresholds().at[POOLED, "threshold, logit"].method == ONE_CLASS
-    assert set(one.transfer().index.get_level_values("rule")) == {HALF}
+    found = one.transfer()["sensitivity"]
+    assert {key for key, share in found.items() if share.known} == {(HALF, hospital) for hospital in "ABC"}
     assert not one.calibration().at[("B", REFITTED), "slope"].known and one.calibration().at[("B", RAW), "slope"].known
-    assert one.predictive_values().empty and one.flips().empty and one.net_benefit().empty
+    assert one.predictive_values().empty and one.net_benefit().empty and not one.flips().at["B", "ever turned"].known
     assert "not available" in one.plot_decision_curve().axes[0].texts[0].get_text()
 
 
@@ -131,6 +132,16 @@ def test_scores_that_part_the_classes_give_a_threshold_and_no_slope(made):
     found = Decisions(apart, made.outside, made.windows, made.patients, 2)
     assert found.threshold == 0 and found.refit.slope.method == SEPARATED
     assert found.thresholds().at[ONE_FOLD, "threshold, logit"].value == 0
+
+
+def test_b_and_c_have_a_place_where_the_run_has_other_hospitals(made):
+    other = Decisions(
+        made.inside, made.outside.replace({"C": "H1"}), made.windows.replace({"C": "H1"}), made.patients, 2
+    )
+    assert str(other.transfer().at[(POOLED, "C"), "sensitivity"]) == "not available (no case)"
+    assert other.transfer().at[(POOLED, "H1"), "sensitivity"].known
+    assert not other.calibration().at[("C", RAW), "slope"].known and other.calibration().at[("H1", RAW), "slope"].known
+    assert not other.flips().at["C", "ever turned"].known and other.flips().at["H1", "ever turned"].known
 
 
 def test_pictures_have_a_panel_a_hospital(made):
