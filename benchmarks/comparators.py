@@ -7,6 +7,7 @@ import sys
 
 from benchmarks import campaigns
 from covid3d.chapters import comparison
+from covid3d.run.fingerprint import code_fingerprint
 
 from .seeds import run_of
 
@@ -16,6 +17,5 @@ if __name__ == "__main__":
     if table is None:
         sys.exit("error: the compared models of 'standard' have not been run, or are out of date. Say `make extended`")
     about = f"{run.name}, seed {run.seed}, world {run.world}"
-    print(
-        campaigns.write("comparators", table.assign(run=about), ("covid3d.chapters.comparison", __file__)).to_string()
-    )
+    table = table.assign(run=about, simulator=code_fingerprint(comparison.SIMULATOR))
+    print(campaigns.write("comparators", table, ("covid3d.chapters.comparison", __file__)).to_string())

@@ -67,7 +67,8 @@ FIGURES = {
                 "validation_loss": [1, 0.9],
                 "validation_auc": [0.5, np.nan],
             }
-        )
+        ),
+        0.02,
     ),
     "fold_aucs": lambda: cross_validation.fold_aucs(
         pd.DataFrame({"fold": [0, 1], "auc_last": [0.5, 0.6], "auc_best": [0.7, 0.8], "deployed": [0, 1]}), 0.55, None
@@ -78,6 +79,14 @@ FIGURES = {
         pd.DataFrame({"model": "covid3d", "hospital": "B", "false_positive": [0, 1.0], "true_positive": [0, 1.0]}),
         ["B"],
     ),
+    "calibration": lambda: external.calibration(
+        {"B": {"as scored": pd.DataFrame({"predicted": [0.2], "observed": [0.3], "low": [0.1], "high": [0.5]})}}
+    ),
+    "no_calibration": lambda: external.calibration({"B": {"as scored": pd.DataFrame()}}),
+    "decision_curves": lambda: external.decision_curves(
+        {"B": pd.DataFrame({"threshold": [0.2, 0.8], "score": [0.4, 0.1], "all": [0.4, -1.5], "none": [0.0, 0.0]})}
+    ),
+    "no_decision_curves": lambda: external.decision_curves({}),
     "window_curve": lambda: external.window_curve(
         pd.DataFrame({"hospital": ["B"], "multiple": [1.0], "mean": [0.7], "sd": [np.nan], "lowest": [0.6]})
     ),

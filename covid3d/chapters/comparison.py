@@ -24,8 +24,11 @@ from covid3d.run.errors import ConfigError, MissingResult, nearest
 from covid3d.run.files import write_csv
 from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Profile, Run
-from covid3d.stats.auc import auc, mean_fold_auc, paired_delong
-from covid3d.stats.estimate import Estimate
+from covid3d.stats.auc import Z, auc, mean_fold_auc, paired_delong, pool_inverse_variance
+from covid3d.stats.estimate import Estimate, p_value
+
+AGAINST, LUNGS = " - COVID3D", "COVID3D, lungs alone (from scratch)"
+SIMULATOR = "covid3d.phantom.build"
 
 
 def create(name: str, profile: Profile, *, seed: int = 0) -> Comparator:
@@ -103,7 +106,8 @@ def shown(run: Run) -> pd.DataFrame | None:
 def other_models(run: Run) -> tuple[pd.DataFrame, str]:
     """Return the compared models, one row each with Estimates, and a caption that says of which run.
 
-    The run's own where they are there and up to date; else, for simulated scans, those that are stored with the package.
+    The run's own where they are there and up to date; else, for simulated scans, those that are stored with the package, if
+    the simulator that they saw is today's.
     """
     table = shown(run)
     if table is not None:
@@ -112,13 +116,34 @@ def other_models(run: Run) -> tuple[pd.DataFrame, str]:
             "difference from it on the same scans (paired DeLong); minutes: all folds, one process."
         )
     stored = campaigns.read("comparators") if run.is_phantom else None
-    if stored is None:
-        return pd.DataFrame(
-            {"model": []}
-        ), f"Not run for these scans: `make extended RUN={run.name}` trains the models."
+    if stored is None or (stored["simulator"] != code_fingerprint(SIMULATOR)).any():
+        return (
+            pd.DataFrame({"model": []}).set_index("model"),
+            f"Not run for these scans: `make extended RUN={run.name}` trains the models.",
+        )
     of, commit = stored["run"].iloc[0], stored["commit"].iloc[0]
     caption = f"Not of this run: what `make extended` gave on simulated scans (run {of}; commit {commit})."
-    return with_limits(stored.drop(columns=["run", *campaigns.STAMP])), caption
+    return with_limits(stored.drop(columns=["run", "simulator", *campaigns.STAMP])), caption
+
+
+def lungs_alone(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the AUC of a network that sees the lungs alone less that of the whole scan: hospital, difference, p.
+
+    table: of `other_models`. By paired DeLong on the same scans, and the inverse-variance mean of the hospitals.
+    """
+    row = table.loc[LUNGS].to_dict() if LUNGS in table.index else {}
+    found: dict[str, Estimate] = {str(k).removesuffix(AGAINST): v for k, v in row.items() if str(k).endswith(AGAINST)}
+    known = {hospital: one for hospital, one in found.items() if one.has_limits}
+    if not known:
+        why = Estimate.missing("not run: no network of the lungs alone")
+        rows = [(hospital, why, why) for hospital in ("B", "C", "pooled")]
+    else:
+        pairs = [(one.value, (one.high - one.low) / (2 * Z)) for one in known.values()]
+        tests = [pool_inverse_variance([value], [error]) for value, error in pairs]
+        tests.append(pool_inverse_variance(*map(list, zip(*pairs, strict=True))))
+        names = [*known, "pooled"]
+        rows = [(name, test.estimate, p_value(test.p)) for name, test in zip(names, tests, strict=True)]
+    return pd.DataFrame(rows, columns=["hospital", "difference", "p"]).set_index("hospital")
 
 
 def with_limits(table: pd.DataFrame) -> pd.DataFrame:
@@ -170,7 +195,7 @@ def compare(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
             row |= _limits(site, auc(table["label"], table[name]))
             if name != REFERENCE:
                 difference = paired_delong(table["label"], table[name], table[REFERENCE]).estimate
-                row |= _limits(f"{site} - COVID3D", difference)
+                row |= _limits(f"{site}{AGAINST}", difference)
         rows.append({**row, "parameters": model.parameters})
     table = pd.DataFrame(rows)
     return table[[*(column for column in table if column != "parameters"), "parameters"]]

@@ -10,18 +10,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import integrate, stats
 
-from covid3d.chapters import results
+from covid3d.chapters import results, scored
 from covid3d.cohort.folds import require_certificate
 from covid3d.figures import cross_validation as draw
-from covid3d.run import steps
+from covid3d.run import campaigns, steps
 from covid3d.run.files import random_seed
 from covid3d.run.profile import Run
-from covid3d.stats.auc import auc, auc_value, bootstrap_mean_auc, delong_interval, mean_auc, mean_fold_auc
+from covid3d.stats.auc import (
+    auc,
+    auc_value,
+    bootstrap_mean_auc,
+    delong_interval,
+    hanley_mcneil_standard_error,
+    mean_auc,
+    mean_fold_auc,
+)
 from covid3d.stats.estimate import Estimate
 
 FLAT_WITHIN = 0.02
 LEAST_LOWER, LEAST_MEAN, LEAST_SKILL = 0.75, 0.85, 0.8
+MEAN_AUC = "internal.mean_of_the_folds.auc"
+"""The address of the chapter's own result in what other seeds found."""
 REACHED, NOT_REACHED, NOT_JUDGED = "reached", "not reached", "nothing to compare with"
 
 
@@ -85,6 +96,59 @@ class CrossValidation:
         """Return how much higher the best epoch's AUC is than the last one's, mean over folds."""
         return float(self.selection["auc_best"].mean() - self.by_fold().mean())
 
+    def choices(self) -> pd.DataFrame:
+        """Return what choosing flatters: choice, AUC that it reports, above the mean of the folds, by chance alone.
+
+        By chance: the best of as many equally good folds, whose AUCs differ as these do and are normal.
+        """
+        by_fold, best = self.by_fold(), float(self.selection["auc_best"].mean())
+        mean, chance = float(by_fold.mean()), best_of(len(by_fold)) * float(by_fold.std())
+        rows = [
+            ("best fold, last epoch", by_fold.max(), by_fold.max() - mean, Estimate(chance)),
+            ("every fold, best epoch", best, self.optimism(), Estimate.missing("not known")),
+        ]
+        return pd.DataFrame(rows, columns=["choice", "AUC", "above the mean", "by chance"]).set_index("choice")
+
+    def spread(self) -> dict[str, Any]:
+        """Return how the AUC varies from fold to fold, what the patients of a fold alone would give, and what is left.
+
+        Patients alone: the standard error of an AUC of a fold's size at the mean AUC (Hanley & McNeil 1982). What is left is
+        the networks' own difference, as variances: 0 where patients explain it all.
+        """
+        by_fold, sizes = self.by_fold(), self.scores.groupby("fold")["label"].agg(["sum", "size"])
+        pairs = sizes[(sizes["sum"] > 0) & (sizes["sum"] < sizes["size"])].to_numpy(int).tolist()
+        mean = min(float(by_fold.mean()), 1 - 1e-9)
+        errors = [hanley_mcneil_standard_error(mean, positive, size - positive) for positive, size in pairs]
+        patients = float(np.sqrt(np.mean(np.square(errors)))) if errors else float("nan")
+        left = np.sqrt(max(0.0, float(by_fold.var()) - patients**2))
+        return {
+            "between folds": float(by_fold.std()),
+            "patients alone": patients,
+            "networks": Estimate(float(left)),
+            "lowest fold": float(by_fold.min()),
+            "highest fold": float(by_fold.max()),
+        }
+
+    def seeds(self) -> dict[str, Any]:
+        """Return the AUC's SD between folds and between seeds (patients, folds and starts drawn anew), from the campaign.
+
+        Rows of this profile in benchmarks/results/seeds.csv; with one seed the two cannot be told apart.
+        """
+        stored, folds = campaigns.read("seeds"), self.run.profile.training.folds
+        table = pd.DataFrame({"profile": [], "address": []}) if stored is None else stored
+        table = table[(table["profile"] == self.run.profile.name) & (table["address"] == MEAN_AUC)]
+        if len(table) < 2 or folds < 2:
+            apart = Estimate.missing(f"{len(table)} seed{'s' * (len(table) != 1)}: cannot be told apart")
+            return {"seeds": len(table), "between seeds": apart, "between folds of a seed": apart}
+        half = (table["high"] - table["low"]) / 2
+        variances = (half / stats.t.ppf(0.975, folds - 1)) ** 2 * folds
+        seed, fold = variance_components(table["value"].to_numpy(), variances.to_numpy(), folds)
+        return {
+            "seeds": len(table),
+            "between seeds": Estimate(float(np.sqrt(seed))),
+            "between folds of a seed": Estimate(float(np.sqrt(fold))),
+        }
+
     def training(self) -> dict[str, Any]:
         """Return how the training ended: change of the loss over its last fifth, and whether it is flat."""
         epochs = self.history.groupby("fold")["epoch"].nunique()
@@ -125,15 +189,16 @@ class CrossValidation:
                 REACHED if flat["loss is flat"] else NOT_REACHED,
             )
         )
-        judged = [row[-1] for row in rows if row[-1] != NOT_JUDGED]
-        whole = "the folds give no interval" if rows[0][-1] == NOT_JUDGED else NOT_REACHED
-        whole = REACHED if whole == NOT_REACHED and set(judged) == {REACHED} else whole
+        whole = "the folds give no interval"
+        if rows[0][-1] != NOT_JUDGED:
+            missed = [row[0] for row in rows if row[-1] == NOT_REACHED]
+            whole = f"{NOT_REACHED}: {', '.join(missed)}" if missed else REACHED
         rows.append(("all of them", "every bar that can be judged", float("nan"), whole))
         return pd.DataFrame(rows, columns=["bar", "asks", "found", "reached"])
 
     def plot_learning_curves(self) -> Figure:
-        """Return loss and AUC by epoch; thin: folds, thick: their mean."""
-        return draw.learning_curves(self.history)
+        """Return loss and AUC by epoch, and the end of the training loss beside what counts as flat."""
+        return draw.learning_curves(self.history, FLAT_WITHIN)
 
     def plot_folds(self, ceiling: Estimate) -> Figure:
         """Return the AUC of each fold, the deployed one marked, with the mean and the perfect reader."""
@@ -155,7 +220,8 @@ def load(run: Run) -> CrossValidation:
     """
     steps.ensure_needs(run, "03_cross_validation")
     require_certificate(run)
-    scores = results.out_of_fold(run)[["scan_id", "patient_id", "fold", "label", "logit"]]
+    scores = scored.usable(results.out_of_fold(run), "predictions.csv of a fold")
+    scores = scores[["scan_id", "patient_id", "fold", "label", "logit"]]
     return CrossValidation(run, scores, results.learning_curves(run), results.selection(run))
 
 
@@ -168,3 +234,18 @@ def flatness(curves: pd.DataFrame) -> float:
     fifth = max(len(loss) // 5, 1)
     before = loss[-2 * fifth : -fifth] if len(loss) >= 2 * fifth else loss[:1]
     return float(loss[-fifth:].mean() / before.mean() - 1)
+
+
+def best_of(count: int) -> float:
+    """Return the expected largest of `count` standard normal values (Tippett, Biometrika 1925)."""
+    density = integrate.quad(lambda x: x * count * stats.norm.pdf(x) * stats.norm.cdf(x) ** (count - 1), -10, 10)
+    return float(density[0])
+
+
+def variance_components(means: np.ndarray, variances: np.ndarray, size: int) -> tuple[float, float]:
+    """Return the variance between groups and that within, of equal groups' means and variances (one-way random effects).
+
+    Moments of the analysis of variance (Searle, Casella & McCulloch, Variance Components 1992, section 3.5), at least 0.
+    """
+    within = float(np.mean(variances))
+    return max(0.0, float(np.var(means, ddof=1)) - within / size), within

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import nn
 
-from covid3d.chapters import ceiling, evidence, explanation, results
+from covid3d.chapters import ceiling, evidence, explanation, results, scored
 from covid3d.chapters.evidence import Evidence
 from covid3d.chapters.explanation import Maps
 from covid3d.chapters.results import ENSEMBLE, EVERY_FOLD, TASK, THREE_D, TWO_D
@@ -35,7 +35,7 @@ from covid3d.network import scoring, training
 from covid3d.run import campaigns, steps
 from covid3d.run.files import write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.auc import auc, auc_value, external_internal_difference, paired_delong, pooled_delong
+from covid3d.stats.auc import auc, external_internal_difference, paired_delong, pooled_delong
 from covid3d.stats.estimate import Estimate, Tested, p_value
 from covid3d.stats.proportions import wilson
 
@@ -44,7 +44,14 @@ PAIRS = {
     "tuned minus untuned": (TUNED, THREE_D),
     "ensemble minus deployed": (ENSEMBLE, THREE_D),
 }
-NAN = float("nan")
+Site = tuple[pd.Series, pd.Series, pd.Series]
+NO_FOLD = "no fold has both classes"
+PRINTED = {
+    TWO_D: {"B": "0.65 ± 0.01", "C": "0.69 ± 0.02"},
+    THREE_D: {"B": "0.78 ± 0.01", "C": "0.84 ± 0.02"},
+    TUNED: {"B": "0.81 ± 0.01", "C": "0.87 ± 0.02"},
+}
+"""The paper's Table 1. Its 2D model is a ResNet-50 that was pretrained on ImageNet."""
 
 
 # --- the chapter -----------------------------------------------------------------------------------------------------
@@ -67,7 +74,8 @@ class ExternalTests:
     deployed: the number of the deployed fold. scores: one row a scan (scan_id, hospital, label, and a logit column a model;
     `first_scores`). predictions: one row a scan and model, each fold's among them. inside: one row a patient of A, by the
     fold that never saw the patient. facts: intake.csv by scan. windows: what the image window does. maps: what the deployed
-    network looks at. evidence: what its logit loses without parts of the lung.
+    network looks at. evidence: what its logit loses without parts of the lung. left_out: the hospital of each scan that a
+    model gave no score.
     """
 
     run: Run
@@ -79,6 +87,7 @@ class ExternalTests:
     windows: Windows
     maps: Maps
     evidence: Evidence
+    left_out: tuple[str, ...] = ()
 
     @cached_property
     def network(self) -> nn.Module:
@@ -94,18 +103,33 @@ class ExternalTests:
         """Return the scores of one hospital."""
         return self.scores[self.scores["hospital"] == hospital]
 
+    def judged(self) -> pd.DataFrame:
+        """Return the patients of each class, scans without a score and ties of COVID3D, by hospital (`scored.counted`)."""
+        return scored.counted(self.scores, THREE_D, self.left_out)
+
     def table_1(self) -> pd.DataFrame:
-        """Return Table 1, one row a model: for each hospital the AUC, its SD over windows and the patients of both classes."""
-        rows = {}
+        """Return Table 1, five rows: what each model is, and for each hospital the printed and found AUC and SD over windows.
+
+        The paper's three models, the ensemble, and the mean of all folds with the lowest and the highest of them.
+        """
+        rows: dict[str, dict[str, Any]] = {}
         for model, (name, words) in row_names(self.run).items():
-            row: dict[str, Any] = {}
+            rows[name] = {"what it is": words}
             for hospital in self.hospitals:
-                part = self.of(hospital)
-                positive, negative = ((part["label"] == label).sum() for label in (1, 0))
-                row[f"AUC at {hospital}"] = ceiling.auc_at(part, model, hospital)
-                row[f"SD over windows at {hospital}"] = window_spread(self.windows.sd, model, hospital)
-                row[f"COVID+ / COVID- at {hospital}"] = f"{positive} / {negative}"
-            rows[name] = {**row, "what it is": words}
+                rows[name] |= {
+                    f"printed at {hospital}": PRINTED.get(model, {}).get(hospital, "-"),
+                    f"AUC at {hospital}": ceiling.auc_at(self.of(hospital), model, hospital),
+                    f"SD over windows at {hospital}": window_spread(self.windows.sd, model, hospital),
+                }
+        rows["mean of the folds"] = {"what it is": "every fold's network alone"}
+        folds = self.fold_models()[["mean", "lowest", "highest"]]
+        for site, (mean, lowest, highest) in zip(folds.index, folds.to_numpy(float).tolist(), strict=True):
+            spread = f"{lowest:.3f} to {highest:.3f} over folds"
+            rows["mean of the folds"] |= {
+                f"printed at {site}": "-",
+                f"AUC at {site}": Estimate(mean, method=NO_FOLD, remark=spread),
+                f"SD over windows at {site}": Estimate.missing("scored in one window"),
+            }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
     def skill(self) -> pd.DataFrame:
@@ -169,11 +193,10 @@ class ExternalTests:
         """
         rows = []
         for name, (a, b) in PAIRS.items():
-            scored = {
-                hospital: [self.of(hospital)[column] for column in ("label", a, b)] for hospital in self.hospitals
-            }
-            found = {hospital: paired_delong(*columns) for hospital, columns in scored.items()}
-            found["pooled"] = pooled_delong([(one, two, three) for one, two, three in scored.values() if len(one)])
+            of_each = {hospital: self.of(hospital) for hospital in self.hospitals}
+            sites: dict[str, Site] = {hospital: (part["label"], part[a], part[b]) for hospital, part in of_each.items()}
+            found = {hospital: paired_delong(*columns) for hospital, columns in sites.items()}
+            found["pooled"] = pooled_delong([site for site in sites.values() if len(site[0])])
             rows += [(name, hospital, *_tested(test)) for hospital, test in found.items()]
         for hospital in self.hospitals:
             drop = external_internal_difference(self.inside, self.of(hospital)["label"], self.of(hospital)[THREE_D])
@@ -212,7 +235,7 @@ class ExternalTests:
         """Return the AUC of every fold's network (rows) at each hospital (columns)."""
         every = self.predictions[self.predictions["model"] == EVERY_FOLD]
         found = every.groupby(["fold", "hospital"])[["label", "logit"]].apply(
-            lambda part: auc_value(part["label"], part["logit"]) if part["label"].nunique() == 2 else NAN
+            lambda part: float(auc(part["label"], part["logit"]))
         )
         return found.unstack().reindex(columns=self.hospitals)
 
@@ -324,12 +347,16 @@ def load(run: Run) -> ExternalTests:
     """
     steps.ensure_needs(run, "04_external_tests")
     require_certificate(run)
-    predictions, windows = results.external_scores(run), Windows.of(run)
+    every, windows = results.external_scores(run), Windows.of(run)
+    predictions = scored.usable(every, "external/predictions.csv")
+    left_out = every[~every["scan_id"].isin(predictions["scan_id"])].drop_duplicates("scan_id")["hospital"]
     scores = first_scores(predictions, windows.scores)
     facts = {row["scan_id"]: row for row in read_intake(run).to_dict("records")}
-    deployed, inside = results.deployed_fold(run), results.out_of_fold(run)
+    deployed, inside = results.deployed_fold(run), scored.usable(results.out_of_fold(run), "predictions.csv of a fold")
     maps = Maps.of(run)
-    return ExternalTests(run, deployed, scores, predictions, inside, facts, windows, maps, Evidence.of(run, maps))
+    return ExternalTests(
+        run, deployed, scores, predictions, inside, facts, windows, maps, Evidence.of(run, maps), tuple(left_out)
+    )
 
 
 def first_scores(predictions: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
@@ -346,12 +373,16 @@ def first_scores(predictions: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFra
 
 
 def row_names(run: Run) -> Mapping[str, tuple[str, str]]:
-    """Return the names of Table 1's rows, each with what it is: the 2D one with the backbone and size that were used."""
-    settings = run.profile.slices
+    """Return the names of Table 1's rows, each with what it is: with backbone, start and size that were used."""
+    settings, model = run.profile.slices, run.profile.model
     backbone = settings.backbone.replace("resnet", "ResNet-")
+    start = "pretrained on ImageNet" if settings.pretrained else "from scratch"
     return {
-        TWO_D: (draw.NAMES[TWO_D], f"{backbone}, {settings.slices_per_scan} slices of {settings.size} px"),
-        THREE_D: (draw.NAMES[THREE_D], "the fold that is deployed"),
+        TWO_D: (
+            draw.NAMES[TWO_D],
+            f"{backbone} {start}, {settings.slices_per_scan} slices of {settings.size} px (printed: ResNet-50, ImageNet)",
+        ),
+        THREE_D: (draw.NAMES[THREE_D], f"I3D Inception of width {model.width:g}, the fold that is deployed"),
         TUNED: (draw.NAMES[TUNED], "the same in a window tuned after the evaluation"),
         ENSEMBLE: (draw.NAMES[ENSEMBLE], f"mean logit of {run.profile.training.folds} folds"),
     }

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from covid3d.chapters import results
+from covid3d.chapters import results, scored
 from covid3d.chapters.results import THREE_D, TWO_D
 from covid3d.cohort.folds import read_splits
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, apply_window, nominal_window, sample_windows
 from covid3d.network import scoring, training
-from covid3d.run import steps
+from covid3d.run import campaigns, steps
 from covid3d.run.files import cpu_count, parallel_map, write_csv
 from covid3d.run.profile import Run
 from covid3d.run.profile import Windows as WindowSettings
@@ -244,9 +244,29 @@ def spread(table: pd.DataFrame, model: str, hospital: str) -> Estimate:
     return Estimate(row["sd"], remark=f"over {row['n_windows']} windows")
 
 
+def usable_scores(run: Run) -> pd.DataFrame:
+    """Return every scan in every window (`results.window_scores`), looked at by `scored.usable`."""
+    return scored.usable(results.window_scores(run), "windows/predictions.csv")
+
+
 def internal_spread(run: Run) -> Estimate:
     """Return the standard deviation over windows of the mean fold AUC at A: the paper's "±"."""
-    return spread(window_sd(results.window_scores(run)), THREE_D, "A")
+    return spread(window_sd(usable_scores(run)), THREE_D, "A")
+
+
+def window_order() -> tuple[dict[str, Any], str]:
+    """Return what windowing before resampling would change and cost, as stored, and a caption that says where it was measured."""
+    names = ("scans", "mean change of the logit", "largest change of the logit", "calls turned", "times the work")
+    stored = campaigns.read("window_order")
+    if stored is None:
+        return dict.fromkeys(names, Estimate.missing("not measured")), "Windowing before resampling."
+    row = stored.iloc[0]
+    whole = ("scans", "calls turned")
+    found = {name: int(row[name]) if name in whole else float(row[name]) for name in names}
+    return (
+        found,
+        f"Windowing before resampling: run {row['run']}, commit {row['commit']}, {row['voxels']:,.0f} voxels a scan.",
+    )
 
 
 @dataclass(frozen=True)
@@ -266,7 +286,7 @@ class Windows:
     @classmethod
     def of(cls, run: Run) -> "Windows":
         """Read what `ensure_windows` has left."""
-        folder, scores = run.path("windows"), results.window_scores(run)
+        folder, scores = run.path("windows"), usable_scores(run)
         planned = pd.read_csv(folder / "windows.csv", dtype={"window": str, "hospital": str}).fillna({"hospital": ""})
         curve = pd.read_csv(folder / "curve.csv", dtype={"hospital": str})
         return cls(run.profile.windows, scores, planned, curve, window_sd(scores))
@@ -288,11 +308,14 @@ class Windows:
         return self.curve.drop(columns="model").rename(columns=names).set_index(["hospital", "spread"])
 
     def widest(self) -> dict[str, Estimate]:
-        """Return the mean AUC at each external hospital where the windows are spread most widely."""
-        last = self.curve.sort_values("multiple").groupby("hospital")["mean"].last()
-        found = {str(hospital): Estimate(value) for hospital, value in last.items()}
-        why = Estimate.missing("no scans of this hospital")
-        return {hospital: found.get(hospital, why) for hospital in results.hospitals(self.curve)}
+        """Return the AUC at each external hospital where the windows are spread most widely: mean, and of the worst window."""
+        last = self.curve.sort_values("multiple").groupby("hospital")[["mean", "lowest"]].last().to_dict()
+        why, names = Estimate.missing("no scans of this hospital"), results.hospitals(self.curve)
+        mean, worst = (
+            {hospital: Estimate(last[name][hospital]) if hospital in last[name] else why for hospital in names}
+            for name in ("mean", "lowest")
+        )
+        return mean | {f"worst window, {hospital}": found for hospital, found in worst.items()}
 
     def tuned(self) -> pd.DataFrame:
         """Return the tuned window of each hospital: level and width, HU."""

@@ -1,4 +1,4 @@
-"""Figures of 04_external_tests: Figure 1, ROC curves, the window curve, and drawn example cases."""
+"""Figures of 04_external_tests: Figure 1, ROC, calibration and decision curves, the window curve, and drawn cases."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from covid3d.figures.privacy import WHOLE, Box
-from covid3d.figures.style import GREY, HOSPITALS, MODELS, canvas, empty, overlay, peak_position, plane, tidy, windowed
+from covid3d.figures.style import (
+    BLUE,
+    GREY,
+    HOSPITALS,
+    MODELS,
+    ORANGE,
+    canvas,
+    empty,
+    overlay,
+    peak_position,
+    plane,
+    tidy,
+    windowed,
+)
 
 NAMES = {"covid3d": "COVID3D", "resnet_2d": "2D baseline", "covid3d_ensemble": "ensemble", "tuned": "COVID3D* (tuned)"}
 
@@ -97,6 +110,46 @@ def roc(points: pd.DataFrame, hospitals: Sequence[str]) -> Figure:
         plot.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         plot.legend(frameon=False, fontsize=8, loc="lower right")
         tidy(plot, "1 - specificity", "sensitivity", f"hospital {hospital}")
+    return figure
+
+
+def calibration(curves: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Draw what share of patients has the disease over what the scores say, one panel a hospital, one line a kind of score.
+
+    Columns predicted, observed, low, high; bars are the limits of each share.
+    """
+    if not any(len(table) for kinds in curves.values() for table in kinds.values()):
+        return empty("too few patients for a calibration curve")
+    figure, axes = canvas(1, len(curves), width=3.6 * len(curves), height=3.6)
+    for plot, (hospital, kinds) in zip(axes[0], curves.items(), strict=True):
+        plot.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1)
+        for (kind, table), colour in zip(kinds.items(), (ORANGE, BLUE), strict=False):
+            if table.empty:
+                continue
+            predicted, observed, low, high = table[["predicted", "observed", "low", "high"]].to_numpy(float).T
+            bars = [observed - low, high - observed]
+            plot.errorbar(predicted, observed, bars, color=colour, marker="o", capsize=2, linewidth=1, label=kind)
+        plot.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        tidy(plot, "probability by the score", "share with COVID-19", f"hospital {hospital}")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def decision_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw net benefit over the threshold, one panel a hospital; columns threshold, score, all, none."""
+    if not curves:
+        return empty("there is no recalibrated score outside A")
+    figure, axes = canvas(1, len(curves), width=4.2 * len(curves), height=3.2)
+    for plot, (hospital, table) in zip(axes[0], curves.items(), strict=True):
+        for name, colour, label in (
+            ("all", ORANGE, "treat all"),
+            ("none", GREY, "treat none"),
+            ("score", BLUE, "COVID3D"),
+        ):
+            plot.plot(table["threshold"], table[name], color=colour, label=label)
+        plot.set_ylim(-0.15, max(table[["score", "all"]].max().max() * 1.1, 0.1))
+        tidy(plot, "probability from which one would treat", "net benefit", f"hospital {hospital}")
+    axes[0, 0].legend(frameon=False, fontsize=8)
     return figure
 
 

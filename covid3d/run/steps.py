@@ -202,10 +202,10 @@ STEPS: dict[str, Step] = {
     ),
     "01_data": Chapter(needs=("splits",)),
     "02_model": Chapter(needs=("selection",)),
-    "03_cross_validation": Chapter(needs=("selection", "windows")),
+    "03_cross_validation": Chapter(needs=("selection", "windows"), stored=("seeds",)),
     "04_external_tests": Chapter(
         needs=("external", "windows", "explain", "evidence"),
-        stored=("comparators", "map_layers", "coverage", "levels"),
+        stored=("comparators", "map_layers", "coverage", "levels", "window_order"),
         optional=("comparators",),
     ),
     "05_reader_comparison": Chapter(needs=("external",)),

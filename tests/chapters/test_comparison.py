@@ -8,14 +8,15 @@ import pytest
 from conftest import CHECKOUT
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import comparison, explanation, results
+from covid3d.chapters import comparison, explanation, results, robustness
 from covid3d.chapters import external_tests as external
 from covid3d.commands.pipeline import job_code, run_step
 from covid3d.comparators import catalogue
+from covid3d.comparators.volumes import covid3d_lungs
 from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, MissingResult
-from covid3d.run.fingerprint import imported_modules
-from covid3d.stats.auc import paired_delong
+from covid3d.run.fingerprint import code_fingerprint, imported_modules
+from covid3d.stats.auc import paired_delong, pooled_delong
 
 FEW = ("metadata", "histogram", "s3d")
 
@@ -93,11 +94,36 @@ def test_stored_models_are_shown_for_simulated_scans_alone_and_say_so(run, monke
     values = {f"{name}{end}": 0.8 + {"": 0.0, " low": -0.1, " high": 0.1}[end] for name in "ABC" for end in ends}
     steps_of = {f"{name} - COVID3D{end}": np.nan for name in "BC" for end in ends}
     row = {"model": "COVID3D", **values, **steps_of, "parameters": 9, "minutes": 1.0, "run": "standard, seed 1"}
-    stored = pd.DataFrame([row]).assign(**dict.fromkeys(campaigns.STAMP, "abc"))
+    stored = pd.DataFrame([row]).assign(**dict.fromkeys(campaigns.STAMP, "abc"), simulator="of another day")
     monkeypatch.setattr(campaigns, "read", lambda name: stored)
+    assert comparison.other_models(run)[0].empty, "rows of another simulator are not shown"
+    stored["simulator"] = code_fingerprint(comparison.SIMULATOR)
     models, caption = comparison.other_models(run)
     assert caption.startswith("Not of this run") and models.at["COVID3D", "A"].has_limits
-    assert not {"run", *campaigns.STAMP} & set(models.columns)
+    assert not {"run", "simulator", *campaigns.STAMP} & set(models.columns)
+
+
+def test_lungs_alone_against_the_whole_scan_is_the_paired_test_of_the_same_scans():
+    rng, labels = np.random.default_rng(2), np.tile([0, 1], 20)
+    whole, lungs = rng.normal(labels, 1), rng.normal(2 * labels, 1)
+    sites = {"B": slice(0, 24), "C": slice(24, 40)}
+    tests = {site: paired_delong(labels[part], lungs[part], whole[part]) for site, part in sites.items()}
+    row = {f"{site}{comparison.AGAINST}": test.estimate for site, test in tests.items()}
+    table = pd.DataFrame([row], index=[comparison.LUNGS]).rename_axis("model")
+    found = comparison.lungs_alone(table)
+    assert list(found.index) == ["B", "C", "pooled"]
+    for site, test in tests.items():
+        assert found.at[site, "p"].value == pytest.approx(test.p)
+        assert found.at[site, "difference"].high == pytest.approx(test.estimate.high)
+    pooled = pooled_delong([(labels[part], lungs[part], whole[part]) for part in sites.values()])
+    assert found.at["pooled", "difference"].value == pytest.approx(pooled.estimate.value)
+    assert found.at["pooled", "p"].value == pytest.approx(pooled.p)
+
+
+def test_without_a_network_of_the_lungs_alone_it_is_said_not_to_have_been_run(run):
+    found = comparison.lungs_alone(pd.DataFrame({"model": []}).set_index("model"))
+    assert set(found.map(str).to_numpy().ravel()) == {"not available (not run: no network of the lungs alone)"}
+    assert covid3d_lungs(run.profile).row == comparison.LUNGS
 
 
 def test_the_chapter_declares_every_stored_table_that_it_reads(run, monkeypatch):
@@ -106,6 +132,7 @@ def test_the_chapter_declares_every_stored_table_that_it_reads(run, monkeypatch)
     monkeypatch.setattr(type(run), "is_phantom", True)
     comparison.other_models(run)
     explanation.ratios_by_layer()
+    robustness.window_order()
     in_external_tests = {"coverage", "levels"}
     assert set(asked) | in_external_tests == set(steps.STEPS["04_external_tests"].stored)
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
+from statsmodels.regression.mixed_linear_model import MixedLM
 
 from covid3d.chapters import cross_validation as cv
 from covid3d.chapters import results, task1
@@ -118,9 +120,9 @@ def test_each_bar_is_judged_and_all_of_them_together(make_run):
     reached = chapter_of(GOOD, run).bars(Estimate(0.9), blind).set_index("bar")["reached"]
     assert set(reached) == {cv.REACHED}
     late = chapter_of(GOOD, run, loss=-0.1).bars(Estimate(0.9), blind).set_index("bar")["reached"]
-    assert late["flat loss"] == late["all of them"] == cv.NOT_REACHED
+    assert (late["flat loss"], late["all of them"]) == (cv.NOT_REACHED, "not reached: flat loss"), "by its own name"
     low = chapter_of(GOOD, run).bars(Estimate(0.59), blind).set_index("bar")["reached"]
-    assert low["skill"] == low["all of them"] == cv.NOT_REACHED
+    assert (low["skill"], low["all of them"]) == (cv.NOT_REACHED, "not reached: skill")
 
 
 def test_a_bar_without_anything_to_compare_with_is_not_judged(make_run):
@@ -136,6 +138,54 @@ def test_folds_without_a_mistake_reach_no_bar_for_nobody_knows_how_they_vary(mak
     assert bars["above chance"] == bars["above metadata"] == cv.NOT_JUDGED
     assert bars["all of them"] == "the folds give no interval"
     assert str(chapter.mean()) == "1.00 (no interval: the folds do not vary)"
+
+
+def test_choices_report_the_best_and_how_far_above_the_mean_it_lies(make_run):
+    table = chapter_of(GOOD, make_run()).choices()
+    assert table.at["best fold, last epoch", "AUC"] == 1
+    assert table.at["best fold, last epoch", "above the mean"] == pytest.approx(1 - np.mean([15 / 16, 1, 1, 1]))
+    chance = 1.02938 * np.std([15 / 16, 1, 1, 1], ddof=1)
+    assert table.at["best fold, last epoch", "by chance"].value == pytest.approx(chance, rel=1e-4)
+
+
+def test_the_expected_best_of_several_is_that_of_tippetts_table():
+    """Harter, Biometrika 1961: expected largest of 2, 5 and 10 standard normal values."""
+    assert [cv.best_of(count) for count in (2, 5, 10)] == pytest.approx([0.56419, 1.16296, 1.53875], abs=1e-5)
+
+
+def test_what_patients_alone_give_is_taken_from_the_spread_of_the_folds(make_run):
+    found = chapter_of(GOOD, make_run()).spread()
+    assert found["between folds"] == pytest.approx(np.std([15 / 16, 1, 1, 1], ddof=1))
+    assert (found["lowest fold"], found["highest fold"]) == (15 / 16, 1)
+    left = found["between folds"] ** 2 - found["patients alone"] ** 2
+    assert found["networks"].value == pytest.approx(np.sqrt(max(0, left)))
+
+
+def test_variance_components_are_those_of_statsmodels_mixed_model():
+    """REML of balanced groups is the analysis of variance where its estimate is positive."""
+    rng = np.random.default_rng(4)
+    values = rng.normal(0, 1, (5, 1)) + rng.normal(0, 0.5, (5, 10))
+    known = MixedLM(values.ravel(), np.ones(50), np.repeat(range(5), 10)).fit(reml=True)
+    between, within = cv.variance_components(values.mean(1), values.var(1, ddof=1), 10)
+    assert between == pytest.approx(float(known.cov_re[0, 0]), rel=1e-3)
+    assert within == pytest.approx(known.scale, rel=1e-3)
+
+
+def test_seeds_are_told_apart_from_folds_where_the_campaign_has_several(make_run, monkeypatch):
+    chapter = chapter_of(GOOD, make_run())
+    folds, name = chapter.run.profile.training.folds, chapter.run.profile.name
+    half = stats.t.ppf(0.975, folds - 1) * 0.06 / np.sqrt(folds)
+    table = pd.DataFrame({"profile": name, "address": cv.MEAN_AUC, "value": [0.8, 0.9, 0.95]})
+    table = table.assign(low=table["value"] - half, high=table["value"] + half)
+    monkeypatch.setattr(cv.campaigns, "read", lambda name: table)
+    found = chapter.seeds()
+    assert found["seeds"] == 3 and found["between folds of a seed"].value == pytest.approx(0.06)
+    expected = np.var([0.8, 0.9, 0.95], ddof=1) - 0.06**2 / folds
+    assert found["between seeds"].value == pytest.approx(np.sqrt(expected))
+    monkeypatch.setattr(cv.campaigns, "read", lambda name: table.head(1))
+    assert str(chapter.seeds()["between seeds"]) == "not available (1 seed: cannot be told apart)"
+    monkeypatch.setattr(cv.campaigns, "read", lambda name: None)
+    assert chapter.seeds()["seeds"] == 0
 
 
 def test_a_finished_fold_is_kept_and_a_changed_label_trains_it_again(run, monkeypatch):

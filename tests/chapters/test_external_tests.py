@@ -16,8 +16,8 @@ from covid3d.ct.windows import nominal_window
 from covid3d.network import scoring as inference
 from covid3d.network import training
 from covid3d.run import steps
-from covid3d.run.errors import MissingResult
-from covid3d.run.profile import Run, open_run
+from covid3d.run.errors import Covid3DError, MissingResult
+from covid3d.run.profile import DATA, Run, open_run
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +93,15 @@ def test_the_questions_read_no_table_again(ext, monkeypatch):
 
 def test_table_1_gives_each_model_its_auc_its_spread_over_windows_and_its_patients(run, ext):
     table = ext.table_1()
-    assert list(table.index) == ["2D baseline", "COVID3D", "COVID3D* (tuned)", "ensemble"]
+    assert list(table.index) == ["2D baseline", "COVID3D", "COVID3D* (tuned)", "ensemble", "mean of the folds"]
     part = ext.scores.query("hospital == 'C'")
     found = table.at["COVID3D", "AUC at C"]
     assert found.value == pytest.approx(roc_auc_score(part["label"], part["covid3d"]))
     assert found.low < found.value <= found.high
-    assert table.at["COVID3D", "COVID+ / COVID- at C"] == "3 / 3"
-    assert table.at["2D baseline", "what it is"] == "ResNet-10t, 2 slices of 32 px"
+    assert table.at["2D baseline", "what it is"].startswith("ResNet-10t from scratch, 2 slices of 32 px")
+    folds = ext.fold_models().loc["C"]
+    mean = table.at["mean of the folds", "AUC at C"]
+    assert mean.value == folds["mean"] and mean.remark.startswith(f"{folds['lowest']:.3f} to {folds['highest']:.3f}")
     scores = ext.windows.scores.query("model == 'covid3d' and hospital == 'B'")
     aucs = {name: roc_auc_score(one["label"], one["logit"]) for name, one in scores.groupby("window")}
     spread = table.at["COVID3D", "SD over windows at B"]
@@ -107,6 +109,42 @@ def test_table_1_gives_each_model_its_auc_its_spread_over_windows_and_its_patien
     assert spread.remark == table.at["COVID3D* (tuned)", "SD over windows at B"].remark == "over 4 windows"
     assert table.at["COVID3D* (tuned)", "AUC at B"].value == pytest.approx(aucs["tuned"])
     assert str(table.at["ensemble", "SD over windows at B"]) == "not available (scored in one window)"
+
+
+def test_table_1_prints_what_the_paper_prints(ext):
+    """The claims C060 to C071, read from the list of claims."""
+    claims = pd.read_csv(DATA / "claims.csv", dtype=str).query("section == 'Table 1' and unit == 'AUC'")
+    values = claims.set_index("text")["value"].to_dict()
+    names = {"2D baseline": "2D ResNet-50", "COVID3D": "COVID3D", "COVID3D* (tuned)": "COVID3D* (tuned windows)"}
+    for row, model in names.items():
+        for hospital in "BC":
+            mean = values[f"{model} AUC at Hospital {hospital}"]
+            bound = values[f"{model} AUC bound at Hospital {hospital} (SD over 100 windows)"].removeprefix("+/-")
+            assert ext.table_1().at[row, f"printed at {hospital}"] == f"{mean} ± {bound}"
+
+
+def test_a_scan_without_a_score_is_left_out_and_counted(run, ext, monkeypatch):
+    table = external.results.external_scores(run)
+    table.loc[(table["scan_id"] == "B001-0") & (table["model"] == "resnet_2d"), "logit"] = np.nan
+    monkeypatch.setattr(external.results, "external_scores", lambda run: table)
+    monkeypatch.setattr(external, "require_certificate", lambda run: None)
+    found = external.load(run)
+    assert found.judged().at["B", "without a score"] == 1 and found.judged().at["B", "COVID+"] == 3
+    assert "B001-0" not in set(found.scores["scan_id"]) and len(found.roc_points())
+    assert ext.judged()["without a score"].tolist() == [0, 0]
+    monkeypatch.setattr(external.results, "external_scores", lambda run: pd.concat([table, table.tail(1)]))
+    with pytest.raises(Covid3DError, match="has two scores of one model"):
+        external.load(run)
+
+
+def test_the_pooled_difference_is_the_weighted_mean_and_not_the_best_of_the_hospitals(ext):
+    """Weights 1 / SE squared, the SE read from each hospital's own interval."""
+    table = ext.comparisons().loc["3D minus 2D", "difference"]
+    sites = [table["B"], table["C"]]
+    weights = [1 / (one.high - one.low) ** 2 for one in sites]
+    mean = np.average([one.value for one in sites], weights=weights)
+    assert table["pooled"].value == pytest.approx(mean)
+    assert table["pooled"].value < max(one.value for one in sites)
 
 
 def test_b_and_c_have_a_place_in_every_table_of_a_run_with_other_hospitals(elsewhere):
