@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 
+from covid3d.report import findings
 from covid3d.report.banner import banner, initialisation
 from covid3d.report.chapter import is_current, scrub
 from covid3d.report.claims import names_shown, published_texts, read_values, shown_in
@@ -101,8 +102,9 @@ def stage(run: Run, target: Path) -> None:
 
 
 def prose_texts(run: Run) -> dict[str, str]:
-    """Return what prose can name: the numbers of a run by address, and the printed ones as `paper.C095`."""
-    return {address: entry["text"] for address, entry in read_values(run).items()} | published_texts()
+    """Return what prose can name: a run's numbers by address, those of the audit, and the printed ones as `paper.C095`."""
+    own = {address: entry["text"] for address, entry in read_values(run).items()}
+    return own | findings.texts() | published_texts()
 
 
 def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from covid3d.dicom.refusals import CAUSES, CURES
-from covid3d.report import audit
+from covid3d.report import audit_page
 from covid3d.report.claims import key_numbers, ledger
 from covid3d.report.ledger_page import badge, ledger_html
 from covid3d.run.files import read_json
@@ -21,9 +21,8 @@ def write_fragments(run: Run, folder: Path) -> None:
     (folder / "ledger.html").write_text(ledger_html(claims), encoding="utf-8")
     (folder / "key_numbers.html").write_text(key_numbers_html(claims), encoding="utf-8")
     (folder / "picture.html").write_text(_picture(run), encoding="utf-8")
-    cells = table_html(audit.audit_published(), "The printed percentages of Table 2, and the counts that they can be.")
-    intervals = table_html(audit.printed_aucs(), "The printed AUCs, and the sampling interval that their counts imply.")
-    (folder / "audit.html").write_text(cells + intervals, encoding="utf-8")
+    for name, part in audit_page.fragments().items():
+        (folder / f"{name}.html").write_text(part, encoding="utf-8")
     worlds = {"effect": "effect (the disease leaves its marks)", "null": "null (labels and courses at random)"}
     facts = {
         "profile": f"{run.profile.name} ({run.profile.purpose})",
