@@ -1,7 +1,7 @@
 """The ledger: every checkable claim of the paper beside what this run computed, and a careful verdict.
 
-`claims_map.csv` is the only place where a claim meets an address of what notebooks show: `address` names the numbers that are
-judged, `beside` what else is shown for it (numbers, tables or figures), `statement` documents what cannot be computed.
+`claims_map.csv` names what is shown for a claim by its address: `address` the numbers that are judged, `beside` what else is
+shown (numbers, tables or figures), while `statement` documents what cannot be computed.
 `claims_words.csv` says a claim's numbers in words, each with its noun, and on which side of a bound the paper expects them.
 """
 
@@ -216,6 +216,8 @@ def _rerun_text(claim: Row, entries: list[dict[str, Any] | None], values: Values
 def in_words(words: str, values: Values) -> str:
     """Return words with each {address} replaced by its number; a pattern such as {a.*.b} gives the range of all that match.
 
+    An address without a number is "not available", a pattern without one "not run".
+
     >>> in_words("of {x.*.n}", {"x.one.n": {"value": 2}, "x.two.n": {"value": 5}})
     'of 2 to 5'
     """
@@ -228,7 +230,7 @@ def in_words(words: str, values: Values) -> str:
         if len(found) == 1:
             return str(found[0]["text"])
         known = [float(entry["value"]) for entry in found if isinstance(entry["value"], (int, float))]
-        return f"{min(known):.3g} to {max(known):.3g}" if known else NOT_AVAILABLE
+        return f"{min(known):.3g} to {max(known):.3g}" if known else "not run"
 
     return SLOT.sub(number, words)
 

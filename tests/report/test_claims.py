@@ -123,7 +123,10 @@ def test_a_direction_is_said_with_what_the_intervals_allow(rule, said):
 
 def test_words_say_a_number_and_the_range_of_many():
     numbers = {"x.r1.gap": entry(-11.1), "x.r2.gap": entry(33.3), "x.n": entry(2)}
-    assert claims.in_words("{x.*.gap} in {x.n}; {x.lost}", numbers) == "-11.1 to 33.3 in 2; not available"
+    assert (
+        claims.in_words("{x.*.gap} in {x.n}; {x.lost}; {x.25d*.b}", numbers)
+        == "-11.1 to 33.3 in 2; not available; not run"
+    )
 
 
 def test_five_printed_shares_fit_no_count_and_say_so_beside_their_verdict(run):
