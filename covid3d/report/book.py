@@ -16,10 +16,12 @@ from pathlib import Path
 
 import nbformat
 
+from covid3d.report import findings
 from covid3d.report.banner import banner, initialisation
 from covid3d.report.chapter import is_current, scrub
-from covid3d.report.claims import published_texts, read_values, shown_in
+from covid3d.report.claims import names_shown, published_texts, read_values, shown_in
 from covid3d.report.collect import cost
+from covid3d.report.ledger_page import linked_claims
 from covid3d.report.pages import write_fragments
 from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError
@@ -100,8 +102,9 @@ def stage(run: Run, target: Path) -> None:
 
 
 def prose_texts(run: Run) -> dict[str, str]:
-    """Return what prose can name: the numbers of a run by address, and the printed ones as `paper.C095`."""
-    return {address: entry["text"] for address, entry in read_values(run).items()} | published_texts()
+    """Return what prose can name: a run's numbers by address, those of the audit, and the printed ones as `paper.C095`."""
+    own = {address: entry["text"] for address, entry in read_values(run).items()}
+    return own | findings.texts() | published_texts()
 
 
 def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> str:
@@ -136,6 +139,7 @@ def stage_chapter(run: Run, chapter: str, folder: Path, texts: Mapping[str, str]
     executed = run.path("notebooks", f"{chapter}.ipynb")
     if executed.is_file() and run.chapter(chapter[:2]).is_dir():
         notebook = nbformat.read(executed, as_version=4)
+        notebook.cells = with_anchors(notebook.cells)
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = with_numbers(run, cell.source, texts, f"notebooks/{chapter}.ipynb")
@@ -154,6 +158,20 @@ def stage_chapter(run: Run, chapter: str, folder: Path, texts: Mapping[str, str]
     )
     first = f"{banner_source(run)}\n\n" if banner(run) else ""
     (folder / f"{chapter}.md").write_text(f"{first}# {chapter_title(chapter)}\n\n{why}\n", encoding="utf-8")
+
+
+def with_anchors(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Return a chapter's cells, each that shows something after an anchor of its id, captions linked to the ledger."""
+    found = []
+    for cell in cells:
+        if cell.cell_type == "code" and names_shown(cell.source):
+            anchor = f'<a class="anchor" id="{cell.id}"></a>'
+            found.append(nbformat.v4.new_markdown_cell(anchor, id=f"anchor-{cell.id}"[:64]))
+            for output in cell.outputs:
+                if "text/html" in output.get("data", {}):
+                    output["data"]["text/html"] = linked_claims("".join(output["data"]["text/html"]))
+        found.append(cell)
+    return found
 
 
 def _folder_hash(folder: Path) -> str:

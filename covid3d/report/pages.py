@@ -6,13 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from covid3d.dicom.refusals import CAUSES, CURES
-from covid3d.report import audit
+from covid3d.report import audit_page
 from covid3d.report.claims import key_numbers, ledger
+from covid3d.report.ledger_page import badge, ledger_html
 from covid3d.run.files import read_json
-from covid3d.run.profile import Run
+from covid3d.run.profile import DATA, Run
 from covid3d.show import figure_html, table_html
-
-BADGES = {"agrees": "green", "compatible": "blue", "disagrees": "red"}
 
 
 def write_fragments(run: Run, folder: Path) -> None:
@@ -22,9 +21,8 @@ def write_fragments(run: Run, folder: Path) -> None:
     (folder / "ledger.html").write_text(ledger_html(claims), encoding="utf-8")
     (folder / "key_numbers.html").write_text(key_numbers_html(claims), encoding="utf-8")
     (folder / "picture.html").write_text(_picture(run), encoding="utf-8")
-    cells = table_html(audit.audit_published(), "The printed percentages of Table 2, and the counts that they can be.")
-    intervals = table_html(audit.printed_aucs(), "The printed AUCs, and the sampling interval that their counts imply.")
-    (folder / "audit.html").write_text(cells + intervals, encoding="utf-8")
+    for name, part in audit_page.fragments().items():
+        (folder / f"{name}.html").write_text(part, encoding="utf-8")
     worlds = {"effect": "effect (the disease leaves its marks)", "null": "null (labels and courses at random)"}
     facts = {
         "profile": f"{run.profile.name} ({run.profile.purpose})",
@@ -35,6 +33,9 @@ def write_fragments(run: Run, folder: Path) -> None:
     about = pd.DataFrame({"what": list(facts), "value": list(facts.values())})
     (folder / "run.html").write_text(table_html(about, f"The run '{run.name}'."), encoding="utf-8")
     (folder / "refusals.html").write_text(refusals_html(), encoding="utf-8")
+    columns = pd.read_csv(DATA / "dictionary.csv", dtype=str)
+    columns_html = table_html(columns, "The columns of the files that a run leaves, and the keys of values.json.")
+    (folder / "dictionary.html").write_text(columns_html, encoding="utf-8")
 
 
 def refusals_html() -> str:
@@ -42,11 +43,6 @@ def refusals_html() -> str:
     rows = [(code, f"{CAUSES[code]}.", f"{cure}.") for code, cure in sorted(CURES.items())]
     table = pd.DataFrame(rows, columns=["code", "what is wrong", "what to do"])
     return table_html(table, f"The {len(table)} reasons for which a scan is refused.")
-
-
-def badge(text: str) -> str:
-    """Return a verdict as a small label; grey unless it is a judgement on real scans or software."""
-    return f"<span class='verdict {BADGES.get(text, 'grey')}'>{html.escape(text)}</span>"
 
 
 def key_numbers_html(claims: pd.DataFrame) -> str:
@@ -57,18 +53,6 @@ def key_numbers_html(claims: pd.DataFrame) -> str:
     )
 
 
-def ledger_html(claims: pd.DataFrame) -> str:
-    """Return the whole ledger with a search box."""
-    box = (
-        "<p><label for='search'>Show rows that contain</label> "
-        "<input id='search' type='search' oninput=\"const t=this.value.toLowerCase();"
-        "document.querySelectorAll('table.ledger tbody tr')"
-        '.forEach(r=>r.hidden=!r.textContent.toLowerCase().includes(t))"></p>'
-    )
-    names = ("claim_id", "kind", "text", "published", "re_run", "beside", "verdict", "notebook", "how_checked")
-    return box + _claims_table(claims, names, f"All {len(claims)} claims.")
-
-
 def _claims_table(claims: pd.DataFrame, names: tuple[str, ...], caption: str) -> str:
     """Return rows of the ledger as HTML with badges and links to the chapters."""
     heads = "".join(f"<th scope='col'>{name.replace('_', ' ')}</th>" for name in names)
@@ -76,8 +60,6 @@ def _claims_table(claims: pd.DataFrame, names: tuple[str, ...], caption: str) ->
     for row in claims.to_dict("records"):
         cells = {name: html.escape(str(row[name])) for name in names}
         cells["verdict"] = badge(row["verdict"])
-        if "notebook" in cells:
-            cells["notebook"] = f"<a href='notebooks/{cells['notebook']}.html'>{cells['notebook']}</a>"
         rows.append("<tr>" + "".join(f"<td>{cells[name]}</td>" for name in names) + "</tr>")
     return (
         "<div class='scrolls' style='overflow-x:auto' tabindex='0'>"
