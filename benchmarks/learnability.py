@@ -11,26 +11,30 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import campaigns
-from covid3d.chapters import ceiling, results
+from covid3d.chapters import ceiling, results, severity, trajectories
 from covid3d.chapters.cross_validation import FLAT_WITHIN, LEAST_LOWER, LEAST_MEAN, LEAST_SKILL, flatness
 from covid3d.chapters.explanation import lesion_share_ratio, read_summary
 from covid3d.cohort.folds import read_splits
+from covid3d.cohort.intake import accepted
 from covid3d.commands import pipeline
 from covid3d.run.files import cpu_count
 from covid3d.run.profile import Run, open_run
 from covid3d.stats.auc import auc, mean_fold_auc
+from covid3d.stats.estimate import Estimate
 
 NAME, CURVES = "learnability", "learnability_curves"
 MADE_BY = (
     "covid3d.chapters.external_tests",
     "covid3d.chapters.cross_validation",
     "covid3d.chapters.explanation",
+    "covid3d.chapters.severity",
+    "covid3d.chapters.trajectory_scores",
     "covid3d.phantom.build",
     __file__,
 )
 SEEDS = (1, 2, 3)
 LOWEST_RATIO = 2.0
-JOBS = ("external", "explain")
+JOBS = ("external", "explain", "trajectories")
 BARS = (
     "mean of the folds",
     "beats 0.75",
@@ -39,6 +43,7 @@ BARS = (
     "skill at A",
     "loss is flat",
     "map on lesions",
+    "s follows burden",
 )
 
 
@@ -71,7 +76,9 @@ def row_of(run: Run) -> dict[str, Any]:
         best = ceiling.oracle(run, part)
         known = {"auc": reached, "oracle": best, "skill": ceiling.skill(reached, best)}
         row |= {f"{what}_{hospital.lower()}": found.value for what, found in known.items()}
+    s = _s_with_burden(run)
     row |= {"flatness": change, "map_ratio": ratio.value, "map_ratio_low": ratio.low, "map_ratio_high": ratio.high}
+    row |= {"s_rank": s.value, "s_rank_low": s.low, "s_rank_high": s.high}
     reached = (
         row["auc"] >= LEAST_MEAN,
         row["auc_low"] > LEAST_LOWER,
@@ -80,8 +87,15 @@ def row_of(run: Run) -> dict[str, Any]:
         row["skill_a"] >= LEAST_SKILL,
         abs(change) <= FLAT_WITHIN,
         ratio.value >= LOWEST_RATIO and ratio.low > 1,
+        s.value >= severity.LEAST_RANK,
     )
     return row | {name: int(bool(value)) for name, value in zip(BARS, reached, strict=True)}
+
+
+def _s_with_burden(run: Run) -> Estimate:
+    """Return the mean rank correlation of s with the true burden within the followed COVID+ patients."""
+    course = severity.beside(run, trajectories.course_of(results.trajectory_scores(run), accepted(run)))
+    return severity.Severity(course, course.head(0)).bar()["found"]
 
 
 def _scans(run: Run) -> int:
@@ -90,7 +104,8 @@ def _scans(run: Run) -> int:
 
 def missed(table: pd.DataFrame) -> list[str]:
     """Return the bars that are not reached, one line each, with the figure."""
-    figures = dict(zip(BARS, ("auc", "auc_low", "auc_low", "auc_low", "skill_a", "flatness", "map_ratio"), strict=True))
+    names = ("auc", "auc_low", "auc_low", "auc_low", "skill_a", "flatness", "map_ratio", "s_rank")
+    figures = dict(zip(BARS, names, strict=True))
     short = [(row, bar) for row in table.to_dict("records") for bar in BARS if not row[bar]]
     return [f"seed {row['seed']}: {bar} not reached ({figures[bar]} {row[figures[bar]]:.3f})" for row, bar in short]
 
