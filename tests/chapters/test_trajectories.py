@@ -160,6 +160,19 @@ def test_every_fold_scores_the_negatives_of_b_and_c(s):
     assert found == pytest.approx({0: 5.0, 1: own}), "the deployed fold's own score stays"
 
 
+def test_each_hospital_has_a_panel_and_time_runs_to_the_right(s):
+    panels = s.plot_curve(s.curve()).axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["hospital A, 6 patients", "hospital C, 1 patient"]
+    (backwards,) = s.plot_curve(s.curve("days_to_discharge"), "days_to_discharge").axes
+    assert backwards.xaxis_inverted() and not panels[0].xaxis_inverted()
+
+
+def test_what_a_curve_rests_on_is_told_with_it(s):
+    table = trajectories.fits({"since the first scan": s.curve(), "before discharge": s.curve("days_to_discharge")})
+    assert table["patients"].tolist() == [7, 6], "the censored stay has no discharge"
+    assert table["scans"].tolist() == [len(s.course), s.course["days_to_discharge"].notna().sum()]
+
+
 # --- the patient of Figure 4 -----------------------------------------------------------------------------------------
 
 
