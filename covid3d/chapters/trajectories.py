@@ -141,7 +141,7 @@ class Trajectories:
     def plot_curve(self, curve: courses.Curve, time: str = "day", *, controls: bool = False) -> Figure:
         """Return s(t) of every patient, a panel a hospital, with the population curve and the noise band around 0."""
         table = self.controls if controls else self.course
-        return draw.course(table, curve.points, self.band.half_width, time, AXES[time])
+        return draw.course(table, curve.points, self.band.half_width, time, AXES[time], curve.peak.method)
 
     @property
     def severity(self) -> Severity:

@@ -27,11 +27,12 @@ def course(
     half_width: float,
     time: str = "day",
     label: str = "days since the first scan",
+    why: str = "",
 ) -> Figure:
     """Draw s(t) of every followed patient, a panel a hospital, with the population curve (95 %) and the noise band around 0.
 
-    table: patient_id, hospital, logit and the time column; curve: day, s, low, high, the same in each panel. Days before
-    discharge run backwards, so that time passes to the right.
+    table: patient_id, hospital, logit and the time column; curve: day, s, low, high, the same in each panel; why: why there
+    is none, which the figure says. Days before discharge run backwards, so that time passes to the right.
     """
     table = table.dropna(subset=[time])
     if table.empty:
@@ -59,6 +60,8 @@ def course(
             plot.fill_between(curve["day"].astype(float), curve["low"], curve["high"], **band)
         patients = part["patient_id"].nunique()
         tidy(plot, label, "s(t), logit", f"hospital {hospital}, {patients} patient{'s' * (patients != 1)}")
+    if not len(curve) and why:
+        figure.suptitle(f"no population curve: {why}", fontsize=9)
     if time == "days_to_discharge":
         axes[0, 0].invert_xaxis()
     figure.legend(

@@ -165,6 +165,8 @@ def test_each_hospital_has_a_panel_and_time_runs_to_the_right(s):
     assert [panel.get_title(loc="left") for panel in panels] == ["hospital A, 6 patients", "hospital C, 1 patient"]
     (backwards,) = s.plot_curve(s.curve("days_to_discharge"), "days_to_discharge").axes
     assert backwards.xaxis_inverted() and not panels[0].xaxis_inverted()
+    bare = s.plot_curve(s.curve(controls=True), controls=True)
+    assert bare.get_suptitle() == "no population curve: too few patients or days"
 
 
 def test_what_a_curve_rests_on_is_told_with_it(s):
