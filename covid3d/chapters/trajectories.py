@@ -172,12 +172,14 @@ class Trajectories:
         fold = self.course.groupby("patient_id")["fold"].first().reindex(ended.index)
         negative = self.negatives().groupby("fold")["logit"]
         low, high = (fold.map(negative.quantile(share)) for share in (0.025, 0.975))
-        fallen, silent = ended["fall"] > self.band.half_width, ended["last"].abs() <= self.band.half_width
-        banded = np.isfinite(self.band.half_width)
+        half = self.band.half_width
+        fallen, silent, low_peak = ended["fall"] > half, ended["last"].abs() <= half, peaks["peak"].abs() <= half
+        banded = np.isfinite(half)
         counts = {
             "s above 0 at the first scan": first > 0,
             "highest scan 7 to 10 days after the first": days.between(7, 10),
             "highest scan 10 to 15 days after onset": onset.between(10, 15),
+            "highest s within the noise band around 0": low_peak if banded else low_peak.iloc[:0],
             "last scan near discharge": late.dropna().astype(bool),
             "of these, s below 0 at the last scan": ended["last"] < 0,
             "of these, last scan like COVID-": ended["last"].between(low, high),

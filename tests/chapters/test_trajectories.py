@@ -119,6 +119,8 @@ def test_a_last_scan_is_near_zero_when_it_lies_within_the_noise_band(s):
     moved = s.course.assign(logit=s.course["logit"].mask(s.course.index.isin(late), pd.Series(values, index=late)))
     counted = replace(s, course=moved).shares().set_index("what")["patients"]
     assert counted["of these, s within the noise band around 0"] == "2 of 3"
+    high = replace(s, course=s.course.assign(logit=s.band.half_width * (s.course["patient_id"] == "A000") * 1.01))
+    assert high.shares().set_index("what")["patients"]["highest s within the noise band around 0"] == "6 of 7"
 
 
 def test_medians_and_spans_of_the_highest_scan_are_of_the_peaks(s):
