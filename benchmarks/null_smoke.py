@@ -31,6 +31,7 @@ MADE_BY = (
     "covid3d.chapters.prognosis",
     "covid3d.chapters.explanation",
     "covid3d.chapters.trajectories",
+    "covid3d.chapters.trajectory_scores",
     "covid3d.phantom.build",
     __file__,
 )

@@ -93,7 +93,7 @@ def test_only_rooms_that_judge_read_the_truth():
         "covid3d.chapters.explanation",
         "covid3d.chapters.evidence",
         "covid3d.chapters.external_tests",
-        "covid3d.chapters.trajectories",
+        "covid3d.chapters.severity",
         "covid3d.report.claims",
     }
     reach = {module_of(path) for path in FILES if "covid3d.chapters.truth" in imports(path)}

@@ -3,7 +3,7 @@
 A campaign's table is part of the chapter's fingerprint because `run/steps.py` declares it: only declared ones are read.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from covid3d.run import campaigns, steps
 from covid3d.run.errors import MissingResult
 from covid3d.run.profile import Run
 from covid3d.stats.auc import auc, mean_interval, spearman
+from covid3d.stats.courses import rank_within
 from covid3d.stats.estimate import Estimate
 
 CHAPTER = "09_simulator"
@@ -81,7 +82,7 @@ class Simulator:
         rows = []
         for label, name, least in ((1, "COVID+", RANK), (0, "COVID-", -RANK)):
             scans = self.truth[(self.truth["label"] == label) & (self.truth["kind"] != "rescan")]
-            rank = rank_with_burden(scans)
+            rank = rank_within(scans, "oracle_logit", "burden_fraction").estimate
             asked = f"at least {RANK}" if label else f"at most -{RANK}"
             rows.append((f"rank correlation with burden, {name}", rank, asked, rank.value / least >= 1))
         for label, name in ((1, "COVID+"), (0, "COVID-")):
@@ -101,7 +102,7 @@ class Simulator:
         scans, rows = self.truth.merge(opacity.measured(self.run), on="scan_id"), []
         for column, name in names.items():
             every = spearman(scans[column], scans["burden_fraction"]).estimate
-            within = rank_with_burden(scans[scans["kind"] != "rescan"], column)
+            within = rank_within(scans[scans["kind"] != "rescan"], column, "burden_fraction").estimate
             rows.append((name, len(scans), every, within))
         columns = ["opacity of the lung", "scans", "rank correlation with burden", "within patients"]
         return pd.DataFrame(rows, columns=columns).set_index(columns[0])
@@ -195,17 +196,6 @@ def load(run: Run) -> Simulator:
     assert isinstance(chapter, steps.Chapter)
     stored = {name: campaigns.read(name) for name in chapter.stored}
     return Simulator(run, truth, scans, stored, run.root / chapter.files[0])
-
-
-def rank_with_burden(scans: pd.DataFrame, score: str = "oracle_logit") -> Estimate:
-    """Return the mean within-patient rank correlation of a score with burden, t limits over patients.
-
-    Patients with three scans or more; columns patient_id, burden_fraction and the score's, by default the perfect reader's.
-    """
-    parts = [part for _, part in scans.groupby("patient_id") if len(part) >= 3]
-    ranks = pd.Series([part[score].corr(part["burden_fraction"], method="spearman") for part in parts])
-    found = _mean(ranks.dropna(), "no patient has three scans")
-    return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0)) if found.has_limits else found
 
 
 def _mean(values: pd.Series, why: str) -> Estimate:

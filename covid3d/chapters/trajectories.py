@@ -4,41 +4,41 @@ A patient of A is scored by the one fold that never saw that patient; B and C by
 patient's first scan; the paper's "day d" is day d - 1 here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import evidence, explanation, results
-from covid3d.chapters.results import EVERY_FOLD, TASK, THREE_D
-from covid3d.chapters.truth import read_truth
+from covid3d.chapters import evidence, explanation, results, severity
+from covid3d.chapters.results import EVERY_FOLD, THREE_D
+from covid3d.chapters.severity import NO_TRUTH, Severity
 from covid3d.cohort.folds import read_splits, require_certificate
 from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import lung_mask
-from covid3d.ct.windows import Window, nominal_window, sample_windows
 from covid3d.figures import trajectories as draw
 from covid3d.figures.privacy import shown_box
-from covid3d.network import scoring
 from covid3d.network.registry import build
-from covid3d.network.training import load_fold
 from covid3d.run import steps
-from covid3d.run.files import random_seed, write_csv
+from covid3d.run.files import random_seed
 from covid3d.run.profile import Run
 from covid3d.stats import courses
 from covid3d.stats.auc import spearman
 from covid3d.stats.estimate import NAN, Estimate
 from covid3d.stats.proportions import wilson
 
-NO_TRUTH = "real scans have no known burden"
 NOBODY = "no patient has a follow-up scan"
 SPANS = {"0 to 2": 2, "3 to 6": 6, "7 to 10": 10, "11 to 14": 14, "15 or later": np.inf}
 SIZE = ("n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm")
-AXES = {"day": "days since the first scan", "days_since_onset": "days since onset of symptoms"}
+AXES = {
+    "day": "days since the first scan",
+    "days_since_onset": "days since onset of symptoms",
+    "days_to_discharge": "days before discharge",
+}
 
 
 # --- the chapter -----------------------------------------------------------------------------------------------------
@@ -49,10 +49,10 @@ class Trajectories:
     """s of every scan, read once; every question of the chapter is asked of these tables.
 
     scores: one row a scan, as `results.trajectory_scores` returns it. course: the scans of the followed patients by patient
-    and day, with age, days_since_onset, days_to_discharge. controls: the same of COVID- patients with simulated later scans
-    (none in a real cohort). external: first scans of B and C by every fold. own: patients of the splits, scored out of fold.
-    split_scans: the scans that train or validate. case: the patient of Figure 4, one row a scan, with
-    the evidence that pieces of its lung hold (`evidence.ensure_evidence`) and its true burden, where there is any.
+    and day, with age, days_since_onset, days_to_discharge, and how ill the lung is (`severity.beside`). controls: the same
+    of COVID- patients with simulated later scans (none in a real cohort). external: first scans of B and C by every fold.
+    own: patients of the splits, scored out of fold. split_scans: the scans that train or validate. case: the patient of
+    Figure 4, one row a scan, with the evidence that pieces of its lung hold (`evidence.ensure_evidence`).
     """
 
     run: Run
@@ -131,17 +131,22 @@ class Trajectories:
 
     # --- the course
 
-    def curve(self, time: str = "day", *, controls: bool = False) -> tuple[pd.DataFrame, Estimate]:
-        """Return the pooled curve of s over `time` (day | days_since_onset) and the day of its peak; see `curve_of`."""
+    def curve(self, time: str = "day", *, controls: bool = False) -> courses.Curve:
+        """Return the population curve of s over a time of `AXES`, hospitals A and C together; see `courses.curve_of`."""
         table = self.controls if controls else self.course
         rng = np.random.default_rng(random_seed(self.run.seed, "trajectories", time, controls))
-        points, peak = courses.curve_of(table, time, self.run.profile.statistics.bootstrap, rng)
-        return points, peak.of_unit("days")
+        found = courses.curve_of(table, time, self.run.profile.statistics.bootstrap, rng)
+        return found._replace(peak=found.peak.of_unit("days"))
 
-    def plot_curve(self, points: pd.DataFrame, time: str = "day", *, controls: bool = False) -> Figure:
-        """Return s(t) of every patient with a pooled curve, and the noise band aside."""
+    def plot_curve(self, curve: courses.Curve, time: str = "day", *, controls: bool = False) -> Figure:
+        """Return s(t) of every patient, a panel a hospital, with the population curve and the noise band around 0."""
         table = self.controls if controls else self.course
-        return draw.course(table, points, self.band.half_width, time, AXES[time])
+        return draw.course(table, curve.points, self.band.half_width, time, AXES[time], curve.peak.method)
+
+    @property
+    def severity(self) -> Severity:
+        """How ill the lung is, beside s: what the chapter asks of burden and opacity."""
+        return Severity(self.course, self.controls)
 
     def change(self, first_day: float = 7, last_day: float = 10) -> Estimate:
         """Return the mean change of s from the first scan to days 7 to 10 (paired t; patients with such a scan)."""
@@ -167,17 +172,19 @@ class Trajectories:
         fold = self.course.groupby("patient_id")["fold"].first().reindex(ended.index)
         negative = self.negatives().groupby("fold")["logit"]
         low, high = (fold.map(negative.quantile(share)) for share in (0.025, 0.975))
-        fallen = ended["fall"] > self.band.half_width
+        half = self.band.half_width
+        fallen, silent, low_peak = ended["fall"] > half, ended["last"].abs() <= half, peaks["peak"].abs() <= half
+        banded = np.isfinite(half)
         counts = {
             "s above 0 at the first scan": first > 0,
             "highest scan 7 to 10 days after the first": days.between(7, 10),
             "highest scan 10 to 15 days after onset": onset.between(10, 15),
+            "highest s within the noise band around 0": low_peak if banded else low_peak.iloc[:0],
             "last scan near discharge": late.dropna().astype(bool),
             "of these, s below 0 at the last scan": ended["last"] < 0,
             "of these, last scan like COVID-": ended["last"].between(low, high),
-            "of these, fall from the peak beyond noise": fallen
-            if np.isfinite(self.band.half_width)
-            else fallen.iloc[:0],
+            "of these, s within the noise band around 0": silent if banded else silent.iloc[:0],
+            "of these, fall from the peak beyond noise": fallen if banded else fallen.iloc[:0],
         }
         rows = [
             (name, f"{values.sum()} of {len(values)}", wilson(int(values.sum()), len(values)).of_unit("%"))
@@ -210,14 +217,14 @@ class Trajectories:
     # --- Figure 4
 
     def case_study(self) -> pd.DataFrame:
-        """Return the patient of Figure 4, one row a scan: the paper's day, s, its probability and place among COVID- scans.
+        """Return the patient of Figure 4, one row a scan: the paper's day, s, its place among COVID- scans, and the lung.
 
-        percentile: among the COVID- first scans of the same fold. beyond noise: changed since the scan before by more than
-        the noise band; never where there is no band.
+        True burden and opacity are shares of the lung. percentile: among the COVID- first scans of the same fold. beyond
+        noise: changed since the scan before by more than the noise band; never where there is no band.
         """
         others = self.negatives()
         negative = others.loc[others["fold"].isin(self.case["fold"]), "logit"]
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "scan": self.case["scan_id"],
                 "day": (self.case["day"] + 1).astype(int),
@@ -226,7 +233,8 @@ class Trajectories:
                 "percentile": [courses.percentile_in(negative, score) for score in self.case["logit"]],
                 "beyond noise": (self.case["logit"].diff().abs() > self.band.half_width).tolist(),
             }
-        ).set_index("scan")
+        )
+        return pd.concat([table, severity.shares_in_words(self.case)], axis=1).set_index("scan")
 
     def case_facts(self) -> dict[str, Any]:
         """Return the case study in numbers; days count as the paper's do, and H is the largest value of the last map."""
@@ -258,12 +266,11 @@ class Trajectories:
         columns |= {"together": "all at once", "without_lesions": "true lesions", "ratio": "ratio"}
         table = self.case[[*columns]].rename(columns=columns)
         table.insert(1, "day", (self.case["day"] + 1).astype(int))
-        shares = self.case["burden_fraction"]
-        burden = [Estimate(one).of_unit("%") if pd.notna(one) else Estimate.missing(NO_TRUTH) for one in shares]
-        return table.assign(**{"true burden": pd.Series(burden, dtype=object)}).set_index("scan")
+        burden = severity.shares_in_words(self.case)["true burden"]
+        return table.assign(**{"true burden": burden}).set_index("scan")
 
     def case_follows(self) -> dict[str, Estimate]:
-        """Return Spearman's correlation with the true burden, over the scans of the case, of s and of the evidence for it."""
+        """Return Spearman's correlation with the true burden, over the scans of the case, of s, of opacity and of evidence."""
         burden = self.case["burden_fraction"]
         if burden.isna().any() or burden.empty:
             return dict.fromkeys(FOLLOWS, Estimate.missing(NO_TRUTH))
@@ -313,6 +320,8 @@ class Trajectories:
 
 FOLLOWS = {
     "s and true burden": "logit",
+    "lung above -700 HU and true burden": "above_700",
+    "lung above -500 HU and true burden": "above_500",
     "evidence and true burden": "positive_mass",
     "evidence of all at once and true burden": "together",
     "evidence of the true lesions and true burden": "without_lesions",
@@ -336,29 +345,34 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     require_certificate(run)
     scores, manifest = results.trajectory_scores(run), accepted(run)
     external = results.external_scores(run)
-    course = course_of(scores, manifest)
+    course, controls = (severity.beside(run, course_of(scores, manifest, controls=which)) for which in (False, True))
     chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
     case = course[course["scan_id"].isin(chosen["scan_id"])].merge(read_intake(run)[["scan_id", *SIZE]], on="scan_id")
-    found, truth = evidence.read_summary(run), read_truth(run)
+    found = evidence.read_summary(run)
     pieces = found.loc[
         found["method"] == evidence.PIECES, ["scan_id", "positive_mass", "negative_mass", "together", "ratio"]
     ]
     causal = evidence.read_causal(run)
     causal["without_lesions"] = causal["whole"] - causal["removed"]
     case = case.merge(pieces, on="scan_id", how="left").merge(causal[["scan_id", "without_lesions"]], how="left")
-    burden = None if truth is None else truth.set_index("scan_id")["burden_fraction"]
-    case["burden_fraction"] = NAN if burden is None else case["scan_id"].map(burden)
     return Trajectories(
         run=run,
         late_days=late_days,
         scores=scores,
         course=course,
-        controls=course_of(scores, manifest, controls=True),
+        controls=controls,
         external=external[external["model"] == EVERY_FOLD],
         own=frozenset(results.held_out_by(run)),
         split_scans=frozenset(read_splits(run)["scan_id"]),
         case=case,
     )
+
+
+def fits(curves: Mapping[str, courses.Curve]) -> pd.DataFrame:
+    """Return what population curves rest on, a row a curve: patients, scans, and the SD of s between and within patients."""
+    rows = [(name, one.patients, one.scans, one.between, one.within) for name, one in curves.items()]
+    columns = ["days", "patients", "scans", "SD between patients", "SD within a patient"]
+    return pd.DataFrame(rows, columns=columns).set_index("days")
 
 
 def course_of(scores: pd.DataFrame, manifest: pd.DataFrame, *, controls: bool = False) -> pd.DataFrame:
@@ -376,58 +390,3 @@ def course_of(scores: pd.DataFrame, manifest: pd.DataFrame, *, controls: bool = 
     censored = pd.to_numeric(chosen["censored"]).eq(1).fillna(False)
     chosen["days_to_discharge"] = chosen["days_to_discharge"].mask(censored)
     return chosen.sort_values(["patient_id", "scan_index", "day"], ignore_index=True)
-
-
-# --- the step --------------------------------------------------------------------------------------------------------
-
-
-def ensure_trajectories(run: Run) -> Path:
-    """Return the folder of scores.csv, computing it when needed; see `results.trajectory_scores`."""
-    inputs: dict[str, object] = {
-        "manifest": run.manifest,
-        "intake": run.intake,
-        "splits": run.splits,
-        "selection": steps.content(results.selection_file(run).parent),
-        "folds": [steps.content(run.model(TASK, THREE_D, fold)) for fold in results.folds(run)],
-    }
-    if run.path("controls.csv").is_file():
-        inputs["controls"] = run.path("controls.csv")
-
-    def compute(folder: Path) -> None:
-        write_csv(folder / "scores.csv", _score(run))
-
-    return steps.ensure(run, "trajectories", run.path("trajectories"), inputs, compute)
-
-
-def _score(run: Run) -> pd.DataFrame:
-    table = accepted(run).reset_index(drop=True)
-    table["fold"] = results.fold_that_scores(run, table["patient_id"])
-    table["kind"] = table["role"].replace({"development": "first", "external": "first"})
-    pairs = courses.rescan_pairs(table)
-    settings, device = run.profile.windows, scoring.use_device(run)
-    sample = sample_windows(settings, run.seed).head(settings.internal_count)
-    windows = [nominal_window(settings), *(Window(*pair) for pair in sample[["level", "width"]].to_numpy().tolist())]
-    table["logit"], table["window_sd"] = NAN, NAN
-    for fold, part in table.groupby("fold"):
-        model = load_fold(run, TASK, THREE_D, int(str(fold)))
-        in_pair = part["scan_id"].isin(pairs["scan_id"])
-        for scans, chosen in ((part[~in_pair], windows[:1]), (part[in_pair], windows)):
-            if len(scans):
-                logits = scoring.score(model, Store.of(run).stack(scans["scan_id"]), chosen, device=device)
-                table.loc[scans.index, "logit"] = logits[:, 0]
-                if len(chosen) > 1:
-                    table.loc[scans.index, "window_sd"] = logits[:, 1:].std(axis=1, ddof=1)
-    table["probability"] = scoring.sigmoid(table["logit"].to_numpy())
-    columns = [
-        "scan_id",
-        "patient_id",
-        "hospital",
-        "label",
-        "kind",
-        "scan_index",
-        "day",
-        "fold",
-        "logit",
-        "probability",
-    ]
-    return table[[*columns, "window_sd"]].sort_values("scan_id", ignore_index=True)

@@ -27,42 +27,46 @@ def course(
     half_width: float,
     time: str = "day",
     label: str = "days since the first scan",
+    why: str = "",
 ) -> Figure:
-    """Draw s(t) of every followed patient, the pooled curve with its 95 % band, and as a bar aside the noise.
+    """Draw s(t) of every followed patient, a panel a hospital, with the population curve (95 %) and the noise band around 0.
 
-    table: patient_id, hospital, logit and the time column; curve: day, s, low, high.
+    table: patient_id, hospital, logit and the time column; curve: day, s, low, high, the same in each panel; why: why there
+    is none, which the figure says. Days before discharge run backwards, so that time passes to the right.
     """
     table = table.dropna(subset=[time])
     if table.empty:
         return empty("no patient has a follow-up scan")
-    figure, axes = canvas(width=7.5, height=4.4)
-    plot, named = axes[0, 0], set()
-    for _, part in table.sort_values(time).groupby("patient_id"):
-        hospital = str(part["hospital"].iloc[0])
-        name = None if hospital in named else f"hospital {hospital}"
-        named.add(hospital)
-        plot.plot(
-            part[time].astype(float),
-            part["logit"],
-            color=HOSPITALS.get(hospital, GREY),
-            alpha=0.45,
-            linewidth=0.9,
-            marker=".",
-            markersize=4,
-            label=name,
-        )
-    if len(curve):
-        plot.plot(curve["day"], curve["s"], color="black", linewidth=2.2, label="pooled curve")
-        plot.fill_between(
-            curve["day"].astype(float), curve["low"], curve["high"], color="black", alpha=0.15, linewidth=0
-        )
-    if np.isfinite(half_width):
-        aside, middle = 1.05 * float(table[time].max()) + 0.5, float(table["logit"].median())
-        largest = "largest change without cause (95 %)"
-        plot.errorbar(aside, middle, half_width / 2, color=ORANGE, linewidth=2, capsize=5, label=largest)
-    plot.axhline(0, color=GREY, linewidth=1)
-    figure.legend(*plot.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    tidy(plot, label, "s(t), logit")
+    parts = list(table.sort_values(time).groupby("hospital"))
+    figure, axes = canvas(1, len(parts), width=8.0 if len(parts) > 1 else 6.5, height=4.2, sharex=True, sharey=True)
+    for plot, (hospital, part) in zip(axes[0], parts, strict=True):
+        if np.isfinite(half_width):
+            plot.axhspan(
+                -half_width, half_width, color=ORANGE, alpha=0.15, linewidth=0, label="no change from 0 (95 %)"
+            )
+        plot.axhline(0, color=GREY, linewidth=1)
+        style = {
+            "color": HOSPITALS.get(str(hospital), GREY),
+            "alpha": 0.45,
+            "linewidth": 0.9,
+            "marker": ".",
+            "markersize": 4,
+        }
+        for _, one in part.groupby("patient_id"):
+            plot.plot(one[time].astype(float), one["logit"], **style)
+        if len(curve):
+            plot.plot(curve["day"], curve["s"], color="black", linewidth=2.2, label="population curve")
+            band = {"color": "black", "alpha": 0.15, "linewidth": 0, "label": "its 95 % band"}
+            plot.fill_between(curve["day"].astype(float), curve["low"], curve["high"], **band)
+        patients = part["patient_id"].nunique()
+        tidy(plot, label, "s(t), logit", f"hospital {hospital}, {patients} patient{'s' * (patients != 1)}")
+    if not len(curve) and why:
+        figure.suptitle(f"no population curve: {why}", fontsize=9)
+    if time == "days_to_discharge":
+        axes[0, 0].invert_xaxis()
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
+    )
     return figure
 
 

@@ -166,7 +166,7 @@ STEPS: dict[str, Step] = {
     ),
     "trajectories": Step(
         "score every follow-up scan",
-        "covid3d.chapters.trajectories:ensure_trajectories",
+        "covid3d.chapters.trajectory_scores:ensure_trajectories",
         needs=("selection",),
         keys=("model", "windows"),
         makes=("trajectories",),

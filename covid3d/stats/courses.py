@@ -1,20 +1,25 @@
-"""What the course of a score says: noise band, peaks, changes and the pooled curve; tables in, numbers out.
+"""What the course of a score says: noise band, peaks, changes, rank within patients, and the population curve.
 
 A course has one row a scan with scan_id, patient_id, hospital, scan_index, day (since the patient's first scan),
 days_since_onset, days_to_discharge and logit = s.
 """
 
+import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from patsy import cr, dmatrix
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
+from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
 from covid3d.stats.auc import mean_interval
 from covid3d.stats.estimate import NAN, Estimate
 
-CURVE_DF = 4
+CURVE_DF, LEAST_PATIENTS, LEAST_SCANS = 4, 4, 3
+NOT_CONVERGED = "the mixed model did not converge"
 
 
 class NoiseBand(NamedTuple):
@@ -126,7 +131,7 @@ def change_of(table: pd.DataFrame, first_day: float = 7, last_day: float = 10) -
     )
     values = (later - start).dropna()
     if len(values) < 2:
-        few = f"{len(values)} patients with such a scan"
+        few = f"{len(values)} patient{'s' * (len(values) != 1)} with such a scan"
         return Estimate(float(values.iloc[0]), method=f"no interval: {few}") if len(values) else Estimate.missing(few)
     return mean_interval(values).by(f"paired t, n = {len(values)}")
 
@@ -136,43 +141,124 @@ def percentile_in(values: pd.Series, score: float) -> float:
     return min(float(stats.percentileofscore(values, score, kind="mean")), 100.0) if len(values) else NAN
 
 
-def curve_of(table: pd.DataFrame, time: str, bootstrap: int, rng: np.random.Generator) -> tuple[pd.DataFrame, Estimate]:
-    """Return (day, s, low, high) of a natural cubic spline with patient effects, and the day of its highest point.
+def direction(change: Estimate) -> str:
+    """Return in a word what the interval of a mean change says: rises, falls, or that it holds 0."""
+    if not change.has_limits:
+        return f"not known ({change.method.removeprefix('no interval: ')})"
+    return "rises" if change.low > 0 else "falls" if change.high < 0 else "no change beyond chance"
 
-    Within-patient least squares: each patient's own level is removed, so that patients with more scans, or scanned at
-    other times, do not bend the curve. Percentile intervals over resampled patients. The curve spans the central 90 % of
-    the times.
+
+class Within(NamedTuple):
+    """A mean over `patients`; `few` had too few complete scans to count, and for `constant` one of the two never varied."""
+
+    estimate: Estimate
+    patients: int
+    few: int
+    constant: int
+
+
+def rank_within(table: pd.DataFrame, one: str, other: str) -> Within:
+    """Return the mean over patients of Spearman's rank correlation of two columns, with t limits cut to [-1, 1].
+
+    Ties have their mean rank, a scan that lacks one of the two counts in nothing, and a patient has at least `LEAST_SCANS`.
+    The patient is the unit: so few scans of one patient give no p of their own.
+    """
+    parts = [part for _, part in table[["patient_id", one, other]].groupby("patient_id")]
+    whole = [part for part in (part.dropna() for part in parts) if len(part) >= LEAST_SCANS]
+    varied = [part for part in whole if part[one].nunique() > 1 and part[other].nunique() > 1]
+    counts = len(varied), len(parts) - len(whole), len(whole) - len(varied)
+    if not varied:
+        return Within(Estimate.missing("no patient has three scans"), *counts)
+    mean = mean_interval([part[one].corr(part[other], method="spearman") for part in varied])
+    return Within(
+        replace(mean, low=max(mean.low, -1.0), high=min(mean.high, 1.0)) if mean.has_limits else mean, *counts
+    )
+
+
+class Fit(NamedTuple):
+    """A linear model with a random intercept a group: coefficients (K,), and the SD between and within groups."""
+
+    coefficients: np.ndarray
+    between: float
+    within: float
+
+
+def mixed_fit(values: np.ndarray, design: np.ndarray, groups: np.ndarray) -> Fit | None:
+    """Return the REML fit of values (N,) on a design (N, K) with a random intercept a group (Laird & Ware, Biometrics 1982).
+
+    By statsmodels' MixedLM, which tries three optimizers; None where none of them converges.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # each attempt warns; the last one's success is asked for
+        found = MixedLM(values, design, groups=groups).fit(reml=True)
+    if not found.converged:
+        return None
+    between = float(np.sqrt(max(np.asarray(found.cov_re)[0, 0], 0.0)))
+    return Fit(np.asarray(found.fe_params), between, float(np.sqrt(found.scale)))
+
+
+def resampled(
+    fit: Fit, values: np.ndarray, design: np.ndarray, groups: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the coefficients (count, K) of a mixed model for resampled groups, its variances held as they were fitted.
+
+    Generalised least squares a resample. Groups are drawn whole, so that what differs between them beyond their level, such
+    as their slope, is in the spread (Cameron & Miller, J Human Resources 2015).
+    """
+    codes, _ = pd.factorize(groups)
+    parts = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+    both = np.column_stack([design, values])
+    pieces = []
+    for rows in parts:
+        shrink = fit.between**2 / (fit.within**2 + len(rows) * fit.between**2)
+        total = design[rows].sum(0)
+        pieces.append(design[rows].T @ both[rows] - shrink * np.outer(total, both[rows].sum(0)))
+    drawn = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), count)
+    sums = np.einsum("dp,pij->dij", drawn, np.array(pieces))
+    return np.array([np.linalg.lstsq(one[:, :-1], one[:, -1], rcond=None)[0] for one in sums])
+
+
+class Curve(NamedTuple):
+    """A population curve: points (day, s, low, high), its highest day, what it rests on, and the SD between and within."""
+
+    points: pd.DataFrame
+    peak: Estimate
+    patients: int
+    scans: int
+    between: Estimate
+    within: Estimate
+
+
+def curve_of(table: pd.DataFrame, time: str, bootstrap: int, rng: np.random.Generator) -> Curve:
+    """Return the population curve of s over `time`: a natural cubic spline in a mixed model with patient intercepts.
+
+    Percentile intervals over resampled patients. The curve spans the central 90 % of the times. Where patients or days are
+    too few, or the model does not converge, there are no points and the peak says why.
     """
     known = table.dropna(subset=[time, "logit"])
-    known = known[known.groupby("patient_id")["scan_id"].transform("size") >= 2]
-    none = pd.DataFrame(columns=["day", "s", "low", "high"], dtype=float)
-    days = known[time].to_numpy(float)
-    if known["patient_id"].nunique() < 4 or len(np.unique(days)) < CURVE_DF + 2:
-        return none, Estimate.missing("too few patients or days")
+    days, values = known[time].to_numpy(float), known["logit"].to_numpy(float)
+    patients = known["patient_id"].to_numpy()
+    if known["patient_id"].nunique() < LEAST_PATIENTS or len(np.unique(days)) < CURVE_DF + 2:
+        return _no_curve(known, "too few patients or days")
     grid = np.linspace(np.quantile(days, 0.05), np.quantile(days, 0.95), 61)
     knots = np.quantile(days, np.linspace(0, 1, CURVE_DF)[1:-1])
     limits = {"lower_bound": float(days.min()), "upper_bound": float(days.max())}
-    basis, at = (_spline(values, knots, limits) for values in (days, grid))
-    codes, _ = pd.factorize(known["patient_id"])
-    groups = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
-    values = known["logit"].to_numpy(float)
-    centred = np.vstack([basis[rows] - basis[rows].mean(0) for rows in groups])
-    residual = np.concatenate([values[rows] - values[rows].mean() for rows in groups])
-    where = np.split(np.arange(len(residual)), np.cumsum([len(rows) for rows in groups])[:-1])
-    means = np.array([[values[rows].mean(), *basis[rows].mean(0)] for rows in groups])
-
-    def fit(chosen: np.ndarray) -> np.ndarray:
-        rows = np.concatenate([where[patient] for patient in chosen])
-        slope = np.linalg.lstsq(centred[rows], residual[rows], rcond=None)[0]
-        return at @ slope + np.mean(means[chosen, 0] - means[chosen, 1:] @ slope)
-
-    best = fit(np.arange(len(groups)))
-    draws = np.array([fit(rng.integers(0, len(groups), len(groups))) for _ in range(bootstrap)])
+    basis, at = (np.column_stack([np.ones(len(one)), _spline(one, knots, limits)]) for one in (days, grid))
+    fit = mixed_fit(values, basis, patients)
+    if fit is None:
+        return _no_curve(known, NOT_CONVERGED)
+    best, draws = at @ fit.coefficients, resampled(fit, values, basis, patients, bootstrap, rng) @ at.T
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    tops = grid[draws.argmax(1)]
-    first, last = np.quantile(tops, [0.025, 0.975]).tolist()
-    peak = Estimate(float(grid[best.argmax()]), first, last, "patient bootstrap of the spline's peak")
-    return pd.DataFrame({"day": grid, "s": best, "low": low, "high": high}), peak
+    first, last = np.quantile(grid[draws.argmax(1)], [0.025, 0.975]).tolist()
+    peak = Estimate(float(grid[best.argmax()]), first, last, "patient bootstrap of the curve's peak")
+    points = pd.DataFrame({"day": grid, "s": best, "low": low, "high": high})
+    spread = (Estimate(sd, method="REML", unit="logit") for sd in (fit.between, fit.within))
+    return Curve(points, peak, known["patient_id"].nunique(), len(known), *spread)
+
+
+def _no_curve(known: pd.DataFrame, why: str) -> Curve:
+    none, missing = pd.DataFrame(columns=["day", "s", "low", "high"], dtype=float), Estimate.missing(why)
+    return Curve(none, missing, known["patient_id"].nunique(), len(known), missing, missing)
 
 
 def _spline(values: np.ndarray, knots: np.ndarray, limits: dict[str, float]) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import evidence, explanation, trajectories
+from covid3d.chapters import evidence, explanation, opacity, trajectories, trajectory_scores
 from covid3d.cohort.manifest import read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     rows += [("covid3d", 1, "B004-0", "B", 0, 99.0)]
     table = pd.DataFrame(rows, columns=["model", "fold", "scan_id", "hospital", "label", "logit"])
     write_csv(made.path("external", "predictions.csv"), table)
-    trajectories.ensure_trajectories(made)
+    trajectory_scores.ensure_trajectories(made)
     explanation.ensure_explain(made)
     evidence.ensure_evidence(made)
     yield made
@@ -97,7 +97,9 @@ def test_the_noise_band_comes_from_same_day_pairs(s):
 def test_a_cohort_without_rescans_has_no_band_and_calls_no_change_larger(s):
     bare = replace(s, scores=s.scores[s.scores["kind"] != "rescan"])
     assert not bare.noise()["half-width"].known
-    assert bare.shares().set_index("what").loc["of these, fall from the peak beyond noise", "patients"] == "0 of 0"
+    counted = bare.shares().set_index("what")["patients"]
+    assert counted["of these, fall from the peak beyond noise"] == "0 of 0"
+    assert counted["of these, s within the noise band around 0"] == "0 of 0"
     assert not bare.case_study()["beyond noise"].any()
 
 
@@ -108,6 +110,17 @@ def test_shares_count_patients_with_wilsons_interval(s):
     assert share.low <= share.value <= share.high
     assert table.loc["last scan near discharge", "patients"] == "3 of 6"
     assert replace(s, late_days=7).shares().set_index("what").loc["last scan near discharge", "patients"] == "4 of 6"
+
+
+def test_a_last_scan_is_near_zero_when_it_lies_within_the_noise_band(s):
+    """Three patients have a late scan: s is set to 0, to just below the band's width, and above it."""
+    late = s.course.groupby("patient_id").tail(1).loc[lambda rows: rows["days_to_discharge"] <= 3].index
+    values = s.band.half_width * np.array([0.0, -0.99, 1.01])
+    moved = s.course.assign(logit=s.course["logit"].mask(s.course.index.isin(late), pd.Series(values, index=late)))
+    counted = replace(s, course=moved).shares().set_index("what")["patients"]
+    assert counted["of these, s within the noise band around 0"] == "2 of 3"
+    high = replace(s, course=s.course.assign(logit=s.band.half_width * (s.course["patient_id"] == "A000") * 1.01))
+    assert high.shares().set_index("what")["patients"]["highest s within the noise band around 0"] == "6 of 7"
 
 
 def test_medians_and_spans_of_the_highest_scan_are_of_the_peaks(s):
@@ -147,6 +160,21 @@ def test_every_fold_scores_the_negatives_of_b_and_c(s):
     found = negatives.query("scan_id == 'B004-0'").set_index("fold")["logit"].to_dict()
     own = s.scores.set_index("scan_id").loc["B004-0", "logit"]
     assert found == pytest.approx({0: 5.0, 1: own}), "the deployed fold's own score stays"
+
+
+def test_each_hospital_has_a_panel_and_time_runs_to_the_right(s):
+    panels = s.plot_curve(s.curve()).axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["hospital A, 6 patients", "hospital C, 1 patient"]
+    (backwards,) = s.plot_curve(s.curve("days_to_discharge"), "days_to_discharge").axes
+    assert backwards.xaxis_inverted() and not panels[0].xaxis_inverted()
+    bare = s.plot_curve(s.curve(controls=True), controls=True)
+    assert bare.get_suptitle() == "no population curve: too few patients or days"
+
+
+def test_what_a_curve_rests_on_is_told_with_it(s):
+    table = trajectories.fits({"since the first scan": s.curve(), "before discharge": s.curve("days_to_discharge")})
+    assert table["patients"].tolist() == [7, 6], "the censored stay has no discharge"
+    assert table["scans"].tolist() == [len(s.course), s.course["days_to_discharge"].notna().sum()]
 
 
 # --- the patient of Figure 4 -----------------------------------------------------------------------------------------
@@ -189,6 +217,8 @@ def test_the_case_is_the_patient_of_the_papers_age_and_scans(run, monkeypatch):
     assert found.case_words().startswith("33 years, 3 scans; ")
     assert found.case_study()["day"].tolist() == [1, 5, 9], "the paper counts the first scan as day 1"
     assert found.case_study()["percentile"].between(0, 100).all()
+    opaque = opacity.measured(run, found.case["scan_id"])["above_500"].tolist()
+    assert found.case["above_500"].tolist() == pytest.approx(opaque, nan_ok=True)
 
 
 def test_one_choice_of_the_case_counts_every_accepted_scan_and_no_control(run, monkeypatch):
@@ -213,8 +243,11 @@ def test_the_case_in_numbers(s):
 def test_a_cohort_without_follow_up_says_so(s):
     empty = replace(s, course=s.course.head(0), case=s.case.head(0), controls=s.controls.head(0))
     assert not any(fact.known for fact in empty.case_facts().values())
-    assert not empty.curve()[1].known and not empty.change().known
-    assert empty.case_study().empty and empty.plot_case() and empty.plot_curve(empty.curve()[0])
+    assert not empty.curve().peak.known and not empty.change().known
+    assert empty.case_study().empty and empty.plot_case() and empty.plot_curve(empty.curve())
+    asked = empty.severity
+    assert not asked.bar()["found"].known and not asked.highest()["share"].iloc[0].known
+    assert not any(found.known for found in asked.follows()["s"])
     assert empty.followed()["together"] == 0
     assert not empty.shares()["share"].iloc[0].known
     assert "no patient has a follow-up scan" in empty.case_words()

@@ -1,12 +1,17 @@
-"""Courses of a score: noise band, peaks, changes and the pooled curve, against scipy, statsmodels and hand sums."""
+"""Courses of a score: noise band, peaks, changes and the population curve, against scipy, lme4's example and hand sums."""
+
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.api as sm
 from scipy import stats
 
 from covid3d.stats import courses
+from covid3d.stats.estimate import Estimate
+
+SLEEPSTUDY = Path(__file__).parent.parent / "data" / "sleepstudy.csv"
 
 
 def course_of(patients: int, rng: np.random.Generator, noise: float = 0.2) -> pd.DataFrame:
@@ -83,51 +88,104 @@ def test_change_is_a_paired_t_interval_as_scipy_gives_it():
     assert np.isnan(courses.change_of(table.query("day < 5")).low)
 
 
-def test_the_pooled_curve_finds_the_peak_whatever_the_patients_levels():
-    table = course_of(40, np.random.default_rng(2))
-    curve, peak = courses.curve_of(table, "day", 99, np.random.default_rng(3))
-    assert peak.low <= 8 <= peak.high
-    assert peak.value == pytest.approx(8, abs=1)
-    assert (curve["low"] <= curve["s"] + 1e-9).all() and (curve["s"] <= curve["high"] + 1e-9).all()
+def test_the_population_curve_finds_the_peak_whatever_the_patients_levels():
+    curve = courses.curve_of(course_of(40, np.random.default_rng(2)), "day", 99, np.random.default_rng(3))
+    assert curve.peak.low <= 8 <= curve.peak.high
+    assert curve.peak.value == pytest.approx(8, abs=1)
+    assert (curve.points["low"] <= curve.points["s"]).all() and (curve.points["s"] <= curve.points["high"]).all()
+    assert (curve.patients, curve.scans) == (40, 200)
 
 
-def test_the_band_of_the_curve_is_the_central_95_percent_of_refits_to_resampled_patients():
-    """The refits by statsmodels: a spline and a constant of each drawn patient, averaged over the drawn patients' levels."""
-    table, rng = course_of(12, np.random.default_rng(8), noise=1.0), np.random.default_rng(9)
-    curve, _ = courses.curve_of(table, "day", 400, np.random.default_rng(9))
-    days, patients = table["day"].to_numpy(), table["patient_id"].unique()
-    knots = np.quantile(days, np.linspace(0, 1, courses.CURVE_DF)[1:-1])
-    limits = {"lower_bound": days.min(), "upper_bound": days.max()}
-    at, draws = courses._spline(curve["day"].to_numpy(), knots, limits), []
-    for _ in range(400):
-        drawn = [
-            table[table["patient_id"] == patients[one]].assign(draw=n) for n, one in enumerate(rng.integers(0, 12, 12))
-        ]
-        part = pd.concat(drawn)
-        levels = pd.get_dummies(part["draw"]).astype(float).to_numpy()
-        design = np.hstack([courses._spline(part["day"].to_numpy(), knots, limits), levels])
-        found = sm.OLS(part["logit"].to_numpy(), design).fit().params
-        draws.append(at @ found[:-12] + found[-12:].mean())
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    assert curve["low"].to_numpy() == pytest.approx(low, abs=1e-6)
-    assert curve["high"].to_numpy() == pytest.approx(high, abs=1e-6)
+def sleepstudy() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reaction times of 18 people over 10 days (Belenky et al., J Sleep Res 2003; the data of R's lme4): values, design, ids."""
+    wide = pd.read_csv(SLEEPSTUDY).set_index("subject")
+    days = np.tile(np.arange(10.0), len(wide))
+    return wide.to_numpy().ravel(), np.column_stack([np.ones(180), days]), np.repeat(wide.index.to_numpy(), 10)
 
 
-def test_the_pooled_curve_is_the_fixed_effects_regression_of_statsmodels():
-    table = course_of(10, np.random.default_rng(4))
-    curve, _ = courses.curve_of(table, "day", 99, np.random.default_rng(5))
-    days = table["day"].to_numpy()
-    knots = np.quantile(days, np.linspace(0, 1, courses.CURVE_DF)[1:-1])
-    limits = {"lower_bound": days.min(), "upper_bound": days.max()}
-    dummies = pd.get_dummies(table["patient_id"]).astype(float).to_numpy()
-    fit = sm.OLS(table["logit"].to_numpy(), np.hstack([courses._spline(days, knots, limits), dummies])).fit()
-    expected = courses._spline(curve["day"].to_numpy(), knots, limits) @ fit.params[: -dummies.shape[1]]
-    assert np.diff(curve["s"]) == pytest.approx(np.diff(expected), abs=1e-8)
+def test_the_mixed_model_is_that_of_lme4_in_its_own_example():
+    """lmer(Reaction ~ Days + (1 | Subject), sleepstudy): 251.405 and 10.467, SD 37.12 between and 30.99 within."""
+    fit = courses.mixed_fit(*sleepstudy())
+    assert fit.coefficients == pytest.approx([251.405, 10.467], abs=5e-4)
+    assert (fit.between, fit.within) == pytest.approx((37.12, 30.99), abs=5e-3)
+
+
+def test_the_limits_know_that_patients_differ_in_their_slopes():
+    """Bates et al., J Stat Softw 2015: the slope's SE is 1.546 where slopes may differ; a common slope would make it 0.804."""
+    values, design, people = sleepstudy()
+    draws = courses.resampled(
+        courses.mixed_fit(values, design, people), values, design, people, 4000, np.random.default_rng(1)
+    )
+    assert draws.std(0) == pytest.approx([6.825, 1.546], rel=0.06)
+    assert draws.mean(0) == pytest.approx([251.405, 10.467], rel=0.01)
+
+
+def test_a_refit_to_the_patients_themselves_is_statsmodels_fit():
+    """Generalised least squares with the fitted variances, on patients with unequal numbers of scans."""
+    table = course_of(12, np.random.default_rng(8)).sample(45, random_state=1)
+    design = np.column_stack([np.ones(45), table["day"]])
+    fit = courses.mixed_fit(table["logit"].to_numpy(), design, table["patient_id"].to_numpy())
+    each_once = SimpleNamespace(multinomial=lambda count, shares, size: np.ones((size, count), int))
+    again = courses.resampled(fit, table["logit"].to_numpy(), design, table["patient_id"].to_numpy(), 1, each_once)
+    assert again[0] == pytest.approx(fit.coefficients, abs=1e-6)
+
+
+def test_the_limits_hold_the_true_slope_in_nearly_all_of_25_cohorts():
+    """Known truth: a slope of 0.3 a day, patients' levels and slopes drawn; by the bootstrap of 40 patients."""
+    rng, held = np.random.default_rng(12), 0
+    for _ in range(25):
+        people, days = np.repeat(np.arange(40), 4), np.tile([0.0, 4, 8, 12], 40)
+        slopes = rng.normal(0.3, 0.2, 40)[people]
+        values = rng.normal(0, 1.5, 40)[people] + slopes * days + rng.normal(0, 0.8, 160)
+        design = np.column_stack([np.ones(160), days])
+        fit = courses.mixed_fit(values, design, people)
+        low, high = np.quantile(courses.resampled(fit, values, design, people, 200, rng)[:, 1], [0.025, 0.975])
+        held += low <= 0.3 <= high
+    assert held >= 20, "the 2 % quantile of the binomial of 0.93, at which percentile intervals of 40 patients stand"
+
+
+def test_a_model_that_does_not_converge_gives_no_curve_and_says_so(monkeypatch):
+    real = courses.MixedLM.fit
+
+    def fails(self, **options):
+        found = real(self, **options)
+        found.converged = False
+        return found
+
+    monkeypatch.setattr(courses.MixedLM, "fit", fails)
+    curve = courses.curve_of(course_of(9, np.random.default_rng(6)), "day", 9, np.random.default_rng(7))
+    assert curve.points.empty and str(curve.peak) == "not available (the mixed model did not converge)"
 
 
 def test_a_curve_of_few_patients_is_not_available():
-    curve, peak = courses.curve_of(course_of(3, np.random.default_rng(6)), "day", 99, np.random.default_rng(7))
-    assert curve.empty and str(peak) == "not available (too few patients or days)"
+    curve = courses.curve_of(course_of(3, np.random.default_rng(6)), "day", 99, np.random.default_rng(7))
+    assert curve.points.empty and str(curve.peak) == "not available (too few patients or days)"
+
+
+def test_the_rank_within_patients_counts_whom_it_leaves_out():
+    """Scipy's rank correlation a patient, ties kept; a scan without a value, too few scans and a constant are said."""
+    scans = {
+        "A": ([1, 2, 2, 4], [1, 3, 2, 4]),
+        "B": ([1, 2, 3, np.nan], [9, 8, 9, 1]),
+        "few": ([1, 2, np.nan], [1, 2, 3]),
+        "one": ([1], [1]),
+        "flat": ([5, 5, 5], [1, 2, 3]),
+    }
+    rows = [(name, a, b) for name, (one, other) in scans.items() for a, b in zip(one, other, strict=True)]
+    found = courses.rank_within(pd.DataFrame(rows, columns=["patient_id", "s", "burden"]), "s", "burden")
+    each = [stats.spearmanr(*scans["A"]).statistic, stats.spearmanr([1, 2, 3], [9, 8, 9]).statistic]
+    assert (found.estimate.value, found.patients, found.few, found.constant) == (pytest.approx(np.mean(each)), 2, 2, 1)
+    assert (found.estimate.low, found.estimate.high) == (-1, 1), "cut to what a correlation can be"
+    none = courses.rank_within(pd.DataFrame(rows[-3:], columns=["patient_id", "s", "burden"]), "s", "burden")
+    assert not none.estimate.known and none.constant == 1
+
+
+def test_the_word_of_a_change_is_read_from_its_interval():
+    words = [courses.direction(Estimate(value, value - 1, value + 1)) for value in (2, -2, 0.5)]
+    assert words == ["rises", "falls", "no change beyond chance"]
+    assert (
+        courses.direction(Estimate.missing("0 patients with such a scan")) == "not known (0 patients with such a scan)"
+    )
 
 
 def test_a_percentile_counts_ties_half():
