@@ -214,7 +214,7 @@ def render(figure: Figure, suffix: str) -> bytes:
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[suffix]
     target = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "covid3d", "svg.fonttype": "path"}):
-        figure.savefig(target, format=suffix, dpi=110, metadata=metadata, bbox_inches="tight")
+        figure.savefig(target, format=suffix, dpi=max(110, figure.dpi), metadata=metadata, bbox_inches="tight")
     return target.getvalue()
 
 
