@@ -204,7 +204,7 @@ def figure_html(png: bytes, caption: str) -> str:
     source = base64.b64encode(png).decode("ascii")
     words = html.escape(caption, quote=True)
     return (
-        f"<figure><img style='max-width:100%;height:auto' alt='{words}' src='data:image/png;base64,{source}'/>"
+        f"<figure><img class='dark-light' style='max-width:100%;height:auto' alt='{words}' src='data:image/png;base64,{source}'/>"
         f"<figcaption>{words}</figcaption></figure>"
     )
 

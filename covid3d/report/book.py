@@ -21,6 +21,7 @@ from covid3d.report.chapter import is_current, scrub
 from covid3d.report.claims import published_texts, read_values, shown_in
 from covid3d.report.collect import cost
 from covid3d.report.pages import write_fragments
+from covid3d.report.viewer import write_viewer
 from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import atomic_folder, read_json, sha256_file, write_json, write_text
@@ -88,6 +89,7 @@ def stage(run: Run, target: Path) -> None:
     shutil.copytree(run.root / "book", target, ignore=shutil.ignore_patterns("_build", "_generated", ".*"))
     texts = prose_texts(run)
     write_fragments(run, target / "_generated")
+    write_viewer(run, target)
     for page in sorted(target.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         if GLUE.search(text) or re.search(
