@@ -25,7 +25,7 @@
     await load("niivue.umd.js");
     await load("scan.js");
     const scan = window.covid3dScan, canvas = box.querySelector("canvas");
-    box.querySelector("img").hidden = true;
+    box.querySelector("figure").hidden = true;
     box.querySelectorAll(".screen, fieldset").forEach((part) => { part.hidden = false; });
     const view = new niivue.Niivue({
       isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, isResizeCanvas: true,
@@ -73,7 +73,7 @@
   open.hidden = false;
   open.addEventListener("click", () => start().catch((error) => {
     box.querySelectorAll(".screen, fieldset").forEach((part) => { part.hidden = true; });
-    box.querySelector("img").hidden = false;
+    box.querySelector("figure").hidden = false;
     say("The picture stays: " + error.message + ".");
     box.dataset.state = "failed";
   }));

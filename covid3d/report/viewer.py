@@ -17,7 +17,7 @@ from covid3d.chapters.explanation import Maps, read_map
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.cohort.intake import read_intake
 from covid3d.ct.windows import Window, nominal_window
-from covid3d.figures.picture import AXES, SHARPNESS, Picture, draw_plane, limit_of
+from covid3d.figures.picture import AXES, SHARPNESS, Picture, draw_plane, limit_of, widths_of
 from covid3d.figures.style import canvas
 from covid3d.run.files import write_text
 from covid3d.run.profile import Run
@@ -86,7 +86,7 @@ def _nifti(array: np.ndarray, affine: np.ndarray, kind: type) -> str:
 
 def still(shown: Picture, window: Window) -> Figure:
     """Draw three planes of a scan in the lung's window and in that of soft tissue."""
-    figure, axes = canvas(2, 3, width=7.0, height=4.2, dpi=SHARPNESS)
+    figure, axes = canvas(2, 3, width=7.0, height=4.2, dpi=SHARPNESS, gridspec_kw={"width_ratios": widths_of(shown)})
     for row, (name, one) in enumerate((("lung", window), ("soft tissue", SOFT_TISSUE))):
         for column, which in enumerate(AXES):
             draw_plane(axes[row, column], shown if row == 0 else shown._replace(lesions=None), one, which)
@@ -102,10 +102,9 @@ def page_part(about: str, maps: Sequence[str], window: Window) -> str:
     )
     planes = "".join(f"<option value='{kind}'>{name}</option>" for kind, name in PLANES.items())
     kinds = "".join(f"<option value='{number}'>{name}</option>" for number, name in enumerate(maps))
-    words = html.escape(
-        f"{about} Yellow: true lesions; bar: 5 cm. Above the window of the lung, below that of soft tissue."
-    )
+    words = "Yellow: true lesions; bar: 5 cm. Above the window of the lung, below that of soft tissue."
     return f"""<div id="viewer" data-from="_static/">
+<p>{html.escape(about)}</p>
 <figure><img class="dark-light" src="_static/scan.png" alt="{words}"/><figcaption>{words}</figcaption></figure>
 <p><button type="button" class="btn btn-primary" hidden>Walk through this scan</button> <output aria-live="polite"></output></p>
 <fieldset hidden><label>window <select name="window">{choices}</select></label>
