@@ -204,7 +204,7 @@ def figure_html(png: bytes, caption: str) -> str:
     source = base64.b64encode(png).decode("ascii")
     words = html.escape(caption, quote=True)
     return (
-        f"<figure><img style='max-width:100%;height:auto' alt='{words}' src='data:image/png;base64,{source}'/>"
+        f"<figure><img class='dark-light' style='max-width:100%;height:auto' alt='{words}' src='data:image/png;base64,{source}'/>"
         f"<figcaption>{words}</figcaption></figure>"
     )
 
@@ -214,7 +214,7 @@ def render(figure: Figure, suffix: str) -> bytes:
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[suffix]
     target = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "covid3d", "svg.fonttype": "path"}):
-        figure.savefig(target, format=suffix, dpi=110, metadata=metadata, bbox_inches="tight")
+        figure.savefig(target, format=suffix, dpi=max(110, figure.dpi), metadata=metadata, bbox_inches="tight")
     return target.getvalue()
 
 

@@ -83,6 +83,7 @@ def test_only_the_command_line_and_the_simulator_itself_import_the_simulator():
     assert {name for name in reach if not name.startswith("covid3d.phantom")} <= {
         "covid3d.commands.cli",
         "covid3d.commands.deliver",
+        "covid3d.commands.twins",
     }
 
 
@@ -94,6 +95,7 @@ def test_only_rooms_that_judge_read_the_truth():
         "covid3d.chapters.evidence",
         "covid3d.chapters.external_tests",
         "covid3d.chapters.severity",
+        "covid3d.chapters.pictured",
         "covid3d.report.claims",
     }
     reach = {module_of(path) for path in FILES if "covid3d.chapters.truth" in imports(path)}

@@ -1,6 +1,6 @@
 """The first step of a run: its cohort is simulated, or a hospital's own is delivered under pseudonyms.
 
-The one place where a run and the simulator meet.
+Here and in `covid3d.commands.twins` alone a run and the simulator meet.
 """
 
 from functools import partial

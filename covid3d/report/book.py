@@ -23,6 +23,7 @@ from covid3d.report.claims import names_shown, published_texts, read_values, sho
 from covid3d.report.collect import cost
 from covid3d.report.ledger_page import linked_claims
 from covid3d.report.pages import write_fragments
+from covid3d.report.viewer import write_viewer
 from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import atomic_folder, read_json, sha256_file, write_json, write_text
@@ -90,6 +91,7 @@ def stage(run: Run, target: Path) -> None:
     shutil.copytree(run.root / "book", target, ignore=shutil.ignore_patterns("_build", "_generated", ".*"))
     texts = prose_texts(run)
     write_fragments(run, target / "_generated")
+    write_viewer(run, target)
     for page in sorted(target.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         if GLUE.search(text) or re.search(
