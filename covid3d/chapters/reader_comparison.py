@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from covid3d.chapters import fine_tuning, results
 from covid3d.chapters.results import TASK, THREE_D
 from covid3d.cohort.folds import require_certificate
-from covid3d.cohort.reader_study import five_points, read_reader_study, whose
+from covid3d.cohort.reader_study import read_reader_study, whose
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.figures import reader_comparison as draw
@@ -75,7 +75,7 @@ class ReaderComparison:
             "whose readings": whose(self.study, simulated_scans=self.run.is_phantom),
             "readers": int(self.study["reader_id"].nunique()),
             "every scan of B and C called": not counts["not called"].any() if len(counts) else Estimate.missing(NOBODY),
-            "confidence on five points": five_points(self.study),
+            "levels of confidence": int(self.study["confidence"].nunique()),
             "ratings of the stay": int((self.study["task"] != "covid").sum()),
             "readers in the printed Table 2": len(set(published_table_2()["reader"]) - {MODEL}),
         }
@@ -273,7 +273,8 @@ class ReaderComparison:
         return draw.equivalence(self.comparisons(), self.margin_points)
 
     def _readers(self) -> list[str]:
-        return sorted(self.calls.loc[self.calls["kind"] == "reader", "rater"].unique())
+        names = self.calls.loc[self.calls["kind"] == "reader", "rater"].unique()
+        return sorted(names, key=lambda name: (len(name), name))  # R2 before R10
 
     def _paired(self, first: str, second: str) -> pd.DataFrame:
         """Return the cases that two raters have both called: scan_id, hospital, label, call_a, call_b."""

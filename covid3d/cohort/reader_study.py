@@ -1,10 +1,11 @@
 """The reader study: what readers called, one row a reader, scan and task. Calls are 1 (COVID+, or a long stay) or 0.
 
-The file comes from the simulator, from a reading room, or lay beside a hospital's manifest; a reading room's file is put in
-the place of the simulated one. Confidence is that of the call made: a reading room asks for five points, from 1 (a guess)
-to 5 (certain), the simulator writes a share.
+The file comes from the simulator, from a reading room, or lay beside a hospital's manifest; a reading room's takes the place
+of the simulated one. Confidence is that of the call made: five points from 1 (a guess) to 5 (certain), or the probability of
+being right, as the simulator writes it, and a reading room for its five points.
 """
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -25,7 +26,7 @@ from covid3d.run.tables import (
 )
 
 TASKS = ("covid", "stay_single", "stay_pair")
-POINTS = "a whole number from 1 (a guess) to 5 (certain), empty when not asked; a simulator's is a share from 0 to 1"
+POINTS = "a whole number from 1 (a guess) to 5 (certain), or a share from 0 to 1; empty when not asked"
 SHARE, FIVE = within(0, 1), within(1, 5, whole=True)
 RULES = {
     "reader_id": identifier(),
@@ -42,12 +43,13 @@ RULES = {
 def read_reader_study(run: Run) -> pd.DataFrame:
     """Return reader_study.csv, checked: one row a reader, scan and task; no row for a run without one.
 
-    Columns reader_id (R1, R2 … in the order of the file's ids, so that no name is printed), scan_id, prior_scan_id ("" when
-    blank), task (covid | stay_single | stay_pair), call (Int64), confidence, order, read_at. Scans and priors must be the
-    manifest's, and a prior an earlier scan of the same patient. Raises ManifestError naming file, row, column and cure.
+    Columns reader_id (R1, R2 … in the order of the file's ids where these are no such numbers, so that no name is printed),
+    scan_id, prior_scan_id ("" when blank), task (covid | stay_single | stay_pair), call (Int64), confidence, order, read_at.
+    Scans and priors must be the manifest's, and a prior an earlier scan of the same patient. Raises ManifestError naming file,
+    row, column and cure.
     """
     path = run.path("reader_study.csv")
-    if not path.is_file():
+    if not path.is_file() or len(path.read_bytes().splitlines()) == 1:  # a header alone: nobody has read yet
         return typed(pd.DataFrame(columns=list(RULES), dtype=str), RULES)
     cells = read_cells(path, RULES)
     check_values(cells, RULES, path.name)
@@ -55,21 +57,17 @@ def read_reader_study(run: Run) -> pd.DataFrame:
     _check_readings(cells, path.name)
     _check_scans(cells, read_manifest(run.manifest), path.name)
     ids = sorted(set(cells["reader_id"]), key=lambda name: (len(name), name))
-    names = {name: f"R{position}" for position, name in enumerate(ids, start=1)}
+    numbered = all(re.fullmatch(r"R\d+", name) for name in ids)
+    names = {name: name if numbered else f"R{position}" for position, name in enumerate(ids, start=1)}
     return typed(cells.assign(reader_id=cells["reader_id"].map(names)), RULES)
 
 
-def five_points(study: pd.DataFrame) -> bool:
-    """True when the confidence is on a reading room's five points; a share never is above 1."""
-    return bool((study["confidence"] > 1).any())
-
-
 def whose(study: pd.DataFrame, *, simulated_scans: bool) -> str:
-    """Return whose readings these are, in words: the simulator gives no time of reading and no five points."""
+    """Return whose readings these are, in words; the simulator notes no time of reading, and its confidence is a share."""
     readers = study["reader_id"].nunique()
     if not readers:
         return "nobody's: there is no reader study"
-    simulated = simulated_scans and not five_points(study) and bool((study["read_at"] == "").all())
+    simulated = simulated_scans and (study["read_at"] == "").all() and not (study["confidence"] > 1).any()
     who = "simulated reader" if simulated else "reader"
     return f"{readers} {who}{'s' * (readers != 1)}" + ("" if simulated else " of the reading room")
 
@@ -80,7 +78,7 @@ def _check_confidence(cells: pd.DataFrame, file: str) -> None:
         for row, text in cells["confidence"].items():
             if text and not FIVE(text):
                 what = f"the value is '{text}', though other rows have five points"
-                refuse(file, row, "confidence", what, f"Expected: {POINTS.partition(';')[0]}")
+                refuse(file, row, "confidence", what, "Write all as whole numbers from 1 to 5, or all as shares")
 
 
 def _check_readings(cells: pd.DataFrame, file: str) -> None:

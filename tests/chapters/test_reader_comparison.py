@@ -305,6 +305,6 @@ def test_the_reading_rooms_file_takes_the_place_of_the_simulated_one_and_says_so
     finally:
         kept.rename(run.path("reader_study.csv"))
     assert found.readings()["whose readings"] == "2 readers of the reading room"
-    assert found.readings()["confidence on five points"] is True
+    assert found.readings()["levels of confidence"] == 5
     assert set(found.aucs().index.get_level_values("rater")) == {"R1", "R2"}
     assert "R1 at B" in found.in_short()["AUC"] and found.plot_roc()

@@ -37,6 +37,8 @@ def test_calls_are_read_with_their_types(run):
 
 def test_a_run_without_a_reader_study_has_no_calls(run):
     assert read_reader_study(run).empty
+    run.path("reader_study.csv").write_text(study())
+    assert read_reader_study(run).empty, "a header alone: nobody has read yet"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,8 @@ def test_readers_are_numbered_so_that_no_name_is_printed_and_their_rows_stay_the
     run.path("reader_study.csv").write_text(study(*rows, "Mayer,N1,,covid,1,5,1,2021-05-04"))
     table = read_reader_study(run).set_index("reader_id")
     assert table["call"].to_dict() == {"R1": 1, "R2": 0, "R3": 1}, "R2, R10, Mayer"
+    run.path("reader_study.csv").write_text(study(*rows))
+    assert read_reader_study(run)["reader_id"].tolist() == ["R10", "R2"], "pseudonyms stay"
     assert whose(table.reset_index(), simulated_scans=True) == "3 readers of the reading room"
 
 
