@@ -27,7 +27,7 @@ from covid3d.stats.risk import MEASURES
 
 NAME = "null_smoke"
 MADE_BY = (
-    "covid3d.chapters.external_tests",
+    "covid3d.chapters.external_scores",
     "covid3d.chapters.prognosis",
     "covid3d.chapters.explanation",
     "covid3d.chapters.trajectories",

@@ -16,6 +16,7 @@ rng = np.random.default_rng(0)
 GRID = rng.integers(-1000, 400, (8, 12, 12)).astype(np.int16)
 HEAT = rng.normal(size=(8, 12, 12)).astype(np.float32)
 SPACING = (5.0, 2.0, 2.0)
+POINTS = pd.DataFrame({"hospital": "B", "sensitivity": [80.0, np.nan], "specificity": [70.0, 50.0]})
 COURSE = pd.DataFrame(
     {
         "patient_id": ["a", "a", "b"],
@@ -109,12 +110,16 @@ FIGURES = {
                 "hospital": "B",
                 "measure": "sensitivity",
                 "share": [Estimate(50, 30, 70), Estimate.missing("no case")],
+                "k": [5, 0],
+                "n": [10, 0],
+                "published": [70.0, np.nan],
             }
         )
     ),
     "reader_roc": lambda: readers.roc_with_readers(
-        {"B": (np.array([1, 0.5, 0]), np.array([0, 1, 1]))},
-        pd.DataFrame({"rater": ["R1"], "hospital": ["B"], "sensitivity": [80.0], "specificity": [70.0]}),
+        {("B", name): (np.array([1, 0.5, 0]), np.array([0, 1, 1])) for name in ("COVID3D", "R1")},
+        POINTS.assign(rater=["R1", "COVID3D, probability 0.5"]),
+        POINTS.assign(rater=["Rad1", "COVID3D"]),
     ),
     "equivalence": lambda: readers.equivalence(
         pd.DataFrame(

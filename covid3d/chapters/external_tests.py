@@ -7,7 +7,6 @@ made after the evaluation as in the paper, and no other table reads it but the o
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,21 @@ from torch import nn
 from covid3d.chapters import ceiling, evidence, explanation, results, scored
 from covid3d.chapters.evidence import Evidence
 from covid3d.chapters.explanation import Maps
+from covid3d.chapters.external_scores import logits_of
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import ENSEMBLE, EVERY_FOLD, TASK, THREE_D, TWO_D
 from covid3d.chapters.robustness import TUNED, Windows
 from covid3d.chapters.robustness import spread as window_spread
 from covid3d.cohort.folds import require_certificate
-from covid3d.cohort.intake import accepted, grid_spacing, read_intake
+from covid3d.cohort.intake import grid_spacing, read_intake
 from covid3d.cohort.public import selection as public
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import blanked
 from covid3d.ct.windows import Window, nominal_window
 from covid3d.figures import external_tests as draw
 from covid3d.figures.picture import Picture, peak_of
-from covid3d.network import scoring, training
+from covid3d.network import training
 from covid3d.run import campaigns, steps
-from covid3d.run.files import write_csv
 from covid3d.run.profile import Run
 from covid3d.stats.auc import auc, external_internal_difference, paired_delong, pooled_delong
 from covid3d.stats.estimate import Estimate, Tested, p_value
@@ -201,7 +200,7 @@ class ExternalTests:
             return {"hospital": "none", "AUC lost": Estimate.missing("no hospital has both classes")}
         part = self.of(both[0])
         order = np.random.default_rng(self.run.seed).permutation(self.run.profile.model.grid[0])
-        logits = _logits(self.run, self.network, Store.of(self.run).stack(part["scan_id"])[:, order])
+        logits = logits_of(self.run, self.network, Store.of(self.run).stack(part["scan_id"])[:, order])
         lost = paired_delong(part["label"], part[THREE_D], pd.Series(logits, index=part.index))
         return {"hospital": both[0], "AUC lost": lost.estimate}
 
@@ -212,7 +211,7 @@ class ExternalTests:
             for hospital, known in self.scores.groupby("hospital"):
                 spaced = [(scan, self.spacing(scan)) for scan in known["scan_id"]]
                 grids = np.stack([blanked(store.get(scan), spacing, part) for scan, spacing in spaced])
-                logits = pd.Series(_logits(self.run, self.network, grids), index=known.index)
+                logits = pd.Series(logits_of(self.run, self.network, grids), index=known.index)
                 rows.append((left, hospital, len(known), auc(known["label"], logits)))
         return pd.DataFrame(rows, columns=["left", "hospital", "scans", "AUC"]).set_index(["left", "hospital"])
 
@@ -402,51 +401,3 @@ def row_names(run: Run) -> Mapping[str, tuple[str, str]]:
         TUNED: (draw.NAMES[TUNED], "the same in a window tuned after the evaluation"),
         ENSEMBLE: (draw.NAMES[ENSEMBLE], f"mean logit of {run.profile.training.folds} folds"),
     }
-
-
-# --- the step --------------------------------------------------------------------------------------------------------
-
-
-def ensure_external(run: Run) -> Path:
-    """Return the folder of predictions.csv, computing it when needed: first scans of B and C in the nominal window.
-
-    Models: covid3d (the deployed fold), covid3d_fold (each fold), covid3d_ensemble (mean logit, fold -1), resnet_2d.
-    """
-    inputs: dict[str, object] = {
-        "intake": run.intake,
-        "selection": steps.content(results.selection_file(run).parent),
-        "folds": [steps.content(run.model(TASK, THREE_D, fold)) for fold in results.folds(run)],
-        "slices": steps.content(run.model(TASK, TWO_D, results.deployed_fold(run))),
-    }
-
-    def compute(folder: Path) -> None:
-        write_csv(folder / "predictions.csv", _external_predictions(run))
-
-    return steps.ensure(run, "external", run.path("external"), inputs, compute)
-
-
-def _external_predictions(run: Run) -> pd.DataFrame:
-    table = accepted(run)
-    table = table[table["role"] == "external"]
-    grids = Store.of(run).stack(table["scan_id"])
-    deployed = results.deployed_fold(run)
-    parts, epochs = [], run.epochs
-
-    def rows(model: str, fold: int, epoch: int, logits: np.ndarray) -> None:
-        parts.append(scoring.prediction_rows(TASK, model, fold, epoch, table, "external", "nominal", logits))
-
-    by_fold = [_logits(run, training.load_fold(run, TASK, THREE_D, fold), grids) for fold in results.folds(run)]
-    rows(THREE_D, deployed, epochs, by_fold[deployed])
-    for fold in results.folds(run):
-        rows(EVERY_FOLD, fold, epochs, by_fold[fold])
-    rows(ENSEMBLE, -1, epochs, np.mean(by_fold, axis=0))
-    baseline = training.load_fold(run, TASK, TWO_D, deployed)
-    rows(TWO_D, deployed, run.profile.slices.epochs, _logits(run, baseline, grids))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _logits(run: Run, model: nn.Module, grids: np.ndarray) -> np.ndarray:
-    """Return the logits (N,) of scans in the nominal window."""
-    device = scoring.use_device(run)
-    window = nominal_window(run.profile.windows)
-    return scoring.score(model, grids, [window], device=device)[:, 0] if len(grids) else np.empty(0, np.float32)

@@ -1,5 +1,11 @@
-"""The reader study: what readers called, one row a reader, scan and task. Calls are 1 (COVID+, or a long stay) or 0."""
+"""The reader study: what readers called, one row a reader, scan and task. Calls are 1 (COVID+, or a long stay) or 0.
 
+The file comes from the simulator, from a reading room, or lay beside a hospital's manifest; a reading room's takes the place
+of the simulated one. Confidence is that of the call made: five points from 1 (a guess) to 5 (certain), or the probability of
+being right, as the simulator writes it, and a reading room for its five points.
+"""
+
+import re
 from typing import Any
 
 import pandas as pd
@@ -20,13 +26,15 @@ from covid3d.run.tables import (
 )
 
 TASKS = ("covid", "stay_single", "stay_pair")
+POINTS = "a whole number from 1 (a guess) to 5 (certain), or a share from 0 to 1; empty when not asked"
+SHARE, FIVE = within(0, 1), within(1, 5, whole=True)
 RULES = {
     "reader_id": identifier(),
     "scan_id": identifier(),
     "prior_scan_id": identifier(blank=True),
     "task": one_of(*TASKS, blank=False),
     "call": whole(0, 1, "1 (COVID+, or a long stay) or 0", blank=False),
-    "confidence": Rule(within(0, 1), "a number from 0 to 1, empty when not asked", "Float64"),
+    "confidence": Rule(lambda text: SHARE(text) or FIVE(text), POINTS, "Float64"),
     "order": whole(0, 1_000_000, "the position in the reader's list"),
     "read_at": matching(r"(?s).*", "text"),
 }
@@ -35,18 +43,42 @@ RULES = {
 def read_reader_study(run: Run) -> pd.DataFrame:
     """Return reader_study.csv, checked: one row a reader, scan and task; no row for a run without one.
 
-    Columns reader_id, scan_id, prior_scan_id ("" when blank), task (covid | stay_single | stay_pair), call (Int64),
-    confidence, order, read_at. Scans and priors must be the manifest's, and a prior an earlier scan of the same patient.
-    Raises ManifestError naming file, row, column and cure.
+    Columns reader_id (R1, R2 … in the order of the file's ids where these are no such numbers, so that no name is printed),
+    scan_id, prior_scan_id ("" when blank), task (covid | stay_single | stay_pair), call (Int64), confidence, order, read_at.
+    Scans and priors must be the manifest's, and a prior an earlier scan of the same patient. Raises ManifestError naming file,
+    row, column and cure.
     """
     path = run.path("reader_study.csv")
-    if not path.is_file():
+    if not path.is_file() or len(path.read_bytes().splitlines()) == 1:  # a header alone: nobody has read yet
         return typed(pd.DataFrame(columns=list(RULES), dtype=str), RULES)
     cells = read_cells(path, RULES)
     check_values(cells, RULES, path.name)
+    _check_confidence(cells, path.name)
     _check_readings(cells, path.name)
     _check_scans(cells, read_manifest(run.manifest), path.name)
-    return typed(cells, RULES)
+    ids = sorted(set(cells["reader_id"]), key=lambda name: (len(name), name))
+    numbered = all(re.fullmatch(r"R\d+", name) for name in ids)
+    names = {name: name if numbered else f"R{position}" for position, name in enumerate(ids, start=1)}
+    return typed(cells.assign(reader_id=cells["reader_id"].map(names)), RULES)
+
+
+def whose(study: pd.DataFrame, *, simulated_scans: bool) -> str:
+    """Return whose readings these are, in words; the simulator notes no time of reading, and its confidence is a share."""
+    readers = study["reader_id"].nunique()
+    if not readers:
+        return "nobody's: there is no reader study"
+    simulated = simulated_scans and (study["read_at"] == "").all() and not (study["confidence"] > 1).any()
+    who = "simulated reader" if simulated else "reader"
+    return f"{readers} {who}{'s' * (readers != 1)}" + ("" if simulated else " of the reading room")
+
+
+def _check_confidence(cells: pd.DataFrame, file: str) -> None:
+    """Refuse a file that mixes five points with shares: a 1 would be a guess in one row and certain in another."""
+    if any(text and not SHARE(text) for text in cells["confidence"]):
+        for row, text in cells["confidence"].items():
+            if text and not FIVE(text):
+                what = f"the value is '{text}', though other rows have five points"
+                refuse(file, row, "confidence", what, "Write all as whole numbers from 1 to 5, or all as shares")
 
 
 def _check_readings(cells: pd.DataFrame, file: str) -> None:

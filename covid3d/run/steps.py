@@ -122,7 +122,7 @@ STEPS: dict[str, Step] = {
     ),
     "external": Step(
         "score hospitals B and C",
-        "covid3d.chapters.external_tests:ensure_external",
+        "covid3d.chapters.external_scores:ensure_external",
         needs=("slices",),
         keys=("model", "slices", "statistics", *WINDOW),
         makes=("external",),

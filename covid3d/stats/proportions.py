@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, stats
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.power import normal_sample_size_one_tail
 from statsmodels.stats.proportion import proportion_confint
 
 from covid3d.run.errors import Covid3DError
@@ -74,6 +75,15 @@ def kappa(calls_a: ArrayLike, calls_b: ArrayLike) -> Estimate:
     return Estimate(value, low, high, "Cohen's kappa")
 
 
+def direction(difference: float, first: str, second: str, unit: str = "points") -> str:
+    """Return which of two is higher and by how much, the words that stand beside a p: "R1 higher by 5 points"."""
+    if math.isnan(difference):
+        return "not available"
+    if abs(difference) < 1e-9:
+        return "neither is higher"
+    return f"{first if difference > 0 else second} higher by {abs(difference):.3g} {unit}".rstrip()
+
+
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Return the exact two-sided p of discordant pairs: binomial with one half (McNemar 1947; Mosteller 1952)."""
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
@@ -87,13 +97,16 @@ def tango_z(only_a: int, only_b: int, n: int, difference: float) -> float:
 
     only_a, only_b: pairs positive in a alone, in b alone, of n. At difference 0 it is McNemar's z.
     """
-    a = 2 * n
-    b = -only_a - only_b + (2 * n - only_a + only_b) * difference
-    c = -only_b * difference * (1 - difference)
-    share_b = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-    spread = n * (2 * share_b + difference * (1 - difference))
+    spread = n * _null_variance(only_a / n, only_b / n, difference)
     gap = only_a - only_b - n * difference
     return gap / math.sqrt(spread) if spread > 1e-12 else math.copysign(math.inf, gap) if abs(gap) > 1e-9 else 0.0
+
+
+def _null_variance(share_a: float, share_b: float, difference: float) -> float:
+    """Return the variance of one pair's difference under H0: p(a) - p(b) = difference, at its likeliest shares (Tango 1998)."""
+    b = -share_a - share_b + (2 - share_a + share_b) * difference
+    c = -share_b * difference * (1 - difference)
+    return (math.sqrt(max(b * b - 8 * c, 0.0)) - b) / 2 + difference * (1 - difference)
 
 
 def paired_difference(only_a: int, only_b: int, n: int, level: float = 0.95) -> Estimate:
@@ -140,3 +153,14 @@ def tost_paired_proportions(only_a: int, only_b: int, n: int, margin: float, alp
 def _tost_p(only_a: int, only_b: int, n: int, margin: float) -> float:
     above, below = tango_z(only_a, only_b, n, -margin), tango_z(only_a, only_b, n, margin)
     return float(max(stats.norm.sf(above), stats.norm.cdf(below)))
+
+
+def cases_for_equivalence(disagree: float, margin: float, power: float = 0.8, alpha: float = 0.05) -> int:
+    """Return how many cases `tost_paired_proportions` needs for this power when the two do not differ at all.
+
+    disagree: the share of cases on which only one of the two is right. n = (z(1 - alpha) s0 + z((1 + power) / 2) s1)^2 /
+    margin^2, with the variances of one pair's difference at the margin, s0^2 (of the score test), and without a difference,
+    s1^2 = disagree (Nam, Biometrics 1997; both sides: Liu, Hsueh, Hsieh & Chen, Stat Med 2002).
+    """
+    null = math.sqrt(_null_variance(disagree / 2, disagree / 2, margin))
+    return math.ceil(normal_sample_size_one_tail(margin, (1 + power) / 2, alpha, null, math.sqrt(disagree)))

@@ -8,8 +8,7 @@ import pytest
 from conftest import CHECKOUT
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import comparison, explanation, results, robustness
-from covid3d.chapters import external_tests as external
+from covid3d.chapters import comparison, explanation, external_scores, results, robustness
 from covid3d.commands.pipeline import job_code, run_step
 from covid3d.comparators import catalogue
 from covid3d.comparators.volumes import covid3d_lungs
@@ -36,7 +35,7 @@ def run(root, monkeypatch):
     monkeypatch.setattr(comparison, "split_of", split_of)
     monkeypatch.setattr(comparison, "OTHERS", FEW)
     monkeypatch.setattr(comparison, "COMPARATORS", {name: catalogue.COMPARATORS[name] for name in ("covid3d", *FEW)})
-    external.ensure_external(run)
+    external_scores.ensure_external(run)
     return run
 
 

@@ -10,6 +10,7 @@ from synthetic_run import small_profile, synthetic_run, write_truth
 
 from covid3d.chapters import evidence, explanation, robustness
 from covid3d.chapters import external_tests as external
+from covid3d.chapters.external_scores import ensure_external
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
@@ -27,7 +28,7 @@ def run(tmp_path_factory):
     patch.setenv("COVID3D_ROOT", str(root))
     patch.setattr(steps, "ensure_needs", lambda run, name: None)
     made = synthetic_run(root)
-    external.ensure_external(made)
+    ensure_external(made)
     robustness.ensure_windows(made)
     explanation.ensure_explain(made)
     evidence.ensure_evidence(made)
@@ -73,13 +74,13 @@ def test_the_deployed_row_is_the_chosen_fold_and_the_ensemble_is_the_mean_logit(
 
 
 def test_a_second_call_reuses_the_stored_result(run, ext, capsys):
-    assert external.ensure_external(run.with_options(compute=False)) == run.path("external")
+    assert ensure_external(run.with_options(compute=False)) == run.path("external")
     assert "done in" not in capsys.readouterr().out
 
 
 def test_missing_folds_are_named(root):
     with pytest.raises(MissingResult):
-        external.ensure_external(open_run("noise", profile=small_profile(root)))
+        ensure_external(open_run("noise", profile=small_profile(root)))
 
 
 def test_the_questions_read_no_table_again(ext, monkeypatch):
@@ -201,7 +202,7 @@ def test_the_folds_at_b_and_c_are_all_of_them_and_one_is_the_deployed(ext):
 
 def test_controls_show_the_network_scans_without_lungs_or_body(ext, monkeypatch):
     seen = []
-    monkeypatch.setattr(external, "_logits", lambda run, model, grids: seen.append(grids) or grids.mean((1, 2, 3)))
+    monkeypatch.setattr(external, "logits_of", lambda run, model, grids: seen.append(grids) or grids.mean((1, 2, 3)))
     monkeypatch.setattr(external, "blanked", lambda grid, spacing, part: grid * (part == "body"))
     table = ext.controls()
     assert table["scans"].tolist() == [len(grids) for grids in seen] == [8, 6] * 2
@@ -215,10 +216,10 @@ def test_controls_show_the_network_scans_without_lungs_or_body(ext, monkeypatch)
 
 def test_shuffled_slices_cost_a_network_that_reads_their_order_alone(ext, monkeypatch):
     brightness = ext.scores.assign(covid3d=[Store.of(ext.run).get(scan)[0].mean() for scan in ext.scores["scan_id"]])
-    monkeypatch.setattr(external, "_logits", lambda run, model, grids: grids.mean((1, 2, 3)))
+    monkeypatch.setattr(external, "logits_of", lambda run, model, grids: grids.mean((1, 2, 3)))
     blind = replace(ext, scores=ext.scores.assign(covid3d=ext.scores["label"].astype(float))).shuffled()
     assert blind["hospital"] == "B" and blind["AUC lost"].value == 0, "the mean over slices knows no order"
-    monkeypatch.setattr(external, "_logits", lambda run, model, grids: -grids[:, 0].mean((1, 2)))
+    monkeypatch.setattr(external, "logits_of", lambda run, model, grids: -grids[:, 0].mean((1, 2)))
     assert replace(ext, scores=brightness).shuffled()["AUC lost"].value > 0.5
 
 

@@ -164,3 +164,34 @@ def test_the_papers_samples_cannot_show_equivalence_within_10_points(n: int, p: 
     found = proportions.tost_paired_proportions(0, 0, n, 0.1)
     assert found.best_p == pytest.approx(p, abs=1e-4)
     assert not found.equivalent
+
+
+@pytest.mark.parametrize("disagree", [0.05, 0.2])
+def test_the_cases_for_equivalence_give_the_power_that_scipys_multinomial_counts_out(disagree: float) -> None:
+    """All tables of n pairs, one by one, with their probabilities: the power is reached, and missed by a fifth fewer cases."""
+    cases = proportions.cases_for_equivalence(disagree, 0.1)
+
+    def power(n: int) -> float:
+        pairs = [(b, c) for b in range(n // 3) for c in range(n // 3) if b + c <= n]
+        shares = [disagree / 2, disagree / 2, 1 - disagree]
+        chance = scipy.stats.multinomial.pmf([(b, c, n - b - c) for b, c in pairs], n, shares)
+        likely = [(pair, p) for pair, p in zip(pairs, chance, strict=True) if p > 1e-7]
+        return sum(p for (b, c), p in likely if proportions._tost_p(b, c, n, 0.1) < 0.05)
+
+    assert 0.80 <= power(cases) < 0.88
+    assert power(4 * cases // 5) < 0.80
+
+
+def test_perfect_agreement_needs_as_many_cases_as_its_best_p_allows() -> None:
+    # by hand: z = sqrt(n d / (1 - d)) reaches 1.645 at n = 24.35 for d = 0.1
+    assert proportions.cases_for_equivalence(0.0, 0.1) == 25
+    assert proportions.tost_paired_proportions(0, 0, 25, 0.1).equivalent
+    assert not proportions.tost_paired_proportions(0, 0, 24, 0.1).equivalent
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [(5, "network higher by 5 points"), (-7.5, "R1 higher by 7.5 points"), (0, "neither is higher")],
+)
+def test_a_direction_names_the_higher_of_two(difference: float, words: str) -> None:
+    assert proportions.direction(difference, "network", "R1") == words
