@@ -3,13 +3,11 @@
 import shutil
 
 import pandas as pd
-import pytest
 from dicom_series import body, write_series
 
 from covid3d.cohort.intake import as_table, take_in
 from covid3d.cohort.manifest import COLUMNS, write_manifest
 from covid3d.run.files import write_csv
-from covid3d.run.profile import open_run
 
 FIRST = {f"B{n:03d}": n % 2 for n in range(5)} | {"C000": 1} | {f"A{n:03d}": n % 2 for n in range(6)}
 FOLLOWED = {"A000": 9, "A001": 3, "C000": 8}  # the days that are left at the index scan
@@ -31,18 +29,3 @@ def deliver(run):
     write_csv(run.intake, as_table([take_in(run, row) for row in rows]))
     shutil.rmtree(run.path("dicom", "B000-0"))
     return run
-
-
-@pytest.fixture(scope="module")
-def delivered(tmp_path_factory):
-    """The folder of that run, made once a file of tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COVID3D_ROOT", str(tmp_path_factory.mktemp("reading")))
-        return deliver(open_run("reading", profile="smoke")).folder
-
-
-@pytest.fixture
-def run(delivered, root):
-    """A copy of it in a private root, where `root` of conftest.py lets runs lie."""
-    shutil.copytree(delivered, root / "runs" / "reading")
-    return open_run("reading")

@@ -13,18 +13,27 @@ from covid3d.report.claims import answers, names_shown, published_texts, shown_i
 from covid3d.run.steps import CHAPTERS
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+ROOM = "11_reading_room"
+"""The notebook that is no chapter: a person reads in it, no run executes it."""
 LONGEST_CELL = 12
 HIDDEN = {"parameters", "remove-input", "remove-cell"}
 
 
-@pytest.fixture(params=list(CHAPTERS))
-def chapter(request):
+@pytest.fixture(params=[*CHAPTERS, ROOM])
+def notebook(request):
     return request.param
 
 
 @pytest.fixture
-def cells(chapter):
-    return json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
+def cells(notebook):
+    return json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.fixture
+def chapter(notebook):
+    if notebook not in CHAPTERS:
+        pytest.skip("the reading room is no chapter")
+    return notebook
 
 
 def source(cell):
