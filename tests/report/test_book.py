@@ -178,6 +178,7 @@ PAGES = [
     "audit",
     "own_scans",
     "public_cohort",
+    "reading_room",
     "simulator",
     "adding_a_model",
     "choices",
