@@ -60,7 +60,7 @@ class Desk:
         case = self._case = waiting[0]
         self._token = secrets.token_hex(8)
         self._fetch(waiting[:2])
-        scans = [self._described(scan_id, len(_scans(case)) > 1) for scan_id in _scans(case)]
+        scans = [self._described(scan_id) for scan_id in _scans(case)]
         names = ["this scan"] if len(scans) == 1 else ["prior scan", "this scan"]
         listed = sum(other.task == case.task and not other.truth for other in self.session.cases)
         days = self.session.run.profile.prognosis.high_risk_days
@@ -88,10 +88,10 @@ class Desk:
         case = self._in_hand(message)
         if case is not None:
             held = self._pictures[_scans(case)[int(message["scan"])]].result()
-            pieces = list(held.slabs())
-            first, count = pieces[int(message["piece"])]
-            told = {"scan": int(message["scan"]), "piece": int(message["piece"]), "pieces": len(pieces), "first": first}
-            yield {"kind": "piece", "token": self._token, **told}, [held.packed(first, count)]
+            number = int(message["piece"])
+            first, packed = held.pieces[number]
+            told = {"scan": int(message["scan"]), "piece": number, "pieces": len(held.pieces), "first": first}
+            yield {"kind": "piece", "token": self._token, **told}, [packed]
 
     def _take(self, message: dict[str, Any]) -> Iterator[Answer]:
         """Keep an answer, once; then the truth of a training case, or the next case."""
@@ -127,13 +127,13 @@ class Desk:
             if scan_id not in self._pictures:
                 self._pictures[scan_id] = self._pool.submit(picture, self.session.run, scan_id)
 
-    def _described(self, scan_id: str, with_lungs: bool) -> dict[str, Any]:
+    def _described(self, scan_id: str) -> dict[str, Any]:
         """Return what the screen must know of a scan to draw it."""
         held = self._pictures[scan_id].result()
         return {
-            "shape": list(held.hu.shape),
+            "shape": list(held.shape),
             "spacing": list(held.spacing_mm),
-            "lungs": list(map(float, held.lungs)) if with_lungs else [0, 1],
+            "lungs": list(held.lungs),
             "sides": held.sides,
             "remark": held.remark,
         }

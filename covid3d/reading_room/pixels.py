@@ -19,46 +19,33 @@ from covid3d.run.profile import Run
 
 ORIGINAL = "original resolution"
 LEAST_AREA = 0.1
-SLAB_BYTES = 2**21
+PIECE_BYTES = 2**22
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels of one scan: hu int16 (z, y, x), spacing_mm (z, y, x), a remark on what is seen; nothing that names it.
+    """What is sent of one scan; nothing in it names the scan.
 
-    sides: whether left and right are known. lungs: where they begin and end, as shares of the scan from its lower end.
+    shape (z, y, x); spacing_mm (z, y, x); lungs: where they begin and end, as shares of the scan from its lower end; sides:
+    whether left and right are known; remark: what is seen. pieces: first slice, and slices from there as little-endian
+    int16 HU, compressed (zlib).
     """
 
-    hu: np.ndarray
+    shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
-    remark: str
+    lungs: tuple[float, float]
     sides: bool
-
-    @property
-    def lungs(self) -> tuple[float, float]:
-        """Return the lower and the upper end of the lungs, 0 … 1; the whole scan where no lung is found."""
-        coarse = tuple(min(own, most) for own, most in zip(self.hu.shape, LUNG_GRID, strict=True))
-        spacing = [mm * own / new for mm, own, new in zip(self.spacing_mm, self.hu.shape, coarse, strict=True)]
-        areas = lung_mask(resize(self.hu, coarse), (spacing[0], spacing[1], spacing[2])).sum(axis=(1, 2))
-        inside = np.flatnonzero(areas > LEAST_AREA * areas.max())
-        return (inside[0] / len(areas), (inside[-1] + 1) / len(areas)) if len(inside) else (0.0, 1.0)
-
-    def slabs(self) -> Iterator[tuple[int, int]]:
-        """Yield first slice and number of slices of the pieces in which the scan is sent."""
-        count = max(1, SLAB_BYTES // (2 * self.hu[0].size))
-        for first in range(0, len(self.hu), count):
-            yield first, min(count, len(self.hu) - first)
-
-    def packed(self, first: int, count: int) -> bytes:
-        """Return slices as little-endian int16, compressed (zlib)."""
-        return zlib.compress(np.ascontiguousarray(self.hu[first : first + count], dtype="<i2").data, 1)
+    remark: str
+    pieces: tuple[tuple[int, bytes], ...]
 
 
 def picture(run: Run, scan_id: str) -> Picture:
-    """Return the pixels of an accepted scan: of its own files where they are there and hold what intake read, else the grid."""
-    rows = read_intake(run).set_index("scan_id")
-    facts, row = rows.loc[scan_id], read_manifest(run.manifest).set_index("scan_id").loc[scan_id]
-    sides = "sides_unknown" not in str(facts.get("kept_with", ""))
+    """Return an accepted scan for the screen: from its own files where they are there and hold what intake read, else its grid.
+
+    Raises MissingResult for a scan that is not even in the store.
+    """
+    facts = read_intake(run).set_index("scan_id").loc[scan_id]
+    row = read_manifest(run.manifest).set_index("scan_id").loc[scan_id]
     try:
         place = source_of(run, str(row["source"]))
         if not place.path.exists():
@@ -66,10 +53,26 @@ def picture(run: Run, scan_id: str) -> Picture:
         volume = read_ct(place.path, place.series)
         if pixel_sha256(volume.hu) != facts["pixel_sha256"]:
             raise MissingResult("the files have changed")
-        return Picture(volume.hu, volume.spacing_mm, ORIGINAL, sides)
+        hu, spacing, remark = volume.hu, volume.spacing_mm, ORIGINAL
     except Covid3DError:
-        grid = Store.of(run).get(scan_id)
-        remark = (
-            f"the networks' grid of {' × '.join(map(str, grid.shape))} voxels, coarser than the scan, which is gone"
-        )
-        return Picture(grid, grid_spacing(facts.to_dict(), grid.shape), remark, sides)
+        hu = Store.of(run).get(scan_id)
+        spacing = grid_spacing(facts.to_dict(), hu.shape)
+        remark = f"the networks' grid of {' × '.join(map(str, hu.shape))} voxels, coarser than the scan, which is gone"
+    sides = "sides_unknown" not in str(facts["kept_with"])
+    z, y, x = hu.shape
+    return Picture((z, y, x), spacing, lung_ends(hu, spacing), sides, remark, tuple(_packed(hu)))
+
+
+def lung_ends(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
+    """Return where the lungs begin and end, 0 … 1 from the lower end of HU (z, y, x); the whole scan where there is no lung."""
+    coarse = tuple(min(own, most) for own, most in zip(hu.shape, LUNG_GRID, strict=True))
+    z, y, x = (mm * own / new for mm, own, new in zip(spacing_mm, hu.shape, coarse, strict=True))
+    areas = lung_mask(resize(hu, coarse), (z, y, x)).sum(axis=(1, 2))
+    inside = np.flatnonzero(areas > LEAST_AREA * areas.max())
+    return (float(inside[0]) / len(areas), float(inside[-1] + 1) / len(areas)) if len(inside) else (0.0, 1.0)
+
+
+def _packed(hu: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    count = max(1, PIECE_BYTES // (2 * hu[0].size))
+    for first in range(0, len(hu), count):
+        yield first, zlib.compress(np.ascontiguousarray(hu[first : first + count], dtype="<i2").data, 1)

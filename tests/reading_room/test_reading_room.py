@@ -11,17 +11,22 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from conftest import CHECKOUT
+from dicom_series import body, write_series
 from reading_run import FIRST, deliver
 
 from covid3d.cohort.reader_study import read_reader_study
 from covid3d.commands.doctor import browser
+from covid3d.dicom.series import read_ct
 from covid3d.reading_room.cases import reading_list
 from covid3d.reading_room.desk import PRESETS, Desk
+from covid3d.reading_room.pixels import lung_ends, picture
 from covid3d.reading_room.session import Session
 from covid3d.run.errors import ConfigError, StorageError
 from covid3d.run.files import write_text
@@ -250,6 +255,29 @@ def test_the_screen_says_whether_it_shows_the_scan_or_the_networks_grid(run):
     grid = list(run.profile.model.grid)
     assert remarks["B001-0"] == ("original resolution", [20, 48, 48])
     assert remarks["B000-0"][0].startswith(f"the networks' grid of {grid[0]} × ") and remarks["B000-0"][1] == grid
+
+
+def test_the_pixels_of_the_scan_arrive_whole(run):
+    case = next(case for case in reading_list(run, "R1", ["covid"]) if case.scan_id == "B001-0")
+    held = picture(run, case.scan_id)
+    values = b"".join(zlib.decompress(packed) for _, packed in held.pieces)
+    scan = read_ct(run.path("dicom", "B001-0"))
+    assert np.array_equal(np.frombuffer(values, "<i2").reshape(held.shape), scan.hu)
+    assert held.spacing_mm == scan.spacing_mm
+
+
+def test_files_that_are_no_longer_those_of_intake_are_not_shown(run):
+    write_series(run.path("dicom", "B001-0"), body(seed=99), PatientID="B001", SeriesNumber=1)
+    assert picture(run, "B001-0").remark.startswith("the networks' grid")
+
+
+def test_the_ends_of_the_lungs_are_found_in_a_scan_and_in_one_that_reaches_further_down():
+    """The lungs of `body` reach from 0.05 to 0.95 of its height; below come as many slices of soft tissue again."""
+    hu = body((40, 48, 48))
+    low, high = lung_ends(hu, (4.0, 7.0, 7.0))
+    assert (low, high) == pytest.approx((0.05, 0.95), abs=0.08)
+    longer = np.concatenate([np.where(hu[:1] > -300, 40, -1000).repeat(40, 0), hu]).astype(np.int16)
+    assert lung_ends(longer, (4.0, 7.0, 7.0)) == pytest.approx((0.5 + low / 2, 0.5 + high / 2), abs=0.03)
 
 
 def test_a_full_disk_is_said_on_the_screen_and_the_case_stays(run, monkeypatch):
