@@ -66,12 +66,13 @@ def _first_scans(table: pd.DataFrame) -> list[Case]:
 
 
 def _known_labels(table: pd.DataFrame, seed: int) -> list[Case]:
-    """Return training cases of the first task, both classes in turn, of patients whom no task has."""
+    """Return training cases of the first task, as many of each class, of patients whom no task has."""
     followed = set(table.loc[table["role"] == "followup", "patient_id"])
     first = first_scans(table).sort_values("scan_id")
     first = first[~first["patient_id"].isin(followed)]
-    drawn = first.iloc[np.random.default_rng(random_seed(seed, "training cases")).permutation(len(first))]
-    drawn = drawn.assign(turn=drawn.groupby("label").cumcount()).sort_values("turn", kind="stable").head(TRAINING)
+    rng = np.random.default_rng(random_seed(seed, "training cases"))
+    drawn = first.iloc[rng.permutation(len(first))].groupby("label").head(TRAINING // 2)
+    drawn = drawn.iloc[rng.permutation(len(drawn))]
     words = {1: "COVID-19", 0: "no COVID-19: another pneumonia"}
     return [Case("covid", row["scan_id"], truth=words[int(row["label"])]) for row in drawn.to_dict("records")]
 

@@ -107,12 +107,14 @@ class Desk:
         if case.truth:
             yield {"kind": "truth", "text": f"The truth: {case.truth}."}, []
         else:
+            yield {"kind": "saved"}, []
             yield from self._show(message)
 
     def _back(self, message: dict[str, Any]) -> Iterator[Answer]:
         """Show the case before again, where this is allowed."""
         if self.allow_back and self.session.can_take_back:
             self.session.take_back()
+            yield {"kind": "saved"}, []
             yield from self._show(message)
 
     def _in_hand(self, message: dict[str, Any]) -> Case | None:

@@ -57,7 +57,7 @@ def picture(run: Run, scan_id: str) -> Picture:
     except Covid3DError:
         hu = Store.of(run).get(scan_id)
         spacing = grid_spacing(facts.to_dict(), hu.shape)
-        remark = f"the networks' grid of {' × '.join(map(str, hu.shape))} voxels, coarser than the scan, which is gone"
+        remark = f"the networks' grid of {' × '.join(map(str, hu.shape))} voxels, coarser than the scan itself"
     sides = "sides_unknown" not in str(facts["kept_with"])
     z, y, x = hu.shape
     return Picture((z, y, x), spacing, lung_ends(hu, spacing), sides, remark, tuple(_packed(hu)))

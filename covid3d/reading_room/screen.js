@@ -242,8 +242,12 @@ function render({ model, el }) {
   }
 
   function save() {
-    if (room.truth) return send("next");
     if (waiting || !room.shown) return;
+    if (room.truth) {
+      waiting = true;
+      said.textContent = "The next scan is being read …";
+      return send("next");
+    }
     if (room.call === null || room.sure === null) {
       said.textContent = "Answer with y or n, and say how sure you are with 6, 7, 8, 9 or 0.";
       return;
@@ -292,6 +296,9 @@ function render({ model, el }) {
       room.truth = true;
       waiting = false;
       said.textContent = `${message.text} Go on with Enter.`;
+    } else if (message.kind === "saved") {
+      clearTimeout(late);
+      said.textContent = "Saved. The next scan is being read …";
     } else if (message.kind === "error") {
       clearTimeout(late);
       waiting = false;
@@ -308,6 +315,7 @@ function render({ model, el }) {
   root.addEventListener("keydown", press);
   const resized = new ResizeObserver(draw);
   resized.observe(root);
+  said.textContent = "The scan is being read …";
   send("ready");
   return () => {
     model.off("msg:custom", hear);

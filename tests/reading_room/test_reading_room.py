@@ -204,7 +204,7 @@ def test_the_screen_is_told_nothing_that_names_a_scan_or_its_class(run):
             for message, buffers in desk.hear({"kind": "want", "token": case["token"], "scan": number, "piece": 0}):
                 heard.append(json.dumps(message))
                 assert not any(name in buffers[0] for name in (b"B00", b"C00", b"A00"))
-        [case] = answer(desk, case["token"])
+        *_, case = answer(desk, case["token"])
         if case["kind"] == "truth":
             case = show(desk)
     text = " ".join(heard)
@@ -239,7 +239,7 @@ def test_there_is_no_way_back_unless_it_is_allowed(run):
     assert show(closed)["back"] is False
     opened = Desk(Session.open(run, "R1", ["covid"]), allow_back=True)
     assert show(opened)["back"] is True
-    [(case, _)] = opened.hear({"kind": "back", "token": ""})
+    *_, (case, _) = opened.hear({"kind": "back", "token": ""})
     assert case["kind"] == "case" and len(opened.session.waiting()) == 10
 
 
@@ -250,7 +250,7 @@ def test_the_screen_says_whether_it_shows_the_scan_or_the_networks_grid(run):
     while case["kind"] == "case":
         scan = desk.session.waiting()[0].scan_id
         remarks[scan] = (case["scans"][0]["remark"], case["scans"][0]["shape"])
-        [case] = answer(desk, case["token"])
+        *_, case = answer(desk, case["token"])
         case = show(desk) if case["kind"] == "truth" else case
     grid = list(run.profile.model.grid)
     assert remarks["B001-0"] == ("original resolution", [20, 48, 48])
