@@ -21,6 +21,7 @@ from covid3d.run.profile import Run
 CONFIDENCE = {"guess": 0.5, "leaning": 0.625, "fairly sure": 0.75, "sure": 0.875, "certain": 1.0}
 """The five points, and the probability of being right that reader_study.csv keeps of each."""
 CALLS_OF_OTHERS = "before.csv"
+SHOWN_IN = ("05_reader_comparison", "07_prognosis")
 
 
 class Session:
@@ -106,13 +107,16 @@ def folder(run: Run) -> Path:
 def publish(run: Run) -> None:
     """Write reader_study.csv from all sessions, training cases left out.
 
-    Real readings that the file held before the first session stay in it; simulated readers give way.
+    Real readings that the file held before the first session stay in it; simulated readers give way. The markers of the
+    chapters that show readers go, so that `make run` executes these again.
     """
     rows = [_calls_of_others(run)]
     for path in sorted(folder(run).glob("*.json")):
         said = [reading for reading in _readings(path) if not reading["training"]]
         rows.append(pd.DataFrame(said).assign(reader_id=path.stem).reindex(columns=list(RULES)).astype(str))
     write_csv(run.path("reader_study.csv"), pd.concat(rows, ignore_index=True))
+    for chapter in SHOWN_IN:
+        run.path("done", "jobs", f"{chapter}.done").unlink(missing_ok=True)
 
 
 def _calls_of_others(run: Run) -> pd.DataFrame:

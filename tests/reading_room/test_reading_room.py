@@ -27,10 +27,11 @@ from covid3d.dicom.series import read_ct
 from covid3d.reading_room.cases import reading_list
 from covid3d.reading_room.desk import PRESETS, Desk
 from covid3d.reading_room.pixels import lung_ends, picture
-from covid3d.reading_room.session import Session
+from covid3d.reading_room.session import SHOWN_IN, Session
 from covid3d.run.errors import ConfigError, StorageError
 from covid3d.run.files import write_text
 from covid3d.run.profile import open_run
+from covid3d.run.steps import CHAPTERS
 
 HEADER = "reader_id,scan_id,prior_scan_id,task,call,confidence,order,read_at\n"
 
@@ -131,6 +132,15 @@ def test_simulated_readers_give_way_at_the_first_opening_and_are_kept_aside(run)
     write_text(run.path("reader_study.csv"), simulated)  # the cohort was simulated again
     Session.open(run, "R1", ["covid"])
     assert "0.75" in read_reader_study_file(run)
+
+
+def test_make_run_executes_the_chapters_that_show_readers_again(run):
+    markers = [run.path("done", "jobs", f"{chapter}.done") for chapter in SHOWN_IN]
+    for marker in markers:
+        write_text(marker, "")
+    read_all(Session.open(run, "R1", ["covid"]), 1)
+    assert set(SHOWN_IN) <= set(CHAPTERS)
+    assert not any(marker.exists() for marker in markers)
 
 
 def test_real_readings_from_elsewhere_stay_and_their_reader_ids_are_taken(run, make_run):
