@@ -7,6 +7,7 @@ from dicom_series import body, write_series
 
 from covid3d.cohort.intake import as_table, take_in
 from covid3d.cohort.manifest import COLUMNS, write_manifest
+from covid3d.reading_room.cases import reading_list
 from covid3d.run.files import write_csv
 
 FIRST = {f"B{n:03d}": n % 2 for n in range(5)} | {"C000": 1} | {f"A{n:03d}": n % 2 for n in range(6)}
@@ -29,3 +30,8 @@ def deliver(run):
     write_csv(run.intake, as_table([take_in(run, row) for row in rows]))
     shutil.rmtree(run.path("dicom", "B000-0"))
     return run
+
+
+def order(run, reader, task="covid"):
+    """Return the scans of the study in the order of one reader and task."""
+    return [case.scan_id for case in reading_list(run, reader, [task]) if not case.truth]
