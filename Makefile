@@ -8,6 +8,7 @@ MANIFEST ?=
 WORLD ?=
 SEED ?=
 WEIGHTS ?=
+READER ?=
 SWEEP ?= sweep.yaml
 CLUSTER ?=
 TEST_WORKERS ?= 2
@@ -25,7 +26,7 @@ COVID3D = $(CALLED) -m covid3d
 PIPELINE = $(COVID3D) pipeline --cores $(CORES)
 
 .DEFAULT_GOAL := help
-.PHONY: help report smoke run batch book test verify extended lint format doctor clean clean-run distclean setup
+.PHONY: help report smoke run batch book reading-room test verify extended lint format doctor clean clean-run distclean setup
 
 help:
 	@echo "COVID3D companion: the paper's tables and figures regenerated from DICOM files."
@@ -35,6 +36,7 @@ help:
 	@echo "  make run         RUN=name PROFILE=smoke|standard|paper [MANIFEST=file] [WORLD=effect|null] [SEED=1] [WEIGHTS=file] [CLUSTER=slurm]"
 	@echo "  make batch       SWEEP=sweep.yaml: one run for each set of parameters, compared claim by claim"
 	@echo "  make book        RUN=name: build the book of a run again"
+	@echo "  make reading-room RUN=name READER=R1: JupyterLab, where a radiologist reads the scans of a run blinded"
 	@echo "  make test        all tests, with a smoke run in them; at most 20 min"
 	@echo "  make verify      the campaigns at full size"
 	@echo "  make extended    what 'report' cannot hold: the compared models on all folds, 85 min; two more seeds, 50 min (estimated, 2 cores)"
@@ -73,6 +75,14 @@ batch: $(STAMP)
 book: $(STAMP)
 	@test -n "$(RUN)" || { echo "error: which run? Say make book RUN=smoke" >&2; exit 2; }
 	@$(COVID3D) step book --run "$(RUN)"
+
+reading-room: $(STAMP)
+	@test -n "$(RUN)" || { echo "error: which run? Say make reading-room RUN=name READER=R1" >&2; exit 2; }
+	@test -d "runs/$(RUN)" || { echo "error: there is no runs/$(RUN)" >&2; exit 2; }
+	@mkdir -p "runs/$(RUN)/reading_room"
+	@$(PY) -m papermill --prepare-only --no-progress-bar --log-level ERROR notebooks/11_reading_room.ipynb \
+		"runs/$(RUN)/reading_room/reading_room.ipynb" -r run "$(RUN)" -r reader "$(READER)"
+	@$(PY) -m jupyterlab "runs/$(RUN)/reading_room/reading_room.ipynb"
 
 test: $(STAMP)
 	@echo "All tests, with a smoke run, its notebooks and its book: at most 20 min on 2 cores, 1 GB."

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import CHECKOUT
 
-TARGETS = "report smoke test verify extended run batch book lint doctor clean clean-run distclean".split()
+TARGETS = "report smoke test verify extended run batch book reading-room lint doctor clean clean-run distclean".split()
 
 
 def outer():
@@ -129,7 +129,7 @@ def test_cleaning_a_run_removes_that_run_alone(copy):
     assert [path.name for path in (copy / "runs").iterdir()] == ["two"]
 
 
-@pytest.mark.parametrize("target", ["run", "book", "clean-run"])
+@pytest.mark.parametrize("target", ["run", "book", "reading-room", "clean-run"])
 def test_a_target_that_needs_a_run_asks_for_it(target):
     found = make(target, "RUN=")
     assert found.returncode == 2

@@ -8,23 +8,27 @@ from pathlib import Path
 import pytest
 from conftest import ABSOLUTE_PATH
 
+from covid3d.cohort.reader_study import TASKS
 from covid3d.notebook import PARAMETERS, Parameters
 from covid3d.report.claims import answers, names_shown, published_texts, shown_in
 from covid3d.run.steps import CHAPTERS
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+ROOM = "11_reading_room"
+"""The notebook that is no chapter: a person reads in it, no run executes it."""
 LONGEST_CELL = 12
+of_chapters = pytest.mark.parametrize("notebook", CHAPTERS)
 HIDDEN = {"parameters", "remove-input", "remove-cell"}
 
 
-@pytest.fixture(params=list(CHAPTERS))
-def chapter(request):
+@pytest.fixture(params=[*CHAPTERS, ROOM])
+def notebook(request):
     return request.param
 
 
 @pytest.fixture
-def cells(chapter):
-    return json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
+def cells(notebook):
+    return json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
 
 
 def source(cell):
@@ -35,16 +39,16 @@ def code(cells):
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-def test_there_is_one_notebook_a_chapter():
-    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == sorted(CHAPTERS)
+def test_there_is_one_notebook_a_chapter_and_the_reading_room():
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == sorted([*CHAPTERS, ROOM])
 
 
 def test_no_output_is_kept_in_git(cells):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code(cells))
 
 
-def test_the_kernel_is_named_for_any_machine(chapter):
-    metadata = json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf-8"))["metadata"]
+def test_the_kernel_is_named_for_any_machine(notebook):
+    metadata = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["metadata"]
     assert metadata["kernelspec"]["name"] == "python3"
 
 
@@ -54,25 +58,27 @@ def test_cell_ids_are_unique_and_speak(cells):
     assert all(re.fullmatch(r"[a-z0-9-]{2,64}", name) for name in ids)
 
 
-def test_it_begins_with_a_title_then_the_parameters(cells, chapter):
+def test_it_begins_with_a_title_then_the_parameters(cells, notebook):
     assert cells[0]["cell_type"] == "markdown"
-    assert source(cells[0]).startswith(f"# {int(chapter[:2])} ")
+    assert source(cells[0]).startswith(f"# {int(notebook[:2])} ")
     assert cells[1]["metadata"] == {"tags": ["parameters"]}
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in cells) == 1
 
 
-def test_the_parameters_are_those_of_the_chapter(cells, chapter):
+@of_chapters
+def test_the_parameters_are_those_of_the_chapter(cells, notebook):
     namespace: dict[str, object] = {}
     exec(source(cells[1]), namespace)
     found = {name for name in namespace if not name.startswith("__")}
-    model = PARAMETERS.get(chapter, Parameters)
+    model = PARAMETERS.get(notebook, Parameters)
     assert found == set(model.model_fields)
     model.model_validate({name: namespace[name] for name in found})
     assert len(found) <= 6
 
 
-def test_the_run_is_opened_right_after_the_parameters_out_of_the_readers_sight(cells, chapter):
-    assert f'run, show = notebook.open("{chapter}", globals())' in source(cells[2])
+@of_chapters
+def test_the_run_is_opened_right_after_the_parameters_out_of_the_readers_sight(cells, notebook):
+    assert f'run, show = notebook.open("{notebook}", globals())' in source(cells[2])
     assert cells[2]["metadata"] == {"tags": ["remove-input"]}
     assert (source(cells[-1]), cells[-1]["metadata"]) == ("show.save()", {"tags": ["remove-cell"]})
 
@@ -124,8 +130,8 @@ def test_every_heading_is_followed_by_words(cells):
     assert bare == []
 
 
-def test_it_closes_with_a_summary_list(cells):
-    _, _, summary = source(cells[-2]).partition("## Summary")
+def test_it_closes_with_a_summary_list(cells, notebook):
+    _, _, summary = source(cells[-1 if notebook == ROOM else -2]).partition("## Summary")
     assert summary.count("\n- ") >= 2
 
 
@@ -141,3 +147,13 @@ def test_no_cell_knows_a_path_or_filters_warnings(cells):
     for word in ("warnings.filter", "os.chdir", "sys.path", "/home", "except:", "!pip", "%run", "phantom."):
         assert word not in text, word
     assert not ABSOLUTE_PATH.search(text)
+
+
+def test_the_reading_room_is_entered_with_its_parameters():
+    cells = json.loads((NOTEBOOKS / f"{ROOM}.ipynb").read_text(encoding="utf-8"))["cells"]
+    namespace: dict[str, object] = {}
+    exec(source(cells[1]), namespace)
+    found = {name for name in namespace if not name.startswith("__")}
+    assert found == {"run", "reader", "tasks", "allow_back"}
+    assert namespace["tasks"] == TASKS and namespace["reader"] == ""
+    assert any("enter(run, reader, tasks, allow_back=allow_back)" in source(cell) for cell in cells)

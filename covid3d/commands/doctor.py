@@ -39,7 +39,7 @@ def gpu_name() -> str | None:
 
 
 def browser() -> str | None:
-    """Return the file name of the system's Chromium, which only the book's browser test needs, or None."""
+    """Return the file name of the system's Chromium, which only browser tests need, or None."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     return found.rsplit("/", 1)[-1] if found else None
 
@@ -78,7 +78,7 @@ def as_text(report: dict[str, Any]) -> str:
         f"Disk      {report['disk_free_gb']} GB free (an installation takes about 8 GB)",
         f"GPU       {report['gpu'] or 'none (needed by the profile paper only)'}",
         f"torch     {report['torch']}",
-        f"Chromium  {report['chromium'] or 'none (needed by the browser test of the book only)'}",
+        f"Chromium  {report['chromium'] or 'none (needed by browser tests only)'}",
     ]
     for row in report["profiles"]:
         state = "; ".join(row["short"]) or "ready"

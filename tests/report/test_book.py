@@ -178,6 +178,7 @@ PAGES = [
     "audit",
     "own_scans",
     "public_cohort",
+    "reading_room",
     "simulator",
     "spot",
     "adding_a_model",
