@@ -55,8 +55,10 @@ class Show:
             files = {suffix: render(thing, suffix) for suffix in ("png", "svg")}
             self.figures[name] = files, caption
             width = round(thing.get_figwidth() * DPI)
-            options = {"alt": seen(thing), "name": name, "width": width, "pixels": has_pixels(thing)}
-            return display_html(figure_html(files["png"], caption, **options))
+            pixels = has_pixels(thing)
+            return display_html(
+                figure_html(files["png"], caption, alt=seen(thing), name=name, width=width, pixels=pixels)
+            )
         table, labels = as_table(thing)
         self.values = {address: entry for address, entry in self.values.items() if address.split(".")[0] != name}
         for address, value, unit in cells(table, name, labels, alone=not isinstance(thing, pd.DataFrame)):

@@ -12,6 +12,15 @@ function openTarget() { // a link to something folded opens it
 window.addEventListener("hashchange", openTarget);
 document.addEventListener("DOMContentLoaded", () => {
   openTarget();
+  // Tables of the text become cards on a phone, as those of a run do.
+  document.querySelectorAll(".bd-article table.table").forEach((table) => {
+    if (table.closest(".scrolls, .cell_output")) return;
+    table.parentElement.classList.add("scrolls");
+    const heads = [...table.querySelectorAll("thead th")].map((head) => head.innerText.trim());
+    table.querySelectorAll("tbody tr").forEach((row) => {
+      [...row.cells].forEach((cell, place) => heads[place] && cell.setAttribute("data-label", heads[place]));
+    });
+  });
   // What is read aloud begins with what is written on a button.
   document.querySelectorAll("button[aria-label]").forEach((button) => {
     if (button.innerText.trim()) button.removeAttribute("aria-label");

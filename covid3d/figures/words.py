@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -33,7 +34,7 @@ def _kinds(axes: Axes) -> list[tuple[str, int]]:
     bars = sum(len(container) for container in axes.containers if type(container).__name__ == "BarContainer")
     return [
         ("picture", len(axes.images)),
-        ("line", sum(len(line.get_xydata()) > 1 for line in axes.lines)),
+        ("line", sum(np.size(line.get_xdata()) > 1 for line in axes.lines)),
         ("bar", bars),
         ("cloud of points", sum(type(item).__name__ == "PathCollection" for item in axes.collections)),
     ]

@@ -21,7 +21,7 @@ from covid3d.report.banner import banner
 from covid3d.report.chapter import is_current, scrub
 from covid3d.report.claims import published_texts, read_values, shown_in
 from covid3d.report.collect import cost
-from covid3d.report.outputs import RESULTS, copy_results, details, numbers, prepare
+from covid3d.report.outputs import RESULTS, copy_results, details, numbers, pages, prepare
 from covid3d.report.pages import write_fragments
 from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError
@@ -30,6 +30,19 @@ from covid3d.run.profile import Run, chapter_title
 from covid3d.run.steps import CHAPTERS, chapters_of, note_cost
 
 RENDERER = "from jupyter_book.cli.main import main; main()"
+KEYWORDS = {
+    "01_data": "cohort, inclusion, flow diagram, demography, leakage, cross-validation folds, DICOM",
+    "02_model": "I3D, inflated Inception, 3D convolution, receptive field, activation map, windowing, Hounsfield units",
+    "03_cross_validation": "cross-validation, ROC, AUC, learning curves, overfitting, perfect reader",
+    "04_external_tests": "external validation, ROC, AUC, DeLong, ResNet, Grad-CAM, HiResCAM, saliency, occlusion, robustness",
+    "05_reader_comparison": "reader study, radiologists, sensitivity, specificity, equivalence, kappa, Youden's index",
+    "06_trajectories": "follow-up, longitudinal CT, time course, viral pneumonia, discharge",
+    "07_prognosis": "prognosis, length of stay, Kaplan-Meier, log-rank test, Cox, hazard ratio, C-index, competing risks",
+    "08_claims": "claims, reproducibility, replication",
+    "09_simulator": "phantom, simulated CT, synthetic data, null world, realism",
+    "10_your_hospital": "external validation, hospital, intake, pseudonyms",
+}
+"""The field's words for a chapter, under its title: what a reader would search for."""
 GLUE = re.compile(r"\{glue:text\}`([^`]+)`")
 
 
@@ -88,7 +101,7 @@ def _render(run: Run, book: Path) -> None:
 def stage(run: Run, target: Path) -> None:
     """Write the sources of a run's book into `target`: pages, executed notebooks, generated fragments, settings."""
     shutil.copytree(run.root / "book", target, ignore=shutil.ignore_patterns("_build", "_generated", ".*"))
-    places, made = numbers(run), details(run)
+    places, made = numbers(run) | pages(target), details(run)
     copy_results(run, target / RESULTS)
     write_fragments(run, target / "_generated", places, made)
     config = target / "_config.yml"
@@ -169,7 +182,8 @@ def stage_chapter(
 ) -> None:
     """Write one chapter's page: the executed notebook with its numbers, or one line that says why it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    executed, line = run.path("notebooks", f"{chapter}.ipynb"), banner_source(run, made, "../")
+    executed = run.path("notebooks", f"{chapter}.ipynb")
+    line = f'{banner_source(run, made, "../")}\n<p class="keywords">Keywords: {KEYWORDS[chapter]}.</p>'
     if executed.is_file() and run.chapter(chapter[:2]).is_dir():
         notebook = nbformat.read(executed, as_version=4)
         prepare(run, chapter, notebook, places, made)

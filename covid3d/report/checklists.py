@@ -43,8 +43,6 @@ def _links(where: str, places: Mapping[str, tuple[str, str]]) -> str:
     """Return names of figures, tables and pages as links."""
     found = []
     for name in where.split():
-        number, place = places.get(name, ("", ""))
-        if "." not in name:
-            number, place = name.replace("_", " "), f"{name}.html"
-        found.append(f"<a href='{place}'>{number}</a>" if number else "not in this run")
+        title, place = places.get(name, ("", ""))
+        found.append(f"<a href='{place}'>{html.escape(title)}</a>" if title else "not in this run")
     return ", ".join(dict.fromkeys(found))

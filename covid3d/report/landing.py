@@ -44,14 +44,14 @@ def comparison(values: Values) -> list[dict[str, Any]]:
     AUC, Wilson for a share). What a run lacks is None.
     """
     claims = load_claims().set_index("claim_id", drop=False)
-    intervals = audit.printed_aucs().set_index("row")
+    intervals = audit.printed_aucs().set_index("row")[["low", "high"]]
     sizes = audit.audit_published().set_index("claim_id")["n"]
     rows = []
     for claim, label in ROWS.items():
-        number = published_number(claims.loc[claim, "value"])
+        number = published_number(str(claims.loc[claim, "value"]))
         assert number is not None
         if claim in AUCS:
-            printed = (number[0], *(float(intervals.loc[AUCS[claim], side]) for side in ("low", "high")))
+            printed = (number[0], *intervals.loc[AUCS[claim]].astype(float))
         else:
             share, n = number[0] / 100, int(sizes[claim])
             printed = (share, *map(float, proportion_confint(share * n, n, method="wilson")))
@@ -71,9 +71,12 @@ def _found(entry: Mapping[str, Any] | None) -> tuple[float, float, float] | None
     return value, low, high
 
 
-def picture(values: Values, kind: str) -> Figure:
-    """Return the picture of the first page: a row a number, printed above and re-run below, with 95 % intervals."""
-    figure, axes = canvas(width=7.4, height=4.2)
+def picture(values: Values, kind: str, *, narrow: bool = False) -> Figure:
+    """Return the picture of the first page: a row a number, printed above and re-run below, with 95 % intervals.
+
+    narrow: drawn for a phone, letters as large.
+    """
+    figure, axes = canvas(width=3.6 if narrow else 7.4, height=5.2 if narrow else 4.2)
     panel = tidy(axes[0, 0], "AUC, or share of patients")
     rows = comparison(values)
     for place, row in enumerate(rows):
@@ -92,7 +95,7 @@ def picture(values: Values, kind: str) -> Figure:
     panel.plot([], [], "D-", color="black", lw=1.2, label="published (95 % interval that its n allows)")
     panel.plot([], [], "o-", color=BLUE, lw=2.4, label=f"re-run on {kind} (95 % interval)")
     panel.plot([], [], "|", color=RED, ms=12, mew=2.4, label="best possible on these scans")
-    figure.legend(loc="outside upper left", ncols=3, fontsize=8, frameon=False, columnspacing=1.2)
+    figure.legend(loc="outside upper left", ncols=1 if narrow else 3, fontsize=8, frameon=False, columnspacing=1.2)
     return figure
 
 
@@ -112,14 +115,16 @@ def picture_html(run: Run, values: Values, folder: Path) -> str:
     figure = picture(values, kind)
     for suffix in ("svg", "png"):
         (folder / f"published_and_rerun.{suffix}").write_bytes(render(figure, suffix))
+    (folder / "published_and_rerun_narrow.svg").write_bytes(render(picture(values, kind, narrow=True), "svg"))
     caption = (
         f"What the paper prints (diamonds) and what this run found (dots) on {kind}, with 95 % intervals. The upright bar is the "
         "perfect reader of the same scans: no network can do better. Dotted: chance. It says whether the method works on "
         "these scans, not whether the paper is right."
     )
     return (
-        f"<figure id='figure-published_and_rerun'><img src='{RESULTS}/published_and_rerun.svg' width='814' "
-        f"alt='{html.escape(picture_words(values), quote=True)}'/><figcaption>{html.escape(caption)} "
+        f"<figure id='figure-published_and_rerun'><picture><source media='(max-width: 600px)' "
+        f"srcset='{RESULTS}/published_and_rerun_narrow.svg'><img src='{RESULTS}/published_and_rerun.svg' width='814' "
+        f"alt='{html.escape(picture_words(values), quote=True)}'/></picture><figcaption>{html.escape(caption)} "
         f"<a href='{RESULTS}/published_and_rerun.svg' download>SVG</a> "
         f"<a href='{RESULTS}/published_and_rerun.png' download>PNG</a></figcaption></figure>"
     )
@@ -146,19 +151,21 @@ def bars_html(values: Values, places: Mapping[str, tuple[str, str]]) -> str:
 def _lists(found: Mapping[str, list[str]], places: Mapping[str, tuple[str, str]]) -> str:
     parts = []
     for verdict, addresses in found.items():
-        links = "; ".join(_link(address, places) for address in addresses) or "nothing"
-        parts.append(f"<p><strong>{verdict.capitalize()} ({len(addresses)}):</strong> {links}.</p>")
+        tables: dict[str, list[str]] = {}
+        for address in addresses:
+            table, *words = address.split(".")
+            name = " ".join(words[:-1] or [table]).replace("_", " ")
+            name = name.replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
+            tables.setdefault(table, []).append(name)
+        said = "; ".join(f"{', '.join(names)}{_link(table, places)}" for table, names in tables.items()) or "nothing"
+        parts.append(f"<p><strong>{verdict.capitalize()} ({len(addresses)}):</strong> {said}.</p>")
     return "".join(reversed(parts))
 
 
-def _link(address: str, places: Mapping[str, tuple[str, str]]) -> str:
-    """Return a bar's name in words, with its table's number as a link."""
-    table, *words = address.split(".")
-    if words[-1] in ("reached", "verdict", "bar", "result"):
-        words.pop()
-    name = html.escape(" ".join([table, *words]).replace("_", " "))
+def _link(table: str, places: Mapping[str, tuple[str, str]]) -> str:
+    """Return a table's number as a link, in brackets; nothing for one that the book does not have."""
     number, place = places.get(f"table.{table}", ("", ""))
-    return f"{name} (<a href='{place}'>{number}</a>)" if number else name
+    return f" (<a href='{place}'>{number}</a>)" if number else ""
 
 
 def details_html(run: Run, made: Mapping[str, str]) -> str:

@@ -39,6 +39,12 @@ def numbers(run: Run) -> dict[str, tuple[str, str]]:
     return found
 
 
+def pages(book: Path) -> dict[str, tuple[str, str]]:
+    """Return the title and the address of every page of a book that is no notebook: `cite` -> ("Cite this", "cite.html")."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(book.glob("*.md"))}
+    return {name: (text.partition("\n")[0].lstrip("# "), f"{name}.html") for name, text in texts.items()}
+
+
 def _texts(notebook: Any) -> list[str]:
     """Return the HTML outputs of a notebook, in order."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -71,10 +77,15 @@ def prepare(
             text = "".join(output.get("data", {}).get("text/html", ""))
             for kind, name in SHOWN.findall(text):
                 text = _number(text, *known[f"{kind}.{name}"])
-                rewrite = _figure if kind == "figure" else _table
-                text = rewrite(run, chapter, name, text, made)
+                is_figure = kind == "figure"
+                text = _figure(run, chapter, name, text, made) if is_figure else _table(run, chapter, name, text)
             if text:
-                output["data"]["text/html"] = text
+                output["data"]["text/html"] = searchable(text)
+
+
+def searchable(text: str) -> str:
+    """Return HTML whose neighbouring cells are words apart: the search of the book takes tags away and nothing else."""
+    return text.replace("><", ">\n<")
 
 
 def _fold(cell: Any) -> None:
@@ -103,13 +114,14 @@ def _figure(run: Run, chapter: str, name: str, text: str, made: Mapping[str, str
     is_drawing = "class='dark-light'" not in text and (folder / f"{name}.svg").stat().st_size <= LARGEST_SVG
     source = f"../{RESULTS}/{name}.{'svg' if is_drawing else 'png'}"
     text = re.sub(r"src='data:image/png;base64,[^']*'", f"src='{source}' loading='lazy'", text, count=1)
+    text = re.sub(r"<img[^>]*>", r"<div class='picture' tabindex='0'>\g<0></div>", text, count=1)
     files = {"SVG": f"{name}.svg", "PNG": f"{name}.png", "notebook": f"{chapter}.ipynb"}
     return text.replace("</figcaption>", f"</figcaption>{passport_line(made, f'{name}.svg', files)}", 1)
 
 
-def _table(run: Run, chapter: str, name: str, text: str, made: Mapping[str, str]) -> str:
+def _table(run: Run, chapter: str, name: str, text: str) -> str:
     _require(run, run.chapter(chapter[:2]) / "tables" / f"{name}.csv")
-    return text + passport_line(made, f"{name}.csv", {"CSV": f"{name}.csv", "notebook": f"{chapter}.ipynb"})
+    return f"{text}<p class='passport'>{_links({'CSV': f'{name}.csv', 'notebook': f'{chapter}.ipynb'})}</p>"
 
 
 def _require(run: Run, path: Path) -> None:
@@ -120,11 +132,14 @@ def _require(run: Run, path: Path) -> None:
 
 
 def passport_line(made: Mapping[str, str], file: str, files: dict[str, str]) -> str:
-    """Return the small line under a figure or table: what it was made with, and where to fetch it."""
+    """Return the small line under a figure: what it was made with, and where to fetch it."""
     names = ("commit", "manifest", "profile", "seed", "device", "minutes")
     said = " · ".join([*(f"{name} {made[name]}" for name in names), file])
-    links = " ".join(f"<a href='../{RESULTS}/{path}' download>{kind}</a>" for kind, path in files.items())
-    return f"<p class='passport'><span>{html.escape(said)}</span> {links}</p>"
+    return f"<p class='passport'><span>{html.escape(said)}</span> {_links(files)}</p>"
+
+
+def _links(files: dict[str, str]) -> str:
+    return " ".join(f"<a href='../{RESULTS}/{path}' download>{kind}</a>" for kind, path in files.items())
 
 
 def details(run: Run) -> dict[str, str]:

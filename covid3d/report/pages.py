@@ -10,7 +10,7 @@ import pandas as pd
 from covid3d.dicom.refusals import CAUSES, CURES
 from covid3d.report import api, audit, checklists, landing
 from covid3d.report.claims import key_numbers, ledger, read_values
-from covid3d.report.outputs import RESULTS
+from covid3d.report.outputs import RESULTS, searchable
 from covid3d.run.profile import Run
 from covid3d.show import table_html
 
@@ -54,7 +54,7 @@ def write_fragments(run: Run, folder: Path, places: Mapping[str, tuple[str, str]
         **{name: checklists.page(name, places) for name in checklists.LISTS},
     }
     for name, text in parts.items():
-        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+        (folder / f"{name}.html").write_text(searchable(text), encoding="utf-8")
 
 
 def audit_html() -> str:
