@@ -26,6 +26,8 @@ from covid3d.stats.estimate import Estimate, number, value_text
 Shown = pd.DataFrame | pd.Series | Mapping[str, Any] | Figure
 DPI = 110
 """Pixels an inch of figure takes on a page; files hold twice as many, for sharp screens."""
+LARGEST_PNG = 1_500_000
+"""Bytes from which a picture is written as it stands on the page instead."""
 WIDE = 90
 """Characters in a row from which a table takes the page's full width."""
 
@@ -242,10 +244,12 @@ def figure_html(
 def render(figure: Figure, suffix: str) -> bytes:
     """Return a figure as PNG or SVG bytes that are the same at every execution (no dates, fixed ids)."""
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[suffix]
-    target = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "covid3d", "svg.fonttype": "path"}):
-        dpi = 2 * DPI if suffix == "png" else DPI
-        figure.savefig(target, format=suffix, dpi=dpi, metadata=metadata, bbox_inches="tight")
+    for dpi in (2 * DPI, DPI) if suffix == "png" else (DPI,):
+        target = io.BytesIO()
+        with mpl.rc_context({"svg.hashsalt": "covid3d", "svg.fonttype": "path"}):
+            figure.savefig(target, format=suffix, dpi=dpi, metadata=metadata, bbox_inches="tight")
+        if target.tell() <= LARGEST_PNG:
+            break
     return target.getvalue()
 
 

@@ -21,6 +21,7 @@ document.addEventListener("DOMContentLoaded", () => {
       [...row.cells].forEach((cell, place) => heads[place] && cell.setAttribute("data-label", heads[place]));
     });
   });
+  document.querySelectorAll("table.dataframe").forEach((table) => table.setAttribute("tabindex", "0")); // it scrolls
   // What is read aloud begins with what is written on a button.
   document.querySelectorAll("button[aria-label]").forEach((button) => {
     if (button.innerText.trim()) button.removeAttribute("aria-label");
