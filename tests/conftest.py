@@ -20,12 +20,13 @@ NO_REAL_CT = "real CT not found: set COVID3D_REAL_CT"
 NO_GPU = "no CUDA GPU"
 NO_SMALL_DISK = "no small file system can be mounted"
 NO_PUBLIC = "the extra 'public' is not installed"
+NO_R = "R is not installed"
 
 
 def skips_allowed_in_ci() -> tuple[str, ...]:
     """Return the first words of the skip reasons that continuous integration accepts; any other skip fails it."""
     real_ct_is_here = bool(os.environ.get("COVID3D_REAL_CT"))
-    return (NO_GPU, NO_PUBLIC, NO_SMALL_DISK, *(() if real_ct_is_here else (NO_REAL_CT,)))
+    return (NO_GPU, NO_PUBLIC, NO_R, NO_SMALL_DISK, *(() if real_ct_is_here else (NO_REAL_CT,)))
 
 
 @pytest.fixture

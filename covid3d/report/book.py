@@ -19,8 +19,9 @@ import yaml
 
 from covid3d.report.banner import banner
 from covid3d.report.chapter import is_current, scrub
-from covid3d.report.claims import published_texts, read_values, shown_in
+from covid3d.report.claims import names_shown, published_texts, read_values, shown_in
 from covid3d.report.collect import cost
+from covid3d.report.ledger_page import linked_claims
 from covid3d.report.outputs import RESULTS, copy_results, details, numbers, pages, prepare
 from covid3d.report.pages import write_fragments
 from covid3d.run.environment import own_settings
@@ -187,6 +188,7 @@ def stage_chapter(
     if executed.is_file() and run.chapter(chapter[:2]).is_dir():
         notebook = nbformat.read(executed, as_version=4)
         prepare(run, chapter, notebook, places, made)
+        notebook.cells = with_anchors(notebook.cells)
         for cell in notebook.cells:
             tags = cell.metadata.get("tags", [])
             if cell.cell_type == "markdown":
@@ -201,6 +203,20 @@ def stage_chapter(
     )
     page = under_title(f"# {chapter_title(chapter)}\n\n{why}\n", line)
     (folder / f"{chapter}.md").write_text(page, encoding="utf-8")
+
+
+def with_anchors(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Return a chapter's cells, each that shows something after an anchor of its id, captions linked to the ledger."""
+    found = []
+    for cell in cells:
+        if cell.cell_type == "code" and names_shown(cell.source):
+            anchor = f'<a class="anchor" id="{cell.id}"></a>'
+            found.append(nbformat.v4.new_markdown_cell(anchor, id=f"anchor-{cell.id}"[:64]))
+            for output in cell.outputs:
+                if "text/html" in output.get("data", {}):
+                    output["data"]["text/html"] = linked_claims("".join(output["data"]["text/html"]))
+        found.append(cell)
+    return found
 
 
 def _folder_hash(folder: Path) -> str:

@@ -1,10 +1,12 @@
 """The ledger: every checkable claim of the paper beside what this run computed, and a careful verdict.
 
-`claims_map.csv` is the only place where a claim meets an address of what notebooks show: `address` is the number that is judged,
-`beside` names what is printed beside it (numbers, tables or figures), `statement` documents what cannot be computed.
+`claims_map.csv` is the only place where a claim meets an address of what notebooks show: `address` names the numbers that are
+judged, `beside` what else is shown for it (numbers, tables or figures), `statement` documents what cannot be computed.
+`claims_words.csv` says a claim's numbers in words, each with its noun, and on which side of a bound the paper expects them.
 """
 
 import ast
+import fnmatch
 import functools
 import math
 import re
@@ -15,12 +17,14 @@ from typing import Any
 import pandas as pd
 
 from covid3d.cohort.folds import require_certificate
+from covid3d.report import printed
+from covid3d.report.verdict import NOT_AVAILABLE, Row, direction, verdict_of_all
 from covid3d.run.errors import ConfigError, Covid3DError
 from covid3d.run.files import read_json
 from covid3d.run.profile import DATA, Run
 from covid3d.run.steps import CHAPTERS
 
-Row = Mapping[Any, Any]
+Values = Mapping[str, dict[str, Any]]
 COLUMNS = (
     "claim_id",
     "section",
@@ -28,36 +32,48 @@ COLUMNS = (
     "text",
     "published",
     "re_run",
-    "beside",
+    "direction",
     "verdict",
+    "printed_check",
+    "print",
+    "beside",
     "cohort",
     "notebook",
     "cell",
+    "finding",
     "how_checked",
 )
 KEY_CLAIMS = tuple("C008 C095 C064 C066 C060 C062 C097 C083 C084 C085 C086 C123 C124 C125".split())
-BY_CONSTRUCTION = "by construction"
-NOT_COMPARABLE = "simulated, not comparable"
-BY_DEFINITION = "differs by definition"
-NOT_RERUNNABLE = "not re-runnable"
-NOT_AVAILABLE = "not available"
-JUDGEMENTS = ("agrees", "compatible", "disagrees")
-NEVER_JUDGED_ON_PHANTOM = ("cohort", "result", "interpretation", "figure")
+SLOT = re.compile(r"\{([^}]+)\}")
 
 
 def load_claims() -> pd.DataFrame:
-    """Return the 142 claims of the paper with how each is judged: the columns of claims.csv and of claims_map.csv.
+    """Return the 142 claims of the paper with how each is judged and said: claims.csv, claims_map.csv, claims_words.csv.
 
     `basis` is software (a fact about the program), printed (a check of printed values), input (what a simulator is
     given), performance (what a model reaches), definition (the paper leaves it open) or private (authors only).
     """
-    claims = pd.read_csv(DATA / "claims.csv", dtype=str, keep_default_na=False)
-    rules = pd.read_csv(DATA / "claims_map.csv", dtype=str, keep_default_na=False)
-    table = claims.merge(rules, on="claim_id", how="left", validate="one_to_one")
+    rules, words = (
+        pd.read_csv(DATA / f"claims_{name}.csv", dtype=str, keep_default_na=False) for name in ("map", "words")
+    )
+    table = printed.table().reset_index().merge(rules, on="claim_id", how="left", validate="one_to_one")
     if table["basis"].isna().any():
         lost = ", ".join(table.loc[table["basis"].isna(), "claim_id"])
         raise Covid3DError(f"claims without a rule: {lost}", where="claims_map.csv", cure="Add a row for each")
-    return table
+    table = table.merge(words, on="claim_id", how="left", validate="one_to_one").fillna({"words": "", "side": ""})
+    return table.merge(findings_by_claim(), on="claim_id", how="left").fillna({"finding": ""})
+
+
+@functools.cache
+def findings() -> pd.DataFrame:
+    """Return the findings of the audit, indexed by finding (F1 to F19): weight (high | medium | low), title and claims."""
+    return pd.read_csv(DATA / "findings.csv", dtype=str, keep_default_na=False).set_index("finding")
+
+
+def findings_by_claim() -> pd.DataFrame:
+    """Return claim_id and finding, the findings that concern a claim ("F1 F5")."""
+    pairs = findings()["claims"].str.split().explode().reset_index()
+    return pairs.groupby("claims")["finding"].agg(" ".join).rename_axis("claim_id").reset_index()
 
 
 @functools.cache
@@ -71,8 +87,9 @@ def answers() -> dict[str, list[str]]:
 
 
 def addresses(claim: Row) -> list[str]:
-    """Return every address that a claim's row names: the judged one first."""
-    return [*claim["address"].split(), *claim["beside"].split()]
+    """Return every address that a claim's rows name, the judged ones first; patterns ("a.*.b") give their first word."""
+    in_words = [address if "*" not in address else address.split(".")[0] for address in SLOT.findall(claim["words"])]
+    return list(dict.fromkeys([*claim["address"].split(), *in_words, *claim["beside"].split()]))
 
 
 def published_texts() -> dict[str, str]:
@@ -153,15 +170,19 @@ def ledger(run: Run) -> pd.DataFrame:
     values, cells = read_values(run), shown_in(run.root / "notebooks")
     rows = []
     for claim in load_claims().to_dict("records"):
-        main = _judged(claim, values)
         where = [cells[name] for name in (address.split(".")[0] for address in addresses(claim)) if name in cells]
+        check = printed.check(claim)
+        entries = _judged(claim, values, check)
         rows.append(
             {
-                **{name: claim[name] for name in ("claim_id", "section", "kind", "text", "how_checked")},
+                **{name: claim[name] for name in ("claim_id", "section", "kind", "text", "how_checked", "finding")},
                 "published": published(claim),
-                "re_run": _rerun_text(claim, main),
+                "re_run": _rerun_text(claim, entries, values),
+                "direction": direction(claim["side"], values),
+                "verdict": verdict_of_all(claim, entries, run.cohort),
+                "printed_check": "" if check is None else "agrees" if check[0] else "disagrees",
+                "print": "" if check is None else check[1],
                 "beside": _beside(claim, values),
-                "verdict": verdict(claim, main, run.cohort),
                 "cohort": run.cohort if claim["basis"] in ("input", "performance") else "paper",
                 "notebook": where[0][0] if where else claim["where_regenerated"].split(";")[0],
                 "cell": where[0][1] if where else "",
@@ -170,100 +191,52 @@ def ledger(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def verdict(claim: Row, entry: dict[str, Any] | None, cohort: str) -> str:
-    """Judge one claim by its basis; on simulated scans nothing about patients, readers or performance is judged."""
-    basis = claim["basis"]
-    if basis == "private":
-        return NOT_RERUNNABLE
-    if entry is None or entry["value"] is None:
-        return NOT_AVAILABLE
-    if basis == "definition":
-        return BY_DEFINITION
-    if basis in ("software", "printed"):
-        if claim["kind"] in NEVER_JUDGED_ON_PHANTOM and cohort == "phantom":
-            return NOT_COMPARABLE
-        if _meets(entry["value"], claim["expected"]):
-            return "agrees"
-        return BY_DEFINITION if claim["reason"] else "disagrees"
-    if cohort == "phantom":
-        return BY_CONSTRUCTION if basis == "input" else NOT_COMPARABLE
-    found = _judge_numbers(claim, entry)
-    is_count = basis == "input" and claim["kind"] != "interpretation"
-    return BY_DEFINITION if found == "disagrees" and is_count else found  # another cohort has other counts
-
-
-def _judge_numbers(claim: Row, entry: dict[str, Any]) -> str:
-    """Judge a number from real scans: equal as printed, inside the interval, or neither."""
-    if claim["expected"]:
-        return "agrees" if _meets(entry["value"], claim["expected"]) else "disagrees"
-    printed = published_number(claim["value"])
-    value = entry["value"]
-    if printed is None or isinstance(value, (str, bool)):
-        return BY_DEFINITION
-    number, tolerance = printed
-    if abs(value - number) <= tolerance:
-        return "agrees"
-    if entry["low"] is not None and entry["high"] is not None and entry["low"] <= number <= entry["high"]:
-        return "compatible"
-    return "disagrees"
-
-
-def published_number(text: str) -> tuple[float, float] | None:
-    """Return a printed number and half a unit of its last digit, e.g. "+/-0.01" -> (0.01, 0.005); None without one."""
-    found = re.search(r"(?<!/)-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", text)
-    if found is None:
-        return None
-    plain = found.group().replace(",", "")
-    mantissa, _, exponent = plain.partition("e")
-    decimals = len(mantissa.partition(".")[2])
-    return float(plain), 0.5 * 10.0 ** (int(exponent or 0) - decimals)
-
-
-def _meets(value: Any, expected: str) -> bool:
-    """True when a value is the expected one: true, a text, a number, or a range such as 12..13."""
-    if value is None:
-        return False
-    if isinstance(value, bool) or expected == "true":
-        return value is True and expected in ("true", "")
-    if ".." in expected:
-        low, high = expected.split("..")
-        return float(low) <= float(value) <= float(high)
-    try:
-        return math.isclose(float(value), float(expected), rel_tol=1e-9)
-    except ValueError:
-        return str(value) == expected
-
-
-def _judged(claim: Row, values: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the entry that is judged: the number at the claim's address, else its statement."""
-    if claim["address"] in values:
-        return values[claim["address"]]
+def _judged(claim: Row, values: Values, check: printed.Check | None) -> list[dict[str, Any] | None]:
+    """Return the entries that are judged: the printed-value check, the numbers at the claim's addresses, or its statement."""
+    if claim["basis"] == "printed":
+        return [None if check is None else {"value": check[0], "low": None, "high": None, "text": check[1]}]
+    found = [values.get(address) for address in claim["address"].split()]
+    if any(found):
+        return found
     statement = claim["statement"]
-    return {"value": statement, "low": None, "high": None, "text": statement} if statement else None
+    return [{"value": statement, "low": None, "high": None, "text": statement} if statement else None]
 
 
-def _rerun_text(claim: Row, main: dict[str, Any] | None) -> str:
-    """Return a claim's own number with its noun, and the reason why it may differ; a reason is not said twice."""
+def _rerun_text(claim: Row, entries: list[dict[str, Any] | None], values: Values) -> str:
+    """Return a claim's own numbers in its words, and the reason why they may differ; what is private says why."""
     reason = claim["reason"]
-    if main is None:
-        return reason or "not available (its chapter has not been run)"
-    said = _with_noun(claim, main)
-    return said if not reason or claim["basis"] == "software" or reason in said else f"{said} ({reason})"
+    if not any(entries):
+        return reason or f"{NOT_AVAILABLE} (its chapter has not been run)"
+    said = in_words(claim["words"], values) if claim["words"] else "; ".join(str(e["text"]) for e in entries if e)
+    if not reason or claim["basis"] in ("software", "private") or reason in said:
+        return said
+    return f"{said}. {reason[0].upper()}{reason[1:]}"
 
 
-def _with_noun(claim: Row, main: dict[str, Any]) -> str:
-    """Return a number with what it counts: the claim's own unit, else the last words of its address."""
-    value, unit = main["value"], claim["unit"]
-    if main.get("unit") or isinstance(value, (str, bool)) or value is None or unit in ("AUC", "p", "%"):
-        return str(main["text"])
-    if isinstance(value, int) and re.fullmatch(r"[A-Za-z ]+", unit):
-        return f"{main['text']} {unit}"
-    return f"{main['text']} ({claim['address'].rpartition('.')[2].replace('_', ' ')})"
+def in_words(words: str, values: Values) -> str:
+    """Return words with each {address} replaced by its number; a pattern such as {a.*.b} gives the range of all that match.
+
+    >>> in_words("of {x.*.n}", {"x.one.n": {"value": 2}, "x.two.n": {"value": 5}})
+    'of 2 to 5'
+    """
+
+    def number(slot: re.Match[str]) -> str:
+        address = slot.group(1)
+        if "*" not in address:
+            return str(values[address]["text"]) if address in values else NOT_AVAILABLE
+        found = [values[name] for name in fnmatch.filter(values, address)]
+        if len(found) == 1:
+            return str(found[0]["text"])
+        known = [float(entry["value"]) for entry in found if isinstance(entry["value"], (int, float))]
+        return f"{min(known):.3g} to {max(known):.3g}" if known else NOT_AVAILABLE
+
+    return SLOT.sub(number, words)
 
 
-def _beside(claim: Row, values: Mapping[str, dict[str, Any]]) -> str:
-    """Return the other numbers that serve a claim, each with its name."""
-    others = [address for address in addresses(claim) if address in values and address != claim["address"]]
+def _beside(claim: Row, values: Values) -> str:
+    """Return the other numbers that serve a claim and that its words do not say, each with its name."""
+    said = {*claim["address"].split(), *SLOT.findall(claim["words"])}
+    others = [address for address in addresses(claim) if address in values and address not in said]
     return "; ".join(f"{address.replace('.', ' ').replace('_', ' ')}: {values[address]['text']}" for address in others)
 
 

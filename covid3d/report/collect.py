@@ -13,7 +13,7 @@ import pandas as pd
 from covid3d.report.claims import ledger, read_values
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import atomic_folder, read_json, sha256_file, write_csv, write_json
-from covid3d.run.profile import Run
+from covid3d.run.profile import DATA, Run
 from covid3d.run.steps import BUDGET, chapters_of
 
 PACKAGES = (
@@ -28,13 +28,14 @@ PACKAGES = (
     "lifelines",
     "papermill",
 )
+SCORED_ONCE = ("task", "model", "fold", "epoch", "scan_id", "window")
 
 
 def collect(run: Run) -> Path:
     """Merge the chapters into values.json, tables/, figures/, predictions.csv and claims.csv.
 
-    Also writes cost.json and passport.json. Raises Covid3DError when two chapters use one key or one name.
-    Returns the path of values.json.
+    Also writes dictionary.csv, which says what their columns are, cost.json and passport.json. Raises Covid3DError when two
+    chapters use one key or one name. Returns the path of values.json.
     """
     missing = [name for name in chapters_of(run) if not (run.chapter(name[:2]) / "values.json").is_file()]
     if missing:
@@ -44,6 +45,7 @@ def collect(run: Run) -> Path:
         _merge_files(run, group)
     write_csv(run.path("predictions.csv"), _predictions(run))
     write_csv(run.path("claims.csv"), ledger(run))
+    shutil.copyfile(DATA / "dictionary.csv", run.path("dictionary.csv"))
     write_json(run.path("cost.json"), cost(run))
     write_json(run.path("passport.json"), passport(run))
     write_json(run.path("values.json"), values)
@@ -65,7 +67,7 @@ def _merge_files(run: Run, group: str) -> None:
 
 
 def _predictions(run: Run) -> pd.DataFrame:
-    """Return all predictions of a run in one table."""
+    """Return all predictions of a run in one table, each scored scan once."""
     paths = [
         path
         for name in ("models", "external", "windows", "trajectories")
@@ -74,11 +76,24 @@ def _predictions(run: Run) -> pd.DataFrame:
     tables = [
         pd.read_csv(path, dtype={"scan_id": str, "patient_id": str, "fold": str, "window": str}) for path in paths
     ]
-    return (
-        pd.concat([table for table in tables if len(table)], ignore_index=True)
-        if tables
-        else pd.DataFrame({"task": []})
-    )
+    known = [table for table in tables if len(table)]
+    return each_once(pd.concat(known, ignore_index=True)) if known else pd.DataFrame({"task": []})
+
+
+def each_once(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each task, model, fold, epoch, scan and window; steps share scores of the nominal window.
+
+    Raises Covid3DError when two steps gave one of them different logits.
+    """
+    spread = predictions.groupby(list(SCORED_ONCE))["logit"].agg(lambda logits: logits.max() - logits.min())
+    if (spread > 1e-4).any():
+        what = ", ".join(map(str, spread.sort_values().index.tolist()[-1]))
+        raise Covid3DError(
+            f"two steps scored one scan differently: {what}",
+            where="predictions.csv",
+            cure="Delete the run's folders `external` and `windows`; the same command computes them again",
+        )
+    return predictions.drop_duplicates(list(SCORED_ONCE), ignore_index=True)
 
 
 def cost(run: Run) -> dict[str, Any]:

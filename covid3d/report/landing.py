@@ -11,8 +11,9 @@ from statsmodels.stats.proportion import proportion_confint
 from covid3d.figures.style import BLUE, GREY, RED, canvas, tidy
 from covid3d.report import audit
 from covid3d.report.banner import initialisation
-from covid3d.report.claims import load_claims, published_number
+from covid3d.report.claims import load_claims
 from covid3d.report.outputs import RESULTS
+from covid3d.report.verdict import published_number
 from covid3d.run.profile import Run
 from covid3d.show import render
 

@@ -10,8 +10,9 @@ import pandas as pd
 from covid3d.dicom.refusals import CAUSES, CURES
 from covid3d.report import api, audit, checklists, landing
 from covid3d.report.claims import key_numbers, ledger, read_values
+from covid3d.report.ledger_page import badge, ledger_html
 from covid3d.report.outputs import RESULTS, searchable
-from covid3d.run.profile import Run
+from covid3d.run.profile import DATA, Run
 from covid3d.show import table_html
 
 VALUE_HEADS = ("address", "value", "how its interval was made", "shown in")
@@ -29,7 +30,6 @@ EXPECTED = {
     "risk.two_scans.c_index": TRAINED,
 }
 """Numbers by which a run elsewhere is compared, and what another processor or version may change in them."""
-BADGES = {"agrees": "green", "compatible": "blue", "disagrees": "red"}
 
 
 def write_fragments(run: Run, folder: Path, places: Mapping[str, tuple[str, str]], made: Mapping[str, str]) -> None:
@@ -50,6 +50,7 @@ def write_fragments(run: Run, folder: Path, places: Mapping[str, tuple[str, str]
         "tolerances": tolerances_html(values, places),
         "api": api.page(),
         "audit": audit_html(),
+        "dictionary": dictionary_html(),
         "refusals": refusals_html(),
         **{name: checklists.page(name, places) for name in checklists.LISTS},
     }
@@ -64,6 +65,12 @@ def audit_html() -> str:
     return cells + aucs
 
 
+def dictionary_html() -> str:
+    """Return what the columns of a run's files are."""
+    columns = pd.read_csv(DATA / "dictionary.csv", dtype=str)
+    return table_html(columns, "The columns of the files that a run leaves, and the keys of values.json.")
+
+
 def refusals_html() -> str:
     """Return the table of all reasons for which a scan is refused: code, cause and cure."""
     rows = [(code, f"{CAUSES[code]}.", f"{cure}.") for code, cure in sorted(CURES.items())]
@@ -71,45 +78,19 @@ def refusals_html() -> str:
     return table_html(table, f"The {len(table)} reasons for which a scan is refused.")
 
 
-def badge(text: str) -> str:
-    """Return a verdict as a small label; grey unless it is a judgement on real scans or software."""
-    return f"<span class='verdict {BADGES.get(text, 'grey')}'>{html.escape(text)}</span>"
-
-
 def key_numbers_html(claims: pd.DataFrame) -> str:
-    """Return the landing page's table: published beside re-run."""
-    chosen = key_numbers(claims).reset_index()
-    return _claims_table(
-        chosen, ("claim_id", "text", "published", "re_run", "verdict"), "Key numbers, published and re-run."
-    )
-
-
-def ledger_html(claims: pd.DataFrame) -> str:
-    """Return the whole ledger with a search box."""
-    box = (
-        "<p><label for='search'>Show rows that contain</label> "
-        "<input id='search' type='search' oninput=\"const t=this.value.toLowerCase();"
-        "document.querySelectorAll('table.ledger tbody tr')"
-        '.forEach(r=>r.hidden=!r.textContent.toLowerCase().includes(t))"></p>'
-    )
-    names = ("claim_id", "kind", "text", "published", "re_run", "beside", "verdict", "notebook", "how_checked")
-    return box + _claims_table(claims, names, f"All {len(claims)} claims.")
-
-
-def _claims_table(claims: pd.DataFrame, names: tuple[str, ...], caption: str) -> str:
-    """Return rows of the ledger as HTML with badges and links to the chapters."""
-    heads = "".join(f"<th scope='col'>{name.replace('_', ' ')}</th>" for name in names)
+    """Return the landing page's table: published beside re-run, each claim linked to its row of the ledger."""
+    heads = ("claim", "published", "re-run", "verdict")
     rows = []
-    for row in claims.to_dict("records"):
-        cells = {name: html.escape(str(row[name])) for name in names}
-        cells["verdict"] = badge(row["verdict"])
-        if "notebook" in cells:
-            cells["notebook"] = f"<a href='notebooks/{cells['notebook']}.html'>{cells['notebook']}</a>"
-        rows.append("<tr>" + "".join(f"<td>{cells[name]}</td>" for name in names) + "</tr>")
+    for claim, row in key_numbers(claims).iterrows():
+        link = f"<a href='ledger.html#{claim}'>{claim}</a> {html.escape(row['text'])}"
+        cells = (link, html.escape(row["published"]), html.escape(row["re_run"]), badge(row["verdict"]))
+        rows.append("".join(f"<td data-label='{head}'>{cell}</td>" for head, cell in zip(heads, cells, strict=True)))
+    titles = "".join(f"<th scope='col'>{head}</th>" for head in heads)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
     return (
-        "<div class='scrolls' style='overflow-x:auto' tabindex='0'>"
-        f"<table class='table ledger'><caption>{html.escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        "<div class='scrolls' tabindex='0'><table class='table'><caption>Key numbers, published and re-run.</caption>"
+        f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

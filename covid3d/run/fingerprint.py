@@ -15,7 +15,8 @@ from covid3d.run.profile import DATA, Run
 PACKAGE = Path(__file__).parents[1]
 ORDERS_ONLY = frozenset({"covid3d.run.steps"})
 READS = {  # what a module says comes from these files of covid3d/data as much as from its code
-    "covid3d.report.claims": ("claims.csv", "claims_map.csv"),
+    "covid3d.report.claims": ("claims_map.csv", "claims_words.csv", "findings.csv"),
+    "covid3d.report.printed": ("claims.csv",),
     "covid3d.chapters.reader_comparison": ("claims.csv",),
 }
 
