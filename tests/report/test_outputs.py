@@ -1,17 +1,21 @@
 """What notebooks show, in the book: numbered files with passports; the first page follows the run; hospitals stay private."""
 
+import json
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 from conftest import CHECKOUT
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from covid3d.report import api, book, checklists, landing, outputs
 from covid3d.report.claims import load_claims, shown_in
+from covid3d.report.pages import EXPECTED
 from covid3d.report.publish import publish
 from covid3d.run.errors import Covid3DError, MissingResult
 from covid3d.run.files import write_json
@@ -224,6 +228,21 @@ def test_citations_have_an_entry_and_entries_an_address():
         for key in group.split(",")
     }
     assert cited - keys == set()
+
+
+def test_what_other_machines_are_compared_by_is_shown_in_some_notebook():
+    named = {address.split(".")[0] for address in (*EXPECTED, *landing.BEST.values())}
+    assert named - shown_in(CHECKOUT / "notebooks").keys() == set()
+
+
+def test_version_and_title_are_the_same_wherever_the_companion_is_cited():
+    citation = yaml.safe_load((CHECKOUT / "CITATION.cff").read_text(encoding="utf-8"))
+    archive = json.loads((CHECKOUT / ".zenodo.json").read_text(encoding="utf-8"))
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (CHECKOUT / "book" / "cite.md").read_text(encoding="utf-8")
+    assert citation["version"] == archive["version"] == project["version"]
+    assert citation["title"] == archive["title"]
+    assert f"{{{citation['version']}}}" in page and citation["title"] in page
 
 
 def test_workflows_publish_by_the_command_that_refuses_hospitals():
