@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from covid3d.report import findings
 from covid3d.report.banner import banner
 from covid3d.report.chapter import is_current, scrub
 from covid3d.report.claims import names_shown, published_texts, read_values, shown_in
@@ -129,8 +130,9 @@ def with_repository(config: str, environment: Mapping[str, str]) -> str:
 
 
 def prose_texts(run: Run) -> dict[str, str]:
-    """Return what prose can name: the numbers of a run by address, and the printed ones as `paper.C095`."""
-    return {address: entry["text"] for address, entry in read_values(run).items()} | published_texts()
+    """Return what prose can name: a run's numbers by address, those of the audit, and the printed ones as `paper.C095`."""
+    own = {address: entry["text"] for address, entry in read_values(run).items()}
+    return own | findings.texts() | published_texts()
 
 
 def links(places: Mapping[str, tuple[str, str]], up: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What an executed notebook shows, made ready for the book: numbered, as files that can be fetched, with a passport each."""
 
+import base64
 import html
 import re
 import shutil
@@ -81,6 +82,15 @@ def prepare(
                 text = _figure(run, chapter, name, text, made) if is_figure else _table(run, chapter, name, text)
             if text:
                 output["data"]["text/html"] = searchable(text)
+
+
+def as_files(text: str, folder: Path, name: str) -> str:
+    """Return a page's part whose inline images have become files of a folder: `name_1.png` and so on."""
+    images = re.findall(r"data:image/png;base64,([^']*)", text)
+    for number, image in enumerate(images, start=1):
+        (folder / f"{name}_{number}.png").write_bytes(base64.b64decode(image))
+        text = text.replace(f"data:image/png;base64,{image}", f"{RESULTS}/{name}_{number}.png", 1)
+    return text
 
 
 def searchable(text: str) -> str:

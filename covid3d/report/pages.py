@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from covid3d.dicom.refusals import CAUSES, CURES
-from covid3d.report import api, audit, checklists, landing
+from covid3d.report import api, audit_page, checklists, landing
 from covid3d.report.claims import key_numbers, ledger, read_values
 from covid3d.report.ledger_page import badge, ledger_html
-from covid3d.report.outputs import RESULTS, searchable
+from covid3d.report.outputs import RESULTS, as_files, searchable
 from covid3d.run.profile import DATA, Run
 from covid3d.show import table_html
 
@@ -49,20 +49,14 @@ def write_fragments(run: Run, folder: Path, places: Mapping[str, tuple[str, str]
         "values": values_html(values, places),
         "tolerances": tolerances_html(values, places),
         "api": api.page(),
-        "audit": audit_html(),
+        **audit_page.fragments(),
         "dictionary": dictionary_html(),
         "refusals": refusals_html(),
         **{name: checklists.page(name, places) for name in checklists.LISTS},
     }
     for name, text in parts.items():
-        (folder / f"{name}.html").write_text(searchable(text), encoding="utf-8")
-
-
-def audit_html() -> str:
-    """Return the audit's tables: the printed percentages, and the printed AUCs with the intervals that their counts imply."""
-    cells = table_html(audit.audit_published(), "The printed percentages of Table 2, and the counts that they can be.")
-    aucs = table_html(audit.printed_aucs(), "The printed AUCs, and the sampling interval that their counts imply.")
-    return cells + aucs
+        part = as_files(text, folder.parent / RESULTS, name)
+        (folder / f"{name}.html").write_text(searchable(part), encoding="utf-8")
 
 
 def dictionary_html() -> str:

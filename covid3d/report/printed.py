@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from covid3d.run.profile import DATA
-from covid3d.stats.proportions import attainable
 
 Claim = dict[Any, Any]
 Check = tuple[bool, str]
@@ -30,6 +29,8 @@ def value(claim: str) -> float:
 
 def audit_cell(percent: float, n: int, decimals: int = 0) -> dict[str, Any]:
     """Return attainable (bool), counts (the possible k), how (rounded, cut) and nearest (two percentages of n)."""
+    from covid3d.stats.proportions import attainable  # every notebook imports this file, and would wait for statsmodels
+
     counts = attainable(percent, n, decimals)
     step = 10.0**-decimals
     gaps = [100 * k / n - percent for k in counts]
