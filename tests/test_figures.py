@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from covid3d.figures import cross_validation, data, model, privacy, prognosis, simulator, style, trajectories
 from covid3d.figures import external_tests as external
+from covid3d.figures import picture as pictures
 from covid3d.figures import reader_comparison as readers
 from covid3d.show import render
 from covid3d.stats.estimate import Estimate
@@ -25,6 +26,14 @@ COURSE = pd.DataFrame(
         "censored": [0, 0, 1],
     }
 )
+ILL = np.zeros(GRID.shape, bool)
+ILL[2:6, 3:9, 4:10] = True
+PICTURE = pictures.Picture(
+    GRID, SPACING, np.ones_like(ILL), ILL, ILL.astype(np.float32), (3, 5, 6), "a lesion", (0.0,) * 3, (1.0,) * 3
+)
+NOTHING = PICTURE._replace(**{name: np.zeros((0, 0, 0)) for name in ("hu", "lung", "ill", "lesions")})
+WINDOW = (-600, 1500)
+CASE = pd.DataFrame({"day": [1, 7], "logit": [1.0, -1.0], "burden_fraction": [0.1, 0.3]})
 EVIDENCE = pd.DataFrame({"label": [0, 1], "burden_fraction": [0.1, 0.2], "oracle_logit": [-1.0, 2.0]})
 CURVE = pd.DataFrame({"day": [0, 5], "s": [0.0, 1.0], "low": [-1.0, 0.0], "high": [1.0, 2.0]})
 KM = pd.DataFrame(
@@ -71,8 +80,9 @@ FIGURES = {
     "fold_aucs": lambda: cross_validation.fold_aucs(
         pd.DataFrame({"fold": [0, 1], "auc_last": [0.5, 0.6], "auc_best": [0.7, 0.8], "deployed": [0, 1]}), 0.55, None
     ),
-    "figure_1": lambda: external.figure_1(GRID, HEAT, SPACING, -600, 1500, (HEAT > 1).astype(np.float32)),
-    "flat_map": lambda: external.figure_1(GRID, np.zeros_like(HEAT), SPACING, -600, 1500),
+    "figure_1": lambda: external.figure_1(PICTURE, HEAT, WINDOW),
+    "flat_map": lambda: external.figure_1(PICTURE._replace(lesions=None), np.zeros_like(HEAT), WINDOW),
+    "side_by_side_maps": lambda: external.side_by_side(PICTURE, {"one": HEAT, "two": -HEAT}, WINDOW),
     "roc": lambda: external.roc(
         pd.DataFrame({"model": "covid3d", "hospital": "B", "false_positive": [0, 1.0], "true_positive": [0, 1.0]}),
         ["B"],
@@ -80,8 +90,8 @@ FIGURES = {
     "window_curve": lambda: external.window_curve(
         pd.DataFrame({"hospital": ["B"], "multiple": [1.0], "mean": [0.7], "sd": [np.nan], "lowest": [0.6]})
     ),
-    "examples": lambda: external.examples([("TP", GRID, HEAT, SPACING)], -600, 1500),
-    "no_examples": lambda: external.examples([], -600, 1500),
+    "examples": lambda: external.examples([("TP", PICTURE, HEAT)], WINDOW),
+    "no_examples": lambda: external.examples([], WINDOW),
     "reader_shares": lambda: readers.shares(
         pd.DataFrame(
             {
@@ -105,7 +115,10 @@ FIGURES = {
     ),
     "course": lambda: trajectories.course(COURSE, CURVE, 0.3),
     "peaks": lambda: trajectories.peaks(pd.DataFrame({"days": ["0 to 2"], "patients": [3]})),
-    "figure_4": lambda: trajectories.figure_4([GRID, GRID], [HEAT, HEAT], [1.0, -1.0], [1, 7], SPACING, -600, 1500),
+    "figure_4": lambda: trajectories.figure_4([PICTURE] * 2, {"H": [HEAT] * 2, "0": [0 * HEAT] * 2}, CASE, 0.5, WINDOW),
+    "figure_4_without_truth": lambda: trajectories.figure_4(
+        [PICTURE._replace(lesions=None)] * 2, {"H": [HEAT] * 2}, CASE.assign(burden_fraction=np.nan), np.nan, WINDOW
+    ),
     "kaplan_meier": lambda: prognosis.kaplan_meier({"two scans": KM}, {"two scans": "p = 0.1"}),
     "no_groups": lambda: prognosis.kaplan_meier({"two scans": KM.head(0)}, {}),
     "side_by_side": lambda: prognosis.side_by_side(
@@ -148,26 +161,65 @@ def test_planes_keep_the_bodys_proportions():
     assert axes[0, 0].get_aspect() == pytest.approx(5.0 / 2.0)
 
 
-def test_the_scaled_map_of_figure_4_never_flips_its_colours():
-    figure = trajectories.figure_4([GRID], [np.abs(HEAT)], [-2.0], [1], SPACING, -600, 1500)
-    scaled = figure.axes[2].images[-1].get_array()
-    assert float(np.abs(scaled).max()) == 0.0
+def _pixels(axes, image=0):
+    return np.asarray(axes.images[image].get_array())
 
 
-def test_figure_4_shows_the_peak_inside_the_lungs():
-    maps, grid, lungs = np.zeros((4, 8, 8)), np.zeros((4, 8, 8)), np.zeros((4, 8, 8), bool)
-    maps[0, :4, :4], maps[3, 4:, 4:], lungs[3, 4:, 4:], grid[3] = 5.0, 1.0, True, 150
-    brightest = [
-        float(
-            trajectories.figure_4([grid], [maps], [1.0], [1], SPACING, -600, 1500, masks)
-            .axes[0]
-            .images[0]
-            .get_array()
-            .max()
-        )
-        for masks in (None, [lungs])
+def test_the_planes_of_figure_1_go_through_the_lesion_and_show_the_value_that_the_caption_says():
+    """Two hot spots, and disease in neither: a mean of coordinates would go through nothing."""
+    heat = np.zeros_like(HEAT)
+    heat[1, 1, 1], heat[7, 11, 11], heat[PICTURE.at] = 3.0, 4.0, 0.25
+    figure = external.figure_1(PICTURE, heat, WINDOW)
+    z, y, x = PICTURE.at
+    for column, point in enumerate(((y, x), (z, x), (z, y))):
+        above, below = figure.axes[column], figure.axes[3 + column]
+        assert _pixels(above)[point] == style.windowed(GRID[PICTURE.at], *WINDOW)
+        assert _pixels(below, 1)[point] == 0.25
+        assert all(any(len(drawn.get_paths()) for drawn in axes.collections) for axes in (above, below)), "the outline"
+        (cross,) = [line for line in below.lines if line.get_marker() == "+"]
+        assert [*cross.get_xdata(), *cross.get_ydata()] == [
+            (7, 11, 11)[axis] for axis in ((2, 1), (2, 0), (1, 0))[column]
+        ]
+    words = PICTURE.says(heat)
+    assert f"{GRID[PICTURE.at]} HU, map +0.25" in words and "peak (+4)" in words
+    assert f"{np.hypot(4 * 5.0, np.hypot(6 * 2.0, 5 * 2.0)):.0f} mm away" in words
+
+
+def test_the_middle_of_a_mask_lies_in_its_largest_part():
+    ring = np.zeros((5, 30, 30), bool)
+    ring[1:4, 5:25, 5:25] = True
+    ring[1:4, 10:20, 10:20] = False  # the mean of its voxels lies in the hole
+    ring[0, 0, 0] = True
+    at = pictures.middle_of(ring, SPACING)
+    assert ring[at] and at != (0, 0, 0)
+    assert at[0] == 2
+
+
+def test_colours_end_where_the_map_in_the_lungs_ends():
+    heat = np.zeros_like(HEAT)
+    heat[0], heat[4:] = 100.0, 1.0
+    lung = np.zeros(heat.shape, bool)
+    lung[4:] = True
+    assert pictures.limit_of([PICTURE._replace(lung=lung)], [heat]) == 1.0
+
+
+def test_the_scans_of_figure_4_lie_at_the_height_of_most_disease():
+    """The second scan was taken two slices further up, and is nearly clear."""
+    ill, lung, later = np.zeros((12, 6, 6), bool), np.zeros((12, 6, 6), bool), np.zeros((12, 6, 6), bool)
+    lung[1:9, 1:5, 1:5], later[3:11, 1:5, 1:5] = True, True
+    ill[2, 2, 2], ill[4, 1:5, 1:5] = True, True
+    scans = [
+        PICTURE._replace(hu=0 * ill, lung=one, ill=bad, lesions=None)
+        for one, bad in ((lung, ill), (later, ill & False))
     ]
-    assert brightest[0] < brightest[1]
+    assert pictures.levels(scans) == [4, 6]
+
+
+def test_a_map_is_laid_where_its_voxels_are():
+    """The first slices of both lie at one height, and both have one field of view."""
+    coarse = np.arange(4.0)[:, None, None] + np.zeros((4, 2, 2))
+    fine = PICTURE._replace(hu=np.zeros((8, 4, 4)), first=(0.0, -0.25, -0.25), step=(0.5, 0.5, 0.5))
+    assert fine.lay(coarse)[:, 0, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3]
 
 
 def test_no_cell_that_was_suppressed_is_drawn():
@@ -190,7 +242,16 @@ def _words(figure):
 
 
 def test_without_lungs_to_show_the_pictures_of_maps_say_so():
-    none = np.zeros((0, 0, 0))
-    assert "no lung was found" in _words(external.figure_1(none, none, (1, 1, 1), -600, 1500))
-    assert "no case was drawn" in _words(external.examples([("TP", none, none, SPACING)], -600, 1500))
-    assert "no lung was found" in _words(trajectories.figure_4([none], [none], [1.0], [0.0], (1, 1, 1), -600, 1500))
+    nothing = np.zeros((0, 0, 0))
+    assert "no lung was found" in _words(external.figure_1(NOTHING, nothing, WINDOW))
+    assert "no case was drawn" in _words(external.examples([("TP", NOTHING, nothing)], WINDOW))
+    assert "no lung was found" in _words(trajectories.figure_4([NOTHING], {"H": [nothing]}, CASE.head(1), 0.5, WINDOW))
+
+
+def test_a_plane_says_right_and_left_and_has_a_bar_of_five_centimetres():
+    _, axes = style.canvas(1, 2)
+    wide = np.zeros((4, 80, 90))
+    for plot, which, sides in zip(axes[0], ("axial", "sagittal"), (["R", "L"], ["A", "P"]), strict=True):
+        style.plane(plot, wide, 2, which, SPACING)
+        assert [text.get_text() for text in plot.texts] == sides
+        assert np.ptp(plot.lines[0].get_xdata()) * 2.0 == pytest.approx(50)

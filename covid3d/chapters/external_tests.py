@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,18 +19,18 @@ from torch import nn
 from covid3d.chapters import ceiling, evidence, explanation, results
 from covid3d.chapters.evidence import Evidence
 from covid3d.chapters.explanation import Maps
+from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import ENSEMBLE, EVERY_FOLD, TASK, THREE_D, TWO_D
 from covid3d.chapters.robustness import TUNED, Windows
 from covid3d.chapters.robustness import spread as window_spread
-from covid3d.chapters.truth import lesion_mask
 from covid3d.cohort.folds import require_certificate
 from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.public import selection as public
 from covid3d.cohort.store import Store
-from covid3d.ct.lungs import blanked, lung_mask
-from covid3d.ct.windows import nominal_window
+from covid3d.ct.lungs import blanked
+from covid3d.ct.windows import Window, nominal_window
 from covid3d.figures import external_tests as draw
-from covid3d.figures.privacy import Box, shown_box
+from covid3d.figures.picture import Picture, peak_of
 from covid3d.network import scoring, training
 from covid3d.run import campaigns, steps
 from covid3d.run.files import write_csv
@@ -48,16 +48,6 @@ NAN = float("nan")
 
 
 # --- the chapter -----------------------------------------------------------------------------------------------------
-
-
-class View(NamedTuple):
-    """A scan as pictures show it: HU and signed map (z, y, x), voxels in mm, true lesions if known, and what may be shown."""
-
-    grid: np.ndarray
-    heat: np.ndarray
-    spacing: tuple[float, float, float]
-    lesions: np.ndarray | None
-    box: Box
 
 
 @dataclass(frozen=True)
@@ -250,52 +240,78 @@ class ExternalTests:
 
     def figure_1_facts(self, cases: pd.DataFrame) -> dict[str, Any]:
         """Return how many external COVID+ scans Figure 1 shows with a map of the whole grid, and how the map is made."""
-        scans, settings = cases.loc[cases.index == "Figure 1", "scan"], self.run.profile.explain
-        views = [self.view(scan) for scan in scans if scan in set(self.maps.positive()["scan_id"])]
-        window = nominal_window(self.run.profile.windows)
-        ways = {explanation.passes(self.network, view.grid, window, settings.layer, settings.method) for view in views}
-        return {
-            "external COVID+ scans": sum(view.heat.shape == view.grid.shape for view in views),
-            "one forward and one backward pass": ways == {(1, 1)},
+        settings, positive = self.run.profile.explain, set(self.maps.positive()["scan_id"])
+        grids = {scan: np.asarray(Store.of(self.run).get(scan)) for scan in self._figure_1(cases) if scan in positive}
+        ways = {
+            explanation.passes(self.network, grid, self._window, settings.layer, settings.method)
+            for grid in grids.values()
         }
+        whole = [explanation.read_map(self.run, scan).shape == grid.shape for scan, grid in grids.items()]
+        return {
+            "external COVID+ scans": sum(whole),
+            "one forward and one backward pass": ways == {(1, 1)},
+            "from the map's peak to the nearest lesion": self._way_to_lesion(cases),
+        }
+
+    def _way_to_lesion(self, cases: pd.DataFrame) -> Estimate:
+        """Return the distance of the peak of Figure 1's map from the nearest true lesion, mm."""
+        for scan in self._figure_1(cases):
+            shown, peak = self.picture(scan), peak_of(self.heat(scan))
+            if shown.lesions is not None and shown.ill.any():
+                way = np.linalg.norm((np.argwhere(shown.ill) - peak) * shown.spacing, axis=1).min()
+                return Estimate(float(way), unit="mm")
+        return Estimate.missing(explanation.NO_TRUTH)
+
+    def figure_1_words(self, cases: pd.DataFrame) -> str:
+        """Return where the planes of Figure 1 meet, what the scan and its map are there, and what is drawn beneath the map."""
+        scans = self._figure_1(cases)
+        if not scans:
+            return "No COVID+ scan outside A."
+        shown = self.picture(scans[0])
+        return (
+            f"{shown.says(self.heat(scans[0]))}. {made_on(self.run, shown)}." if shown.hu.size else "No lung was found."
+        )
 
     def plot_figure_1(self, cases: pd.DataFrame) -> Figure:
         """Return the scan of Figure 1 in three planes, without and with its signed map."""
-        views = [self.view(scan) for scan in cases.loc[cases.index == "Figure 1", "scan"]]
-        if not views:
+        scans = self._figure_1(cases)
+        if not scans:
             return draw.empty("no COVID+ scan outside A")
-        grid, heat, spacing, lesions, box = views[0]
-        window = self.run.profile.windows
-        return draw.figure_1(grid, heat, spacing, window.level, window.width, lesions, box)
+        return draw.figure_1(self.picture(scans[0]), self.heat(scans[0]), self._window)
 
     def plot_evidence(self, cases: pd.DataFrame) -> Figure:
         """Return the scan of Figure 1 in one plane, with its activation map and its evidence by pieces and by boxes."""
-        scans = cases.loc[cases.index == "Figure 1", "scan"]
-        if scans.empty:
+        scans = self._figure_1(cases)
+        if not scans:
             return draw.empty("no COVID+ scan outside A")
-        view, found = self.view(scans.iloc[0]), evidence.read_maps(self.run, scans.iloc[0])
-        maps = {evidence.MAP: view.heat, **{f"by {way}": found[way] for way in ("pieces", "boxes") if way in found}}
-        window = self.run.profile.windows
-        return draw.side_by_side(view.grid, maps, view.spacing, window.level, window.width, view.lesions, view.box)
+        shown, found = self.picture(scans[0]), evidence.read_maps(self.run, scans[0])
+        maps = {evidence.MAP: self.heat(scans[0])}
+        maps |= {f"by {way}": shown.lay(found[way]) for way in ("pieces", "boxes") if way in found}
+        return draw.side_by_side(shown, maps, self._window)
 
     def plot_cases(self, cases: pd.DataFrame) -> Figure:
         """Return drawn cases in one axial plane each, every scan with its own voxels, one colour scale for all maps."""
-        shown = []
-        for name, scan in cases["scan"].items():
-            view = self.view(scan)
-            shown.append((f"{name}: {scan}", view.grid[view.box], view.heat[view.box], view.spacing))
-        window = self.run.profile.windows
-        return draw.examples(shown, window.level, window.width)
+        shown = [(f"{name}: {scan}", self.picture(scan), self.heat(scan)) for name, scan in cases["scan"].items()]
+        return draw.examples(shown, self._window)
 
     def spacing(self, scan_id: str) -> tuple[float, float, float]:
         """Return the voxels of a scan's grid, mm (z, y, x)."""
         return grid_spacing(self.facts[scan_id], self.run.profile.model.grid)
 
-    def view(self, scan_id: str) -> View:
+    def picture(self, scan_id: str) -> Picture:
         """Return a scan as pictures show it."""
-        grid, spacing = np.asarray(Store.of(self.run).get(scan_id)), self.spacing(scan_id)
-        box = shown_box(self.run.cohort, lung_mask(grid, spacing))
-        return View(grid, explanation.read_map(self.run, scan_id), spacing, lesion_mask(self.run, scan_id), box)
+        return picture(self.run, scan_id, self.facts[scan_id])
+
+    def heat(self, scan_id: str) -> np.ndarray:
+        """Return a scan's signed map on the voxels of its picture."""
+        return self.picture(scan_id).lay(explanation.read_map(self.run, scan_id))
+
+    @property
+    def _window(self) -> Window:
+        return nominal_window(self.run.profile.windows)
+
+    def _figure_1(self, cases: pd.DataFrame) -> list[str]:
+        return cases.loc[cases.index == "Figure 1", "scan"].tolist()
 
     def _cell(self, scan_id: str) -> str:
         """Return the size of a map's cells in one scan, mm (z x y x x)."""

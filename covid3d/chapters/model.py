@@ -17,8 +17,9 @@ from covid3d.cohort.store import Store
 from covid3d.ct.lungs import lung_mask
 from covid3d.ct.windows import Window, nominal_window, sample_windows
 from covid3d.figures import model as draw
+from covid3d.figures.picture import peak_of
 from covid3d.figures.privacy import shown_box
-from covid3d.figures.style import empty, peak_position
+from covid3d.figures.style import empty
 from covid3d.network import anatomy, i3d, registry
 from covid3d.network.covid3d import Covid3D
 from covid3d.network.scoring import score
@@ -167,7 +168,7 @@ class Model:
             name = f"{layer}\ncells of {' × '.join(f'{side:.0f}' for side in size)} mm"
             heats[name] = explanation.spread(found.cells, self.net.extractor, layer, self.grid.shape)
         strength = np.abs(next(iter(heats.values())))
-        centre = peak_position(np.where(self.lung | ~self.lung.any(), strength, -np.inf))
+        centre = peak_of(np.where(self.lung | ~self.lung.any(), strength, -np.inf))
         return draw.maps(self.grid, heats, self.spacing, centre, self.window)
 
     def map_sum(self) -> dict[str, Any]:

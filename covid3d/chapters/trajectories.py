@@ -14,15 +14,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from covid3d.chapters import evidence, explanation, results
+from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import EVERY_FOLD, TASK, THREE_D
 from covid3d.chapters.truth import read_truth
 from covid3d.cohort.folds import read_splits, require_certificate
 from covid3d.cohort.intake import accepted, grid_spacing, read_intake
 from covid3d.cohort.store import Store
-from covid3d.ct.lungs import lung_mask
 from covid3d.ct.windows import Window, nominal_window, sample_windows
 from covid3d.figures import trajectories as draw
-from covid3d.figures.privacy import shown_box
+from covid3d.figures.picture import Picture
 from covid3d.network import scoring
 from covid3d.network.registry import build
 from covid3d.network.training import load_fold
@@ -269,23 +269,23 @@ class Trajectories:
             return dict.fromkeys(FOLLOWS, Estimate.missing(NO_TRUTH))
         return {name: spearman(self.case[column], burden).estimate for name, column in FOLLOWS.items()}
 
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """The scans of the case as they are shown."""
+        return [picture(self.run, scan["scan_id"], scan) for scan in self.case.to_dict("records")]
+
     def plot_case(self) -> Figure:
-        """Return Figure 4: each scan of the case, its signed map, the map times max(s, 0), and its evidence by pieces."""
-        grids = [np.asarray(Store.of(self.run).get(scan)) for scan in self.case["scan_id"]]
-        spacing = self._spacing()
-        lungs = [lung_mask(grid, spacing) for grid in grids]
-        box = shown_box(self.run.cohort, np.stack(lungs)) if lungs else ()
-        window = self.run.profile.windows
+        """Return Figure 4: each scan of the case, its map, the map times max(s, 0), its evidence by pieces, and the course."""
+        heats = [shown.lay(heat) for shown, heat in zip(self.pictures, self._maps(), strict=True)]
+        pieces = [evidence.read_maps(self.run, scan)["pieces"] for scan in self.case["scan_id"]]
+        maps = {
+            "map H": heats,
+            "H ·\nmax(s, 0)": [heat * max(s, 0.0) for heat, s in zip(heats, self.case["logit"], strict=True)],
+            "evidence": [shown.lay(found) for shown, found in zip(self.pictures, pieces, strict=True)],
+        }
+        course = self.case.assign(day=self.case["day"] + 1)
         return draw.figure_4(
-            [grid[box] for grid in grids],
-            [heat[box] for heat in self._maps()],
-            self.case["logit"].tolist(),
-            (self.case["day"] + 1).tolist(),
-            spacing,
-            window.level,
-            window.width,
-            [mask[box] for mask in lungs],
-            [evidence.read_maps(self.run, scan)["pieces"][box] for scan in self.case["scan_id"]],
+            self.pictures, maps, course, self.band.half_width, nominal_window(self.run.profile.windows)
         )
 
     def case_words(self) -> str:
@@ -298,7 +298,8 @@ class Trajectories:
         extractor: Any = build(THREE_D, self.run.profile).extractor
         cell = explanation.cell_size_mm(extractor, settings.layer, grid, self._spacing())
         cells = " x ".join(f"{side:.0f}" for side in cell)
-        return f"{who}; {settings.method} at {settings.layer}, cells of {cells} mm"
+        beneath = f". {made_on(self.run, self.pictures[0])}" if self.pictures else ""
+        return f"{who}; {settings.method} at {settings.layer}, cells of {cells} mm{beneath}"
 
     def _maps(self) -> list[np.ndarray]:
         return [explanation.read_map(self.run, scan) for scan in self.case["scan_id"]]

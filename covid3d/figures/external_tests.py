@@ -4,79 +4,45 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from covid3d.figures.privacy import WHOLE, Box
-from covid3d.figures.style import GREY, HOSPITALS, MODELS, canvas, empty, overlay, peak_position, plane, tidy, windowed
+from covid3d.figures.picture import AXES, SHARPNESS, Picture, add_scale, draw_plane, limit_of
+from covid3d.figures.style import GREY, HOSPITALS, MODELS, canvas, empty, tidy
 
 NAMES = {"covid3d": "COVID3D", "resnet_2d": "2D baseline", "covid3d_ensemble": "ensemble", "tuned": "COVID3D* (tuned)"}
 
 
-def figure_1(
-    grid: np.ndarray,
-    heat: np.ndarray,
-    spacing: Sequence[float],
-    level: float,
-    width: float,
-    lesions: np.ndarray | None = None,
-    box: Box = WHOLE,
-) -> Figure:
-    """Draw a scan in three planes through the map's peak, without and with the signed map.
-
-    grid: HU (z, y, x); heat: same shape; lesions: share of each voxel (z, y, x), outlined when given; box: what is
-    shown of all three.
-    """
-    grid, heat, lesions = grid[box], heat[box], None if lesions is None else lesions[box]
-    if not grid.size:
+def figure_1(picture: Picture, heat: np.ndarray, window: tuple[float, float]) -> Figure:
+    """Draw a scan in three planes through `picture.at`, without and with a map (z, y, x) that was laid over it."""
+    if not picture.hu.size:
         return empty("no lung was found")
-    grey, centre = windowed(grid, level, width), peak_position(heat)
-    limit = float(np.abs(heat).max())
-    figure, axes = canvas(2, 3, width=8.5, height=5.4)
-    for column, which in enumerate(("axial", "coronal", "sagittal")):
-        plane(axes[0, column], grey, centre[column], which, spacing, cmap="gray", vmin=0, vmax=1)
-        image = overlay(axes[1, column], grey, heat, centre[column], which, spacing, limit)
-        axes[0, column].set_title(which, fontsize=9, loc="left")
-        if lesions is not None:
-            _outline(axes[0, column], np.take(lesions, centre[column], axis=column))
-    figure.colorbar(image, ax=axes, shrink=0.7, label="signed map (red: more COVID-like)")
+    limit = limit_of([picture], [heat])
+    figure, axes = canvas(2, 3, width=7.0, height=4.0, dpi=SHARPNESS, gridspec_kw={"width_ratios": _widths(picture)})
+    for column, which in enumerate(AXES):
+        draw_plane(axes[0, column], picture, window, which)
+        image = draw_plane(axes[1, column], picture, window, which, heat=heat, limit=limit)
+        axes[0, column].set_title(which, fontsize=10, loc="left")
+    add_scale(figure, image, axes[1, :], limit, "red: more COVID-like")
     return figure
 
 
-def side_by_side(
-    grid: np.ndarray,
-    maps: Mapping[str, np.ndarray],
-    spacing: Sequence[float],
-    level: float,
-    width: float,
-    lesions: np.ndarray | None = None,
-    box: Box = WHOLE,
-) -> Figure:
-    """Draw one axial plane of a scan, and over it each of several signed maps on a scale of its own.
+def _widths(picture: Picture) -> tuple[float, float, float]:
+    """Return widths of the three planes that give them one height."""
+    z, y, x = (size * step for size, step in zip(picture.hu.shape, picture.spacing, strict=True))
+    return x / y, x / z, y / z
 
-    The plane is that of the last map's peak. grid: HU (z, y, x); maps: same shape by name; lesions: outlined in every panel.
-    """
-    grid, lesions = grid[box], None if lesions is None else lesions[box]
-    shown = {name: values[box] for name, values in maps.items()}
-    if not grid.size or not shown:
-        return empty("no lung was found" if shown else "this scan has no map")
-    grey, z = windowed(grid, level, width), peak_position([*shown.values()][-1])[0]
-    figure, axes = canvas(1, 1 + len(shown), width=2.5 * (1 + len(shown)), height=2.9)
-    plane(axes[0, 0], grey, z, "axial", spacing, cmap="gray", vmin=0, vmax=1)
-    for column, (name, values) in enumerate(shown.items(), start=1):
-        overlay(axes[0, column], grey, values, z, "axial", spacing, float(np.abs(values).max()))
-        axes[0, column].set_title(name, fontsize=9, loc="left")
-    axes[0, 0].set_title("scan", fontsize=9, loc="left")
-    if lesions is not None:
-        for plot in axes[0]:
-            _outline(plot, lesions[z])
+
+def side_by_side(picture: Picture, maps: Mapping[str, np.ndarray], window: tuple[float, float]) -> Figure:
+    """Draw one axial plane of a scan through `picture.at`, and over it each of several laid maps on a scale of its own."""
+    if not picture.hu.size or not maps:
+        return empty("no lung was found" if maps else "this scan has no map")
+    figure, axes = canvas(1, 1 + len(maps), width=1.8 * (1 + len(maps)), height=1.9, dpi=SHARPNESS)
+    draw_plane(axes[0, 0], picture, window)
+    for column, (name, heat) in enumerate(maps.items(), start=1):
+        draw_plane(axes[0, column], picture, window, heat=heat, limit=limit_of([picture], [heat]))
+        axes[0, column].set_title(name, fontsize=10, loc="left")
+    axes[0, 0].set_title("scan", fontsize=10, loc="left")
     return figure
-
-
-def _outline(axes: Axes, lesions: np.ndarray) -> None:
-    """Outline where at least half of a pixel is lesion; nothing where no pixel, or every one, is."""
-    if lesions.min() < 0.5 < lesions.max():
-        axes.contour(lesions, levels=[0.5], colors="#F0E442", linewidths=0.8)
 
 
 def roc(points: pd.DataFrame, hospitals: Sequence[str]) -> Figure:
@@ -123,18 +89,16 @@ def window_curve(curve: pd.DataFrame) -> Figure:
     return figure
 
 
-def examples(
-    cases: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[float]]], level: float, width: float
-) -> Figure:
-    """Draw cases (name, HU grid, map, voxels in mm) as one axial plane each through the map's peak, one colour scale for all."""
-    cases = [case for case in cases if case[1].size]
+def examples(cases: Sequence[tuple[str, Picture, np.ndarray]], window: tuple[float, float]) -> Figure:
+    """Draw cases (name, picture, laid map) in one axial plane each, without and with the map, one colour scale for all."""
+    cases = [case for case in cases if case[1].hu.size]
     if not cases:
         return empty("no case was drawn")
-    limit = max(float(np.abs(heat).max()) for _, _, heat, _ in cases)
-    figure, axes = canvas(1, len(cases), width=2.4 * len(cases) + 0.6, height=2.9)
-    for column, (name, grid, heat, spacing) in enumerate(cases):
-        z = peak_position(np.abs(heat))[0]
-        image = overlay(axes[0, column], windowed(grid, level, width), heat, z, "axial", spacing, limit)
-        axes[0, column].set_title(name, fontsize=9, loc="left")
-    figure.colorbar(image, ax=axes, shrink=0.7, label="signed map")
+    limit = limit_of([picture for _, picture, _ in cases], [heat for _, _, heat in cases])
+    figure, axes = canvas(2, len(cases), width=1.7 * len(cases) + 0.8, height=3.1, dpi=SHARPNESS)
+    for column, (name, picture, heat) in enumerate(cases):
+        draw_plane(axes[0, column], picture, window)
+        image = draw_plane(axes[1, column], picture, window, heat=heat, limit=limit)
+        axes[0, column].set_title(name, fontsize=10, loc="left")
+    add_scale(figure, image, axes[1, :], limit, "signed map")
     return figure

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2",
@@ -19,13 +20,20 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 HOSPITALS = {"A": BLUE, "B": RED, "C": GREEN}
 MODELS = {"covid3d": BLUE, "resnet_2d": ORANGE, "covid3d_ensemble": PURPLE, "given": BLUE, "oracle": GREY}
 SIGNED = "RdBu_r"
+BAR_MM = 50.0
 
 
 def canvas(
-    rows: int = 1, columns: int = 1, *, width: float = 7.0, height: float = 3.6, **options: Any
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: float = 7.0,
+    height: float = 3.6,
+    dpi: float | None = None,
+    **options: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """Return a figure (inches) and its axes as an array (rows, columns)."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """Return a figure (inches; dpi: dots an inch, where it needs more than others) and its axes as an array (rows, columns)."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=dpi)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -50,10 +58,20 @@ def windowed(hu: np.ndarray, level: float, width: float) -> np.ndarray:
     return np.clip((np.asarray(hu, np.float32) - (level - width / 2)) / width, 0, 1)
 
 
-def plane(axes: Axes, grid: np.ndarray, index: int, which: str, spacing: Sequence[float], **options: Any) -> Any:
+def plane(
+    axes: Axes,
+    grid: np.ndarray,
+    index: int,
+    which: str,
+    spacing: Sequence[float],
+    *,
+    marks: bool = True,
+    **options: Any,
+) -> Any:
     """Draw one plane of a (z, y, x) grid in radiological orientation: patient's right on the left, head up.
 
-    which: axial | coronal | sagittal; spacing: (z, y, x) in mm.
+    which: axial | coronal | sagittal; spacing: (z, y, x) in mm; marks: letters for the sides (right and left, in a sagittal
+    plane front and back) and a bar of 5 cm.
     """
     z, y, x = (float(value) for value in spacing)
     if which == "axial":
@@ -63,7 +81,23 @@ def plane(axes: Axes, grid: np.ndarray, index: int, which: str, spacing: Sequenc
     else:
         image, aspect, origin = grid[:, :, index], z / y, "lower"
     axes.set(xticks=[], yticks=[])
+    if marks:
+        _mark(axes, image.shape, "AP" if which == "sagittal" else "RL", y if which == "sagittal" else x, origin)
     return axes.imshow(image, aspect=aspect, origin=origin, **options)  # type: ignore[arg-type]
+
+
+def _mark(axes: Axes, shape: tuple[int, int], sides: str, step: float, origin: str) -> None:
+    """Write the letters of both sides, and draw a bar of 5 cm where it takes less than half of the width."""
+    edge = [withStroke(linewidth=2.5, foreground="black")]
+    for x, letter, side in ((0.02, sides[0], "left"), (0.98, sides[1], "right")):
+        style: dict[str, Any] = {"ha": side, "va": "top", "color": "white", "fontsize": 9, "path_effects": edge}
+        axes.text(x, 0.98, letter, transform=axes.transAxes, **style)
+    rows, columns = shape
+    long = BAR_MM / step
+    if long < columns / 2:
+        y = 0.95 * rows if origin == "upper" else 0.05 * rows
+        bar: dict[str, Any] = {"color": "white", "linewidth": 2, "path_effects": edge, "solid_capstyle": "butt"}
+        axes.plot([0.96 * columns - long, 0.96 * columns], [y, y], **bar)
 
 
 def overlay(
@@ -79,18 +113,11 @@ def overlay(
     plane(axes, grey, index, which, spacing, cmap="gray", vmin=0, vmax=1)
     strength = np.clip(np.abs(heat) / max(limit, 1e-12), 0, 1)
     options = {"cmap": SIGNED, "vmin": -limit or -1, "vmax": limit or 1, "interpolation": "bilinear"}
-    return plane(axes, heat, index, which, spacing, alpha=_slice(strength, index, which) * 0.75, **options)
+    alpha = _slice(strength, index, which) * 0.75
+    return plane(axes, heat, index, which, spacing, marks=False, alpha=alpha, **options)
 
 
 def _slice(grid: np.ndarray, index: int, which: str) -> np.ndarray:
     return {"axial": lambda: grid[index], "coronal": lambda: grid[:, index], "sagittal": lambda: grid[:, :, index]}[
         which
     ]()
-
-
-def peak_position(heat: np.ndarray) -> tuple[int, int, int]:
-    """Return the mean position (z, y, x) of the largest values of a map (half a thousandth of its voxels)."""
-    flat = np.argsort(heat, axis=None)[-max(1, heat.size // 1000) :]
-    points = np.stack(np.unravel_index(flat, heat.shape), axis=1)
-    z, y, x = points[len(points) // 2 :].mean(axis=0).round().astype(int)
-    return int(z), int(y), int(x)

@@ -1,24 +1,15 @@
 """Figures of 06_trajectories: Figure 2 and Figure 4."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from covid3d.figures.style import (
-    BLUE,
-    GREY,
-    HOSPITALS,
-    ORANGE,
-    canvas,
-    empty,
-    overlay,
-    peak_position,
-    plane,
-    tidy,
-    windowed,
-)
+from covid3d.figures.picture import SHARPNESS, Picture, add_scale, draw_plane, levels, limit_of
+from covid3d.figures.style import BLUE, GREY, HOSPITALS, ORANGE, RED, canvas, empty, tidy
 
 
 def course(
@@ -78,41 +69,55 @@ def peaks(days: pd.DataFrame) -> Figure:
 
 
 def figure_4(
-    grids: Sequence[np.ndarray],
-    maps: Sequence[np.ndarray],
-    scores: Sequence[float],
-    days: Sequence[float],
-    spacing: Sequence[float],
-    level: float,
-    width: float,
-    lungs: Sequence[np.ndarray] | None = None,
-    evidence: Sequence[np.ndarray] | None = None,
+    pictures: Sequence[Picture],
+    maps: Mapping[str, Sequence[np.ndarray]],
+    course: pd.DataFrame,
+    noise: float,
+    window: tuple[float, float],
 ) -> Figure:
-    """Draw the case study, one column a scan: the scan, its unscaled signed map, the map times max(s, 0), and its evidence.
+    """Draw the case study, one column a scan: the scan, a row for each kind of map, and beneath the course in numbers.
 
-    All maps of a row share one colour scale and one axial slice: the peak of the highest scan's map, inside the lungs when
-    masks (z, y, x) are given. Evidence has the slice of its own peak.
+    maps: name -> laid maps, one a scan, each row on one colour scale; all scans at one height of the lungs (`levels`). course:
+    day, logit and burden_fraction (NaN where it is not known), one row a scan; noise: half of the width of the band that s
+    can move in without a cause; window: (level, width) in HU.
     """
-    if not grids:
+    if not pictures:
         return empty("no patient has a follow-up scan")
-    if not grids[0].size:
+    if not all(picture.hu.size for picture in pictures):
         return empty("no lung was found")
-    scaled = [heat * max(score, 0.0) for heat, score in zip(maps, scores, strict=True)]
-    top = int(np.argmax(scores))
-    inside = lungs[top] if lungs is not None and lungs[top].any() else np.ones(maps[top].shape, bool)
-    z = peak_position(np.where(inside, maps[top], -np.inf))[0]
-    rows = {"map H": maps, "H · max(s, 0)": scaled} | ({"evidence": evidence} if evidence else {})
-    figure, axes = canvas(1 + len(rows), len(grids), width=1.9 * len(grids) + 1.0, height=2.0 + 2.0 * len(rows))
-    for row, series in enumerate(rows.values(), start=1):
-        limit = max(float(np.abs(heat).max()) for heat in series)
-        at = peak_position(series[top])[0] if series is evidence else z
-        for column, heat in enumerate(series):
-            grey = windowed(grids[column], level, width)
-            image = overlay(axes[row, column], grey, heat, at, "axial", spacing, limit)
-        figure.colorbar(image, ax=axes[row, :], shrink=0.8)
-    for column, grid in enumerate(grids):
-        plane(axes[0, column], windowed(grid, level, width), z, "axial", spacing, cmap="gray", vmin=0, vmax=1)
-        axes[0, column].set_title(f"day {days[column]:.0f}\ns = {scores[column]:.2f}", fontsize=9)
-    for row, name in enumerate(("scan", *rows)):
-        axes[row, 0].set_ylabel(name)
+    count, planes, tall = len(pictures), levels(pictures), 1.1 * (1 + len(maps))
+    figure = Figure(figsize=(1.25 * count + 0.9, tall + 2.3), layout="constrained", dpi=SHARPNESS)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(tall, 2.3))
+    above, below = parts
+    axes = above.subplots(1 + len(maps), count, squeeze=False)
+    for column, (picture, z) in enumerate(zip(pictures, planes, strict=True)):
+        draw_plane(axes[0, column], picture, window, index=z)
+        axes[0, column].set_title(f"day {course['day'].iloc[column]:.0f}", fontsize=11)
+    axes[0, 0].set_ylabel("scan", fontsize=10)
+    for row, (name, heats) in enumerate(maps.items(), start=1):
+        limit = limit_of(pictures, heats)
+        for column, (picture, heat) in enumerate(zip(pictures, heats, strict=True)):
+            image = draw_plane(axes[row, column], picture, window, index=planes[column], heat=heat, limit=limit)
+        axes[row, 0].set_ylabel(name, fontsize=10)
+        add_scale(above, image, axes[row, :], limit)
+    _numbers(below.subplots(), course, noise)
     return figure
+
+
+def _numbers(plot: Axes, course: pd.DataFrame, noise: float) -> None:
+    """Draw s over the days with the band that it can move in without a cause, and the true burden on an axis of its own."""
+    days, s = course["day"].astype(float), course["logit"].astype(float)
+    plot.plot(days, s, "s-", color=BLUE, label="s")
+    if np.isfinite(noise):
+        middle = float(s.mean())
+        plot.axhspan(middle - noise, middle + noise, color=BLUE, alpha=0.12, linewidth=0, label="no-change band of s")
+    tidy(plot, "day, counted as the paper does", "s, logit")
+    lines, names = plot.get_legend_handles_labels()
+    if course["burden_fraction"].notna().any():
+        other = plot.twinx()
+        other.plot(days, 100 * course["burden_fraction"].astype(float), "o-", color=RED, label="true burden")
+        other.set(ylabel="% of the lung", ylim=(0, None))
+        other.spines[["top"]].set_visible(False)
+        more = other.get_legend_handles_labels()
+        lines, names = lines + more[0], names + more[1]
+    plot.legend(lines, names, frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -25,6 +25,7 @@ from covid3d.report.collect import cost
 from covid3d.report.ledger_page import linked_claims
 from covid3d.report.outputs import RESULTS, copy_results, details, numbers, pages, prepare
 from covid3d.report.pages import write_fragments
+from covid3d.report.viewer import write_viewer
 from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import atomic_folder, read_json, sha256_file, write_json, write_text
@@ -109,6 +110,7 @@ def stage(run: Run, target: Path) -> None:
     config = target / "_config.yml"
     config.write_text(with_repository(config.read_text(encoding="utf-8"), os.environ), encoding="utf-8")
     texts = prose_texts(run)
+    write_viewer(run, target)
     for page in sorted(target.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         of_the_run = GLUE.search(text) or re.search("_generated/(?!refusals)", text)  # refusals are those of every run

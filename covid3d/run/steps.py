@@ -164,6 +164,16 @@ STEPS: dict[str, Step] = {
         budget="windows and maps",
         trains=True,
     ),
+    "twins": Step(
+        "simulate the scans of pictures again in smaller voxels",
+        "covid3d.commands.twins:ensure_twins",
+        needs=("explain",),
+        keys=("cohort", "phantom"),
+        makes=("twins",),
+        budget="windows and maps",
+        trains=True,
+        all_cores=True,
+    ),
     "trajectories": Step(
         "score every follow-up scan",
         "covid3d.chapters.trajectories:ensure_trajectories",
@@ -204,12 +214,12 @@ STEPS: dict[str, Step] = {
     "02_model": Chapter(needs=("selection",)),
     "03_cross_validation": Chapter(needs=("selection", "windows")),
     "04_external_tests": Chapter(
-        needs=("external", "windows", "explain", "evidence"),
+        needs=("external", "windows", "explain", "evidence", "twins"),
         stored=("comparators", "map_layers", "coverage", "levels"),
         optional=("comparators",),
     ),
     "05_reader_comparison": Chapter(needs=("external",)),
-    "06_trajectories": Chapter(needs=("trajectories", "external", "explain", "evidence")),
+    "06_trajectories": Chapter(needs=("trajectories", "external", "explain", "evidence", "twins")),
     "07_prognosis": Chapter(needs=("trajectories", "prognosis")),
     "08_claims": Chapter(),
     "09_simulator": Chapter(

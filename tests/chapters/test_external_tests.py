@@ -261,7 +261,11 @@ def test_every_drawn_case_has_its_own_voxels_in_picture_and_caption(ext):
 
 def test_figure_1_is_one_external_covid_scan_whose_map_costs_one_pass_each_way(run, ext):
     cases = ext.cases(1)
-    assert ext.figure_1_facts(cases) == {"external COVID+ scans": 1, "one forward and one backward pass": True}
+    facts = ext.figure_1_facts(cases)
+    assert (facts["external COVID+ scans"], facts["one forward and one backward pass"]) == (1, True)
+    assert not facts["from the map's peak to the nearest lesion"].known, "no true lesions here"
+    assert "Scan and map on the network's grid of 16 x 32 x 32" in ext.figure_1_words(cases)
+    assert ext.figure_1_words(cases.iloc[1:]) == "No COVID+ scan outside A."
     negative = ext.maps.external.query("label == 0")["scan_id"].iloc[0]
     wrong = cases.assign(scan=[negative, *cases["scan"][1:]])
     assert ext.figure_1_facts(wrong)["external COVID+ scans"] == 0

@@ -158,7 +158,9 @@ def test_figure_4_shows_the_patient_whose_maps_were_made(run, s):
     assert "nobody here has 24 years, 5 scans: one with 3 scans is shown" in s.case_words()
     explained = explanation.read_summary(run).query("why == 'case'")
     assert set(explained["scan_id"]) >= set(s.case["scan_id"])
-    assert len(s.plot_case().axes) == 4 * 3 + 3, "four rows, three of them with a scale"
+    assert len(s.plot_case().axes) == 4 * 3 + 3 + 1, (
+        "four rows, three of them with a scale, and s; no burden without truth"
+    )
 
 
 def test_the_evidence_of_the_case_stands_beside_its_true_burden(run, s):

@@ -23,7 +23,6 @@ from covid3d.run.steps import CHAPTERS
 from covid3d.show import Show
 
 CHECKOUT = Path(__file__).parents[2]
-NO_CHROMIUM = "chromium not found: apt-get install chromium"
 PARAMETERS = 'run = "standard"\ncompute = True\ndevice = "auto"'
 START = 'from covid3d import notebook\n\nrun, show = notebook.open("01_data", globals())'
 WORK = 'show({"scans": 397}, "counts", "Counts.")\nshow.save()'
@@ -195,20 +194,6 @@ def test_every_value_of_the_smoke_run_is_served_to_the_ledger(smoke_run, built):
     silent = table["kind"].isin(NEVER_JUDGED_ON_PHANTOM) & (table["claim_id"] != "C094")  # C094 is a check of the print
     assert not set(table.loc[silent, "verdict"]) & set(JUDGEMENTS)
     assert claims.without_cell(table) == []
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium of the system."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip(NO_CHROMIUM)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 LARGEST_PAGE = 3_000_000

@@ -1,0 +1,79 @@
+"""How the scans of a run are shown: simulated ones as their finer twins, real ones as they are stored."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from covid3d.chapters.truth import lesion_mask as true_lesions
+from covid3d.chapters.truth import lung_mask as true_lung
+from covid3d.cohort.intake import grid_spacing
+from covid3d.cohort.store import Store
+from covid3d.ct.lungs import lung_mask
+from covid3d.figures.picture import Picture, middle_of
+from covid3d.figures.privacy import shown_box
+from covid3d.network.occlusion import opaque
+from covid3d.run.profile import Run
+
+MARGIN_MM = 25.0
+"""What is shown around the lungs; of a site's patient nothing."""
+LEAST_SHARE = 0.5
+
+
+def picture(run: Run, scan_id: str, facts: Mapping[Any, Any]) -> Picture:
+    """Return a scan as it is shown; facts: its row of intake.csv.
+
+    A simulated scan is shown as its twin (the step `twins`) where there is one: the same patient on the same day, by the same
+    simulator, in smaller voxels. The twin's first slice lies where the scan's does, and both have one field of view.
+    """
+    grid = run.profile.model.grid
+    coarse = grid_spacing(facts, grid)
+    twin = run.path("twins", f"{scan_id}.npz")
+    if twin.is_file():
+        with np.load(twin, allow_pickle=False) as file:
+            hu, spacing = file["hu"], tuple(file["spacing_mm"].tolist())
+            lesions, lung = (file[name].astype(np.float32) / 255 for name in ("lesion", "lung"))
+        ends = (float(facts["spacing_z_mm"]), spacing[1], spacing[2])
+    else:
+        hu, spacing, ends = np.asarray(Store.of(run).get(scan_id)), coarse, coarse
+        lesions, lung = true_lesions(run, scan_id), true_lung(run, scan_id)
+    found = lung_mask(hu, spacing) if lung is None else lung >= LEAST_SHARE
+    ill = opaque(hu, found) if lesions is None else lesions >= LEAST_SHARE
+    first = tuple(end / 2 / big - 0.5 for end, big in zip(ends, coarse, strict=True))
+    step = tuple(small / big for small, big in zip(spacing, coarse, strict=True))
+    whole = Picture(hu, spacing, found, ill, lesions, (0, 0, 0), "", first, step)
+    return _cut(whole, shown_box(run.cohort, found) if run.cohort == "site" else around(found, spacing))
+
+
+def around(lung: np.ndarray, spacing: tuple[float, ...], margin_mm: float = MARGIN_MM) -> tuple[slice, ...]:
+    """Return the box (z, y, x) of the lungs with a margin; the whole scan where there is no lung."""
+    if not lung.any():
+        return (slice(None),) * 3
+    (box,) = ndimage.find_objects(lung.astype(np.uint8))
+    more = [round(margin_mm / step) for step in spacing]
+    return tuple(slice(max(0, side.start - by), side.stop + by) for side, by in zip(box, more, strict=True))
+
+
+def _cut(whole: Picture, box: tuple[slice, ...]) -> Picture:
+    """Return the part of a picture in a box, with the point that its planes go through."""
+    hu, lung, ill = (one[box] for one in (whole.hu, whole.lung, whole.ill))
+    lesions = None if whole.lesions is None else whole.lesions[box]
+    known = "the largest true lesion" if lesions is not None else "the largest opaque part that was found in the lungs"
+    at, where = tuple(size // 2 for size in hu.shape), "the middle of what is shown"
+    for mask, name in ((lung, "the larger lung"), (ill, known)):
+        if mask.any():
+            at, where = middle_of(mask, whole.spacing), f"the middle of {name}"
+    first = tuple(
+        begin + step * (side.start or 0) for begin, step, side in zip(whole.first, whole.step, box, strict=True)
+    )
+    return whole._replace(hu=hu, lung=lung, ill=ill, lesions=lesions, at=at, where=where, first=first)  # type: ignore[arg-type]
+
+
+def made_on(run: Run, shown: Picture) -> str:
+    """Return, for captions, on what grid maps were made, and what is drawn beneath them."""
+    grid = " x ".join(map(str, run.profile.model.grid))
+    if shown.step == (1.0, 1.0, 1.0):
+        return f"Scan and map on the network's grid of {grid}"
+    voxels = " x ".join(f"{side:.1f}" for side in shown.spacing)
+    return f"The map was made on {grid} and is laid over the same simulated patient in voxels of {voxels} mm"
