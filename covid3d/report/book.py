@@ -46,6 +46,7 @@ KEYWORDS = {
     "10_your_hospital": "external validation, hospital, intake, pseudonyms",
 }
 """The field's words for a chapter, under its title: what a reader would search for."""
+VIEWER_SCRIPTS = ("niivue.umd.js", "niivue_viewer.js", "scan.js")
 GLUE = re.compile(r"\{glue:text\}`([^`]+)`")
 
 
@@ -111,6 +112,7 @@ def stage(run: Run, target: Path) -> None:
     config.write_text(with_repository(config.read_text(encoding="utf-8"), os.environ), encoding="utf-8")
     texts = prose_texts(run)
     write_viewer(run, target)
+    _set_apart(target)
     for page in sorted(target.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         of_the_run = GLUE.search(text) or re.search("_generated/(?!refusals)", text)  # refusals are those of every run
@@ -118,6 +120,15 @@ def stage(run: Run, target: Path) -> None:
         page.write_text(under_title(said, banner_source(run, made, "")) if of_the_run else said, encoding="utf-8")
     for chapter in CHAPTERS:
         stage_chapter(run, chapter, target / "notebooks", texts | links(places, "../"), places, made)
+
+
+def _set_apart(target: Path) -> None:
+    """Keep the viewer's scripts from all other pages, each of which would load whatever script lies in `_static`."""
+    apart = target / "_extra" / "_static"  # html_extra_path: it lands beside the others
+    apart.mkdir(parents=True)
+    for name in VIEWER_SCRIPTS:
+        if (target / "_static" / name).is_file():
+            shutil.move(target / "_static" / name, apart / name)
 
 
 def with_repository(config: str, environment: Mapping[str, str]) -> str:
