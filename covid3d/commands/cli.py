@@ -144,8 +144,12 @@ def check(
 
 
 @app.command()
-def audit(table: Annotated[Path, typer.Argument(help="CSV with the columns label, percent, n")]) -> None:
-    """Tell whether printed percentages can be k of n; exit status 1 when one cannot."""
+def audit(
+    table: Annotated[
+        Path, typer.Argument(help="CSV: label,percent,n for percentages; label,auc,positives,negatives,bound for AUCs")
+    ],
+) -> None:
+    """Tell whether printed percentages can be k of n, or AUCs be of so many cases; exit status 1 when one cannot."""
     from covid3d.report.audit import audit_table
 
     found = audit_table(table)
@@ -240,9 +244,13 @@ def claims_show(run: Annotated[str, typer.Argument(help="name of a run")]) -> No
 
 
 @claims_app.command("diff")
-def claims_diff(run_a: str, run_b: str) -> None:
-    """Compare the values of two runs; exit status 1 when any differs."""
-    if not compare(finished(run_a), finished(run_b)):
+def claims_diff(
+    run_a: str,
+    run_b: str,
+    out: Annotated[Path | None, typer.Option(help="CSV file for what differs, with the claims that it answers")] = None,
+) -> None:
+    """Compare the values of two runs, say the earlier one first; exit status 1 when any differs."""
+    if not compare(finished(run_a), finished(run_b), out):
         raise typer.Exit(1)
 
 
@@ -258,15 +266,18 @@ def finished(name: str) -> "Run":
     return open_run(name)
 
 
-def compare(run_a: "Run", run_b: "Run") -> bool:
-    """Print what differs between two runs; True when nothing does."""
+def compare(run_a: "Run", run_b: "Run", out: Path | None = None) -> bool:
+    """Print what differs between two runs, and write it to `out` if given; True when nothing does."""
     from covid3d.report.claims import diff
+    from covid3d.run.files import write_csv
 
     table = diff(run_a, run_b)
-    other = table[~table["equal"]]
+    other = table[~table["equal"]].drop(columns="equal")
+    if out is not None:
+        write_csv(out, other)
     typer.echo(f"{run_a.name} against {run_b.name}: {len(other)} of {len(table)} values differ")
     if len(other):
-        typer.echo(other.drop(columns="equal").to_string(index=False, max_colwidth=40))
+        typer.echo(other.to_string(index=False, max_colwidth=40))
     return other.empty
 
 

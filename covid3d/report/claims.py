@@ -246,8 +246,9 @@ def without_cell(table: pd.DataFrame) -> list[str]:
 
 
 def diff(run_a: Run, run_b: Run) -> pd.DataFrame:
-    """Compare the values of two runs: one row a key with both texts, the difference b - a, and equal or not."""
+    """Compare the values of two runs: key, chapter, the claims it answers, both texts, difference b - a, and equal or not."""
     a, b = read_values(run_a), read_values(run_b)
+    served = answers()
     rows = []
     for key in sorted(a.keys() | b.keys()):
         left, right = a.get(key, {}), b.get(key, {})
@@ -256,13 +257,16 @@ def diff(run_a: Run, run_b: Run) -> pd.DataFrame:
         rows.append(
             {
                 "key": key,
+                "chapter": (left or right)["chapter"],
+                "claims": " ".join(served.get(key, [])),
                 run_a.name: left.get("text", "absent"),
                 run_b.name: right.get("text", "absent"),
                 "difference": numbers[1] - numbers[0] if len(numbers) == 2 else math.nan,
                 "equal": bool(left) and bool(right) and pair[0] == pair[1] and left["text"] == right["text"],
             }
         )
-    return pd.DataFrame(rows, columns=list(dict.fromkeys(["key", run_a.name, run_b.name, "difference", "equal"])))
+    columns = ["key", "chapter", "claims", run_a.name, run_b.name, "difference", "equal"]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 
 
 def show(run: Run) -> str:

@@ -16,8 +16,9 @@ HEADS = ("claim", "published", "re-run", "verdict", "shown in", "finding", "rule
 
 
 def badge(text: str) -> str:
-    """Return a verdict as a small label; grey unless it is a judgement on real scans, software or what is printed."""
-    return f"<span class='verdict {BADGES.get(text, 'grey')}'>{html.escape(text)}</span>"
+    """Return a verdict as a small label; grey unless it is a judgement on real scans, software or the print."""
+    colour = BADGES.get(text.removeprefix("print "), "grey")
+    return f"<span class='verdict {colour}'>{html.escape(text)}</span>"
 
 
 def ledger_html(claims: pd.DataFrame) -> str:
@@ -35,7 +36,8 @@ def _row(row: dict[Any, Any]) -> str:
     """Return one claim as a row; its verdicts and chapter stand in data attributes, for the filters."""
     text = {name: html.escape(str(value)) for name, value in row.items()}
     claim = text["claim_id"]
-    printed = f"{badge(row['printed_check'])} as printed: {text['print']}" if row["printed_check"] else ""
+    checked = f"print {row['printed_check']}" if row["printed_check"] else ""
+    printed = f"{badge(checked)} {text['print']}" if checked else ""
     cells = (
         f"<a class='claim' href='#{claim}'>{claim}</a> {text['text']} <small>{text['kind']}, {text['section']}</small>",
         text["published"] + _small(printed),
@@ -45,7 +47,7 @@ def _row(row: dict[Any, Any]) -> str:
         finding_links(row["finding"]),
         text["how_checked"],
     )
-    verdicts = "|".join(filter(None, [row["verdict"], row["printed_check"] and f"print {row['printed_check']}"]))
+    verdicts = "|".join(filter(None, [row["verdict"], checked]))
     tds = "".join(f"<td data-label='{name}'>{cell}</td>" for name, cell in zip(HEADS, cells, strict=True))
     return f"<tr id='{claim}' data-verdict='{html.escape(verdicts)}' data-chapter='{text['notebook']}'>{tds}</tr>"
 

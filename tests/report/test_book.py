@@ -339,9 +339,10 @@ def test_a_row_of_the_ledger_is_reached_by_its_number_and_leads_to_its_cell(buil
     row = page.locator("#C097")
     assert 0 <= row.bounding_box()["y"] < 800
     assert row.locator("a[href='audit.html#f4']").count() == 1
-    row.locator("a[href*='04_external_tests.html#']").click()
-    page.wait_for_load_state("load")
-    assert page.evaluate("document.getElementById(location.hash.slice(1)) !== null")
+    link = row.locator("a[href*='04_external_tests.html#']")
+    place = link.get_attribute("href").partition("#")[2]
+    link.click()
+    page.locator(f"a.anchor[id='{place}']").wait_for(state="attached", timeout=10_000)
     assert page.locator("a[href='../ledger.html#C097']").count() >= 1
     page.close()
 

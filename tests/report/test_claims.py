@@ -231,8 +231,9 @@ def test_diff_names_what_changed(tmp_path, monkeypatch):
         show = Show(runs[-1], "04_external_tests", {})
         show({"AUC": value, "n": 3}, "b", "Hospital B.")
         show.save()
+    monkeypatch.setattr(claims, "answers", lambda: {"b.auc": ["C064", "C092"]})
     table = claims.diff(*runs).set_index("key")
-    assert table.loc["b.auc", "difference"] == 0.25
+    assert table.loc["b.auc", ["chapter", "claims", "difference"]].tolist() == ["04", "C064 C092", 0.25]
     assert not table.loc["b.auc", "equal"]
     assert table.loc["b.n", "equal"]
 
