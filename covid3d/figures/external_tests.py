@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.figures.picture import AXES, SHARPNESS, Picture, add_scale, draw_plane, limit_of
+from covid3d.figures.picture import AXES, SHARPNESS, Picture, add_scale, draw_plane, limit_of, widths_of
 from covid3d.figures.style import GREY, HOSPITALS, MODELS, canvas, empty, tidy
 
 NAMES = {"covid3d": "COVID3D", "resnet_2d": "2D baseline", "covid3d_ensemble": "ensemble", "tuned": "COVID3D* (tuned)"}
@@ -17,19 +17,13 @@ def figure_1(picture: Picture, heat: np.ndarray, window: tuple[float, float]) ->
     if not picture.hu.size:
         return empty("no lung was found")
     limit = limit_of([picture], [heat])
-    figure, axes = canvas(2, 3, width=7.0, height=4.0, dpi=SHARPNESS, gridspec_kw={"width_ratios": _widths(picture)})
+    figure, axes = canvas(2, 3, width=7.0, height=4.0, dpi=SHARPNESS, gridspec_kw={"width_ratios": widths_of(picture)})
     for column, which in enumerate(AXES):
         draw_plane(axes[0, column], picture, window, which)
         image = draw_plane(axes[1, column], picture, window, which, heat=heat, limit=limit)
         axes[0, column].set_title(which, fontsize=10, loc="left")
     add_scale(figure, image, axes[1, :], limit, "red: more COVID-like")
     return figure
-
-
-def _widths(picture: Picture) -> tuple[float, float, float]:
-    """Return widths of the three planes that give them one height."""
-    z, y, x = (size * step for size, step in zip(picture.hu.shape, picture.spacing, strict=True))
-    return x / y, x / z, y / z
 
 
 def side_by_side(picture: Picture, maps: Mapping[str, np.ndarray], window: tuple[float, float]) -> Figure:

@@ -77,6 +77,12 @@ def limit_of(pictures: Sequence[Picture], heats: Sequence[np.ndarray]) -> float:
     return float(np.quantile(np.concatenate(parts), SCALED_TO))
 
 
+def widths_of(picture: Picture) -> tuple[float, float, float]:
+    """Return widths of the three planes that give them one height."""
+    z, y, x = (size * step for size, step in zip(picture.hu.shape, picture.spacing, strict=True))
+    return x / y, x / z, y / z
+
+
 def levels(pictures: Sequence[Picture]) -> list[int]:
     """Return one axial slice a scan at one height of the lungs: where the scan with most disease has most of it."""
     ill = [picture.ill.sum((1, 2)) for picture in pictures]

@@ -4,24 +4,27 @@ import base64
 import gzip
 import html
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 
+from covid3d.chapters.evidence import read_maps
 from covid3d.chapters.explanation import Maps, read_map
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.cohort.intake import read_intake
 from covid3d.ct.windows import Window, nominal_window
-from covid3d.figures.picture import AXES, SHARPNESS, Picture, draw_plane, limit_of
+from covid3d.figures.picture import AXES, SHARPNESS, Picture, draw_plane, limit_of, widths_of
 from covid3d.figures.style import canvas
 from covid3d.run.files import write_text
 from covid3d.run.profile import Run
 from covid3d.show import render
 
 SEED = 1  # the notebooks' own, `seed_of_examples`
-SOFT_TISSUE, BONE = Window(40, 400), Window(300, 1500)
+SOFT_TISSUE, WIDE = Window(40, 400), Window(-250, 1500)
 RANGE_HU = -1024, 506
 """What a byte holds in steps of 6 HU: bone is cut off, and the windows lose nothing that an eye sees."""
 
@@ -32,39 +35,42 @@ def write_viewer(run: Run, book: Path) -> None:
     The scan is that of Figure 1. A site's patient is not shown.
     """
     fragment = book / "_generated" / "viewer.html"
-    if run.cohort == "site" or not run.path("explain", "summary.csv").is_file():
+    explained = run.cohort != "site" and run.path("explain", "summary.csv").is_file()
+    scans = Maps.of(run).drawn(SEED).query("case == 'Figure 1'")["scan_id"].tolist() if explained else []
+    if not scans:
         write_text(fragment, "<p>There is no scan to walk through in this run.</p>\n")
         return
-    scan_id = str(Maps.of(run).drawn(SEED).loc["Figure 1", "scan_id"])
-    shown = picture(run, scan_id, read_intake(run).set_index("scan_id").to_dict("index")[scan_id])
+    shown = picture(run, scans[0], read_intake(run).set_index("scan_id").to_dict("index")[scans[0]])
+    maps = {"activation map": read_map(run, scans[0])}
+    if run.path("evidence", "maps", f"{scans[0]}.npz").is_file():
+        maps["evidence by pieces"] = read_maps(run, scans[0])["pieces"]
     window = nominal_window(run.profile.windows)
-    write_files(book / "_static", shown, read_map(run, scan_id), window)
-    write_text(fragment, page_part(f"Scan {scan_id}. {made_on(run, shown)}.", window))
+    write_files(book / "_static", shown, maps, window)
+    write_text(fragment, page_part(f"Scan {scans[0]}. {made_on(run, shown)}.", list(maps), window))
 
 
-def write_files(folder: Path, shown: Picture, values: np.ndarray, window: Window) -> None:
-    """Write scan.png and scan.js; values: the map on the network's grid (z, y, x)."""
+def write_files(folder: Path, shown: Picture, maps: Mapping[str, np.ndarray], window: Window) -> None:
+    """Write scan.png and scan.js; maps: those of the network's grid (z, y, x), by name."""
     (folder / "scan.png").write_bytes(render(still(shown, window), "png"))
-    write_text(folder / "scan.js", f"window.covid3dScan = {json.dumps(volumes(shown, values))};\n")
+    write_text(folder / "scan.js", f"window.covid3dScan = {json.dumps(volumes(shown, maps))};\n")
 
 
-def volumes(shown: Picture, values: np.ndarray) -> dict[str, object]:
-    """Return the scan, its map and its lesions as gzipped NIfTI in base64, where the colours end, and the point to begin at.
+def volumes(shown: Picture, maps: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the scan, its maps and its lesions as gzipped NIfTI in base64, where colours end, and the point to begin at.
 
-    values: the map on the network's grid (z, y, x); it goes on every other voxel of the scan.
+    maps: those of the network's grid (z, y, x); they go on every other voxel of the scan.
     """
     z, y, x = (at * size for at, size in zip(shown.at, shown.spacing, strict=True))
-    fine = _affine(shown.spacing)
-    laid = shown.lay(values)
-    found: dict[str, object] = {
+    fine, coarse = _affine(shown.spacing), _affine(tuple(2 * size for size in shown.spacing))
+    laid = [shown.lay(values) for values in maps.values()]
+    lesions = np.zeros(shown.hu.shape) if shown.lesions is None else shown.lesions
+    return {
         "ct": _nifti(np.clip(shown.hu, *RANGE_HU), fine, np.uint8),
-        "map": _nifti(laid[::2, ::2, ::2], _affine(tuple(2 * size for size in shown.spacing)), np.int16),
-        "limit": limit_of([shown], [laid]),
+        "maps": [_nifti(values[::2, ::2, ::2], coarse, np.int16) for values in laid],
+        "limits": [limit_of([shown], [values]) for values in laid],
+        "lesion": _nifti(lesions, fine, np.uint8),
         "at": [-x, -y, z],
     }
-    if shown.lesions is not None:
-        found["lesion"] = _nifti(shown.lesions, fine, np.uint8)
-    return found
 
 
 def _affine(spacing: tuple[float, ...]) -> np.ndarray:
@@ -80,7 +86,7 @@ def _nifti(array: np.ndarray, affine: np.ndarray, kind: type) -> str:
 
 def still(shown: Picture, window: Window) -> Figure:
     """Draw three planes of a scan in the lung's window and in that of soft tissue."""
-    figure, axes = canvas(2, 3, width=7.0, height=4.2, dpi=SHARPNESS)
+    figure, axes = canvas(2, 3, width=7.0, height=4.2, dpi=SHARPNESS, gridspec_kw={"width_ratios": widths_of(shown)})
     for row, (name, one) in enumerate((("lung", window), ("soft tissue", SOFT_TISSUE))):
         for column, which in enumerate(AXES):
             draw_plane(axes[row, column], shown if row == 0 else shown._replace(lesions=None), one, which)
@@ -88,22 +94,23 @@ def still(shown: Picture, window: Window) -> Figure:
     return figure
 
 
-def page_part(about: str, window: Window) -> str:
+def page_part(about: str, maps: Sequence[str], window: Window) -> str:
     """Return the page's part: the picture, a button that is there with scripts alone, and the viewer's controls."""
-    presets = {"lung": window, "soft tissue": SOFT_TISSUE, "wide": BONE}
+    presets = {"lung": window, "soft tissue": SOFT_TISSUE, "wide": WIDE}
     choices = "".join(
         f"<option value='{w.level:g}/{w.width:g}'>{n} {w.level:g}/{w.width:g}</option>" for n, w in presets.items()
     )
     planes = "".join(f"<option value='{kind}'>{name}</option>" for kind, name in PLANES.items())
-    words = html.escape(
-        f"{about} Yellow: true lesions; bar: 5 cm. Above the window of the lung, below that of soft tissue."
-    )
+    kinds = "".join(f"<option value='{number}'>{name}</option>" for number, name in enumerate(maps))
+    words = "Yellow: true lesions; bar: 5 cm. Above the window of the lung, below that of soft tissue."
     return f"""<div id="viewer" data-from="_static/">
+<p>{html.escape(about)}</p>
 <figure><img class="dark-light" src="_static/scan.png" alt="{words}"/><figcaption>{words}</figcaption></figure>
 <p><button type="button" class="btn btn-primary" hidden>Walk through this scan</button> <output aria-live="polite"></output></p>
 <fieldset hidden><label>window <select name="window">{choices}</select></label>
 <label>planes <select name="planes">{planes}</select></label>
-<label>map <input name="map" type="range" min="0" max="1" step="0.05" value="0.6"></label>
+<label>map <select name="kind">{kinds}</select></label>
+<label>opacity <input name="map" type="range" min="0" max="1" step="0.05" value="0.6"></label>
 <label><input name="lesion" type="checkbox"> true lesions</label></fieldset>
 <div class="screen" hidden><canvas tabindex="0" aria-label="The scan, three planes and a view in 3D"></canvas></div>
 <script defer src="_static/niivue_viewer.js"></script>

@@ -45,26 +45,24 @@ def page(tmp_path_factory, shown, heat) -> Path:
     (book / "_static").mkdir()
     for name in ("niivue.umd.js", "niivue_viewer.js", "covid3d.css"):
         shutil.copy(STATIC / name, book / "_static")
-    viewer.write_files(book / "_static", shown, heat, WINDOW)
+    viewer.write_files(book / "_static", shown, {"one": heat, "none": 0 * heat}, WINDOW)
     head = "<!doctype html><meta charset='utf-8'><link rel='stylesheet' href='_static/covid3d.css'><body style='width:700px'>"
     path = book / "page.html"
-    path.write_text(head + viewer.page_part("Scan X.", WINDOW), encoding="utf-8")
+    path.write_text(head + viewer.page_part("Scan X.", ["one", "none"], WINDOW), encoding="utf-8")
     return path
 
 
 def test_the_volumes_are_the_scan_seen_from_the_patients_right_and_back(shown, heat):
-    found = viewer.volumes(shown, heat)
-    read = {
-        name: nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(str(found[name]))))
-        for name in ("ct", "map", "lesion")
-    }
+    found = viewer.volumes(shown, {"one": heat})
+    parts = {"ct": found["ct"], "map": found["maps"][0], "lesion": found["lesion"]}
+    read = {name: nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(part))) for name, part in parts.items()}
     assert {nib.aff2axcodes(image.affine) for image in read.values()} == {("L", "P", "S")}
     for name, wanted in (("ct", shown.hu), ("lesion", shown.lesions)):
         np.testing.assert_allclose(read[name].get_fdata().transpose(2, 1, 0), wanted, atol=3.1)
     for image, value in ((read["ct"], -250), (read["lesion"], 1)):
         x, y, z = np.rint(np.linalg.inv(image.affine) @ [*found["at"], 1])[:3].astype(int)
         assert image.get_fdata()[x, y, z] == pytest.approx(value, abs=3.1), "the point to begin at lies in the lesion"
-    assert found == viewer.volumes(shown, heat), "the same bytes each time"
+    assert found == viewer.volumes(shown, {"one": heat}), "the same bytes each time"
 
 
 def _pixels(page) -> np.ndarray:
@@ -90,6 +88,9 @@ def test_the_viewer_draws_and_reacts(browser, page):
     lung, said = _pixels(opened), opened.locator("output")
     assert lung.std() > 0.1 and _red(lung) > 500
     assert (lung[..., 2] - lung[..., 0] > 0.1).sum() > 100, "what lowers the logit is blue"
+    opened.locator("[name=kind]").select_option("1")
+    assert _red(_pixels(opened)) < _red(lung) / 4, "the other map is empty"
+    opened.locator("[name=kind]").select_option("0")
     opened.locator("[name=map]").fill("0")
     bare = _pixels(opened)
     assert _red(bare) < _red(lung) / 4
