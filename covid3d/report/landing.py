@@ -91,11 +91,11 @@ def picture(values: Values, kind: str, *, narrow: bool = False) -> Figure:
         if row["best"] is not None:
             panel.plot([row["best"]] * 2, [place - 0.36, place + 0.36], color=RED, lw=2.4)
     panel.axvline(0.5, color=GREY, ls=":", lw=0.8)
-    panel.set(yticks=range(len(rows)), yticklabels=[row["label"] for row in rows], xlim=(0, 1.02))
+    panel.set(yticks=range(len(rows)), yticklabels=[row["label"] for row in rows], xlim=(0, 1.05))
     panel.invert_yaxis()
     panel.plot([], [], "D-", color="black", lw=1.2, label="published (95 % interval that its n allows)")
     panel.plot([], [], "o-", color=BLUE, lw=2.4, label=f"re-run on {kind} (95 % interval)")
-    panel.plot([], [], "|", color=RED, ms=12, mew=2.4, label="best possible on these scans")
+    panel.plot([], [], "|", color=RED, ms=12, mew=2.4, label="best possible here (oracle)")
     figure.legend(loc="outside upper left", ncols=1 if narrow else 3, fontsize=8, frameon=False, columnspacing=1.2)
     return figure
 
@@ -119,7 +119,7 @@ def picture_html(run: Run, values: Values, folder: Path) -> str:
     (folder / "published_and_rerun_narrow.svg").write_bytes(render(picture(values, kind, narrow=True), "svg"))
     caption = (
         f"What the paper prints (diamonds) and what this run found (dots) on {kind}, with 95 % intervals. The upright bar is the "
-        "perfect reader of the same scans: no network can do better. Dotted: chance. It says whether the method works on "
+        "perfect reader of the same scans, who knows where the lesions are. Dotted: chance. The picture says whether the method works on "
         "these scans, not whether the paper is right."
     )
     return (
