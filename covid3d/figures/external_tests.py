@@ -21,7 +21,7 @@ def figure_1(picture: Picture, heat: np.ndarray, window: tuple[float, float]) ->
     for column, which in enumerate(AXES):
         draw_plane(axes[0, column], picture, window, which)
         image = draw_plane(axes[1, column], picture, window, which, heat=heat, limit=limit)
-        axes[0, column].set_title(which, fontsize=10, loc="left")
+        axes[0, column].set_title(which, fontsize=12, loc="left")
     add_scale(figure, image, axes[1, :], limit, "red: more COVID-like")
     return figure
 

@@ -90,7 +90,7 @@ def _mark(axes: Axes, shape: tuple[int, int], sides: str, step: float, origin: s
     """Write the letters of both sides, and draw a bar of 5 cm where it takes less than half of the width."""
     edge = [withStroke(linewidth=2.5, foreground="black")]
     for x, letter, side in ((0.02, sides[0], "left"), (0.98, sides[1], "right")):
-        style: dict[str, Any] = {"ha": side, "va": "top", "color": "white", "fontsize": 9, "path_effects": edge}
+        style: dict[str, Any] = {"ha": side, "va": "top", "color": "white", "fontsize": 11, "path_effects": edge}
         axes.text(x, 0.98, letter, transform=axes.transAxes, **style)
     rows, columns = shape
     long = BAR_MM / step

@@ -92,7 +92,7 @@ def figure_4(
     axes = above.subplots(1 + len(maps), count, squeeze=False)
     for column, (picture, z) in enumerate(zip(pictures, planes, strict=True)):
         draw_plane(axes[0, column], picture, window, index=z)
-        axes[0, column].set_title(f"day {course['day'].iloc[column]:.0f}", fontsize=11)
+        axes[0, column].set_title(f"day {course['day'].iloc[column]:.0f}", fontsize=12)
     axes[0, 0].set_ylabel("scan", fontsize=10)
     for row, (name, heats) in enumerate(maps.items(), start=1):
         limit = limit_of(pictures, heats)
