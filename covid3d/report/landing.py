@@ -119,8 +119,8 @@ def picture_html(run: Run, values: Values, folder: Path) -> str:
     (folder / "published_and_rerun_narrow.svg").write_bytes(render(picture(values, kind, narrow=True), "svg"))
     caption = (
         f"What the paper prints (diamonds) and what this run found (dots) on {kind}, with 95 % intervals. The upright bar is the "
-        "perfect reader of the same scans, who knows where the lesions are. Dotted: chance. The picture says whether the method works on "
-        "these scans, not whether the paper is right."
+        "perfect reader of the same scans, who knows where the lesions are. Dotted: chance. The picture says whether the "
+        "method works on these scans, not whether the paper is right."
     )
     return (
         f"<figure id='figure-published_and_rerun'><picture><source media='(max-width: 600px)' "
