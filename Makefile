@@ -3,6 +3,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do $$python -c
 VENV ?= .venv
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 RUN ?=
+TO ?=
 PROFILE ?=
 MANIFEST ?=
 WORLD ?=
@@ -26,7 +27,7 @@ COVID3D = $(CALLED) -m covid3d
 PIPELINE = $(COVID3D) pipeline --cores $(CORES)
 
 .DEFAULT_GOAL := help
-.PHONY: help report smoke run batch book reading-room test verify extended lint format doctor clean clean-run distclean setup
+.PHONY: help report smoke run batch book reading-room publish test verify extended lint format doctor clean clean-run distclean setup
 
 help:
 	@echo "COVID3D companion: the paper's tables and figures regenerated from DICOM files."
@@ -37,6 +38,7 @@ help:
 	@echo "  make batch       SWEEP=sweep.yaml: one run for each set of parameters, compared claim by claim"
 	@echo "  make book        RUN=name: build the book of a run again"
 	@echo "  make reading-room RUN=name READER=R1: JupyterLab, where a radiologist reads the scans of a run blinded"
+	@echo "  make publish     RUN=name TO=folder: its book for the public; refused unless its scans are simulated or public"
 	@echo "  make test        all tests, with a smoke run in them; at most 20 min"
 	@echo "  make verify      the campaigns at full size"
 	@echo "  make extended    what 'report' cannot hold: the compared models on all folds, 85 min; two more seeds, 50 min (estimated, 2 cores)"
@@ -83,6 +85,10 @@ reading-room: $(STAMP)
 	@$(PY) -m papermill --prepare-only --no-progress-bar --log-level ERROR notebooks/11_reading_room.ipynb \
 		"runs/$(RUN)/reading_room/reading_room.ipynb" -r run "$(RUN)" -r reader "$(READER)"
 	@$(PY) -m jupyterlab "runs/$(RUN)/reading_room/reading_room.ipynb"
+
+publish: $(STAMP)
+	@test -n "$(RUN)" -a -n "$(TO)" || { echo "error: which run, and where to? Say make publish RUN=standard TO=site" >&2; exit 2; }
+	@$(COVID3D) publish "$(RUN)" --to "$(TO)"
 
 test: $(STAMP)
 	@echo "All tests, with a smoke run, its notebooks and its book: at most 20 min on 2 cores, 1 GB."

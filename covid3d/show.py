@@ -17,12 +17,19 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from covid3d.figures.words import has_pixels, seen
 from covid3d.run.errors import ConfigError
 from covid3d.run.files import atomic_folder, write_csv, write_json
 from covid3d.run.profile import Run
 from covid3d.stats.estimate import Estimate, number, value_text
 
 Shown = pd.DataFrame | pd.Series | Mapping[str, Any] | Figure
+DPI = 110
+"""Pixels an inch of figure takes on a page; files hold twice as many, for sharp screens."""
+LARGEST_PNG = 1_500_000
+"""Bytes from which a picture is written as it stands on the page instead."""
+WIDE = 90
+"""Characters in a row from which a table takes the page's full width."""
 
 
 class Show:
@@ -35,7 +42,7 @@ class Show:
         self.run, self.chapter, self.claims = run, chapter, claims
         self.values: dict[str, dict[str, Any]] = {}
         self.tables: dict[str, tuple[pd.DataFrame, str]] = {}
-        self.figures: dict[str, tuple[Figure, str]] = {}
+        self.figures: dict[str, tuple[dict[str, bytes], str]] = {}
 
     def __call__(self, thing: Shown, name: str, caption: str) -> None:
         """Show a table, numbers by name, or a figure, and keep it with all its numbers.
@@ -47,8 +54,13 @@ class Show:
             raise ConfigError(f"'{name}' is no name for what is shown", where=self.chapter, cure=f"Use '{slug(name)}'")
         caption = caption + self._answers(name)
         if isinstance(thing, Figure):
-            self.figures[name] = thing, caption
-            return display_html(figure_html(render(thing, "png"), caption))
+            files = {suffix: render(thing, suffix) for suffix in ("png", "svg")}
+            self.figures[name] = files, caption
+            width = round(thing.get_figwidth() * DPI)
+            pixels = has_pixels(thing)
+            return display_html(
+                figure_html(files["png"], caption, alt=seen(thing), name=name, width=width, pixels=pixels)
+            )
         table, labels = as_table(thing)
         self.values = {address: entry for address, entry in self.values.items() if address.split(".")[0] != name}
         for address, value, unit in cells(table, name, labels, alone=not isinstance(thing, pd.DataFrame)):
@@ -57,7 +69,7 @@ class Show:
                 raise ConfigError(f"two numbers have the address '{address}'", where=self.chapter, cure=cure)
             self.values[address] = entry_of(value, unit) | {"cohort": self.run.cohort}
         self.tables[name] = table, caption
-        return display_html(table_html(table, caption))
+        return display_html(table_html(table, caption, name, labels))
 
     def text(self, address: str) -> str:
         """Return a number that was shown, as prose prints it."""
@@ -76,9 +88,9 @@ class Show:
             (folder / "figures").mkdir()
             for name, (table, _) in self.tables.items():
                 write_csv(folder / "tables" / f"{name}.csv", three_columns(table))
-            for name, (figure, _) in self.figures.items():
-                for suffix in ("png", "svg"):
-                    (folder / "figures" / f"{name}.{suffix}").write_bytes(render(figure, suffix))
+            for name, (files, _) in self.figures.items():
+                for suffix, content in files.items():
+                    (folder / "figures" / f"{name}.{suffix}").write_bytes(content)
 
     def _answers(self, name: str) -> str:
         """Return the claims that a table or figure answers, for the end of its caption."""
@@ -178,56 +190,88 @@ def three_columns(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(parts)
 
 
-def table_html(table: pd.DataFrame, caption: str = "") -> str:
-    """Return a table as HTML that scrolls sideways by itself; estimates show their 95 % limits in brackets."""
+def table_html(table: pd.DataFrame, caption: str = "", name: str = "", labels: int = 1) -> str:
+    """Return a table as HTML: its first columns name the rows, every other cell repeats its heading for small screens.
+
+    Estimates stand in one cell with their 95 % limits in brackets. A table that is wide takes the page's full width.
+    """
+    heads = {column: html.escape(str(column).replace("_", " ")) for column in table.columns}
     whole = {column: _is_whole(table[column]) for column in table.columns}
-    heads = "".join(f"<th scope='col'>{html.escape(str(column))}</th>" for column in table.columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell(row[c], c, whole[c]))}</td>" for c in table.columns) + "</tr>"
-        for row in table.to_dict("records")
-    )
-    if any(
-        isinstance(value, Estimate) and value.known and value.has_limits
-        for column in table.columns
-        for value in table[column]
-    ):
+    rows = [{c: _cell(row[c], c, whole[c]) for c in table.columns} for row in table.to_dict("records")]
+    body = "".join(_row(row, heads, table.columns[:labels]) for row in rows)
+    body = body or f"<tr><td colspan='{max(1, len(heads))}'>none</td></tr>"
+    cells = [value for column in table.columns for value in table[column]]
+    if any(isinstance(value, Estimate) and value.known and value.has_limits for value in cells):
         caption += " In brackets: 95 % limits."
+    longest = sum(max([len(head), *(len(row[column]) for row in rows)]) for column, head in heads.items())
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    headings = "".join(f"<th scope='col'>{head}</th>" for head in heads.values())
+    place = f" id='table-{name}'" if name else ""
     return (
-        "<div class='scrolls' style='overflow-x:auto' tabindex='0'>"
-        f"<table class='table'>{title}<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<div class='scrolls{' wide' if longest > WIDE else ''}'{place} style='overflow-x:auto' tabindex='0'>"
+        f"<table class='table'>{title}<thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def figure_html(png: bytes, caption: str) -> str:
-    """Return a figure as HTML with the image inside and the caption as its text alternative."""
+def _row(row: Mapping[Any, str], heads: Mapping[Any, str], labels: pd.Index) -> str:
+    """Return one row of a table: its label as a heading, its cells with the words of their columns."""
+    cells = [
+        f"<th scope='row'>{html.escape(row[column])}</th>"
+        if column in labels
+        else f"<td data-label='{heads[column]}'>{html.escape(row[column])}</td>"
+        for column in row
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def figure_html(
+    png: bytes, caption: str, *, alt: str = "", name: str = "", width: int = 0, pixels: bool = False
+) -> str:
+    """Return a figure as HTML with the image inside; `alt` says what is seen, `width` how many pixels of the page it takes.
+
+    pixels: a dark page must not change the image's grey values.
+    """
     source = base64.b64encode(png).decode("ascii")
-    words = html.escape(caption, quote=True)
+    words, seen_words = html.escape(caption, quote=True), html.escape(alt or caption, quote=True)
+    place, mark = f" id='figure-{name}'" if name else "", " class='dark-light'" if pixels else ""
+    size = f" width='{width}'" if width else ""
     return (
-        f"<figure><img class='dark-light' style='max-width:100%;height:auto' alt='{words}' src='data:image/png;base64,{source}'/>"
-        f"<figcaption>{words}</figcaption></figure>"
+        f"<figure{place}><img{mark}{size} style='max-width:100%;height:auto' alt='{seen_words}' "
+        f"src='data:image/png;base64,{source}'/><figcaption>{words}</figcaption></figure>"
     )
 
 
 def render(figure: Figure, suffix: str) -> bytes:
     """Return a figure as PNG or SVG bytes that are the same at every execution (no dates, fixed ids)."""
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[suffix]
-    target = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "covid3d", "svg.fonttype": "path"}):
-        figure.savefig(target, format=suffix, dpi=max(110, figure.dpi), metadata=metadata, bbox_inches="tight")
+    for dpi in (2 * DPI, DPI) if suffix == "png" else (DPI,):
+        target = io.BytesIO()
+        with mpl.rc_context({"svg.hashsalt": "covid3d", "svg.fonttype": "path"}):
+            figure.savefig(target, format=suffix, dpi=dpi, metadata=metadata, bbox_inches="tight")
+        if target.tell() <= LARGEST_PNG:
+            break
     return target.getvalue()
 
 
 def _cell(value: Any, column: object, whole: bool) -> str:
     """Return a cell of a table: short, since its column says what it is; missing numbers are empty."""
     if isinstance(value, Estimate):
-        return value.short()
+        return _estimate(value)
     value = plain(value)
     if value is None:
         return ""
     if whole and isinstance(value, float):
         value = int(value)
     return number(value, "p" if is_p(column) else "") if isinstance(value, (bool, int, float)) else str(value)
+
+
+def _estimate(value: Estimate) -> str:
+    """Return an estimate for a cell: "0.882 (0.737–0.953)"; limits below 0 take "to", for a dash would read as a sign."""
+    if not value.known or not value.has_limits:
+        return value.short()
+    low, high = number(value.low, value.unit), number(value.high, value.unit)
+    joined = f"{low} to {high}" if value.low < 0 else f"{low}–{high}"
+    return f"{number(value.value, value.unit)} ({joined})" + (f" ({value.remark})" if value.remark else "")
 
 
 def _is_whole(column: pd.Series) -> bool:

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import CHECKOUT
 
-TARGETS = "report smoke test verify extended run batch book reading-room lint doctor clean clean-run distclean".split()
+TARGETS = "report smoke test verify extended run batch book reading-room publish lint doctor clean clean-run distclean".split()
 
 
 def outer():

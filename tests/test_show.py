@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from covid3d.figures.words import has_pixels, seen
 from covid3d.run.errors import ConfigError
 from covid3d.show import Show, cells, entry_of, render, slug, table_html, three_columns
 from covid3d.stats.estimate import Estimate, p_value, value_text
@@ -179,8 +180,33 @@ def test_text_cannot_break_out_of_its_cell():
 
 def test_counts_with_a_missing_cell_stay_whole_and_p_values_are_printed_as_such():
     page = table_html(pd.DataFrame({"n": [397.0, math.nan], "p": [0.00001, 0.5], "share": [0.25, 1.0]}))
-    assert "<td>397</td><td>&lt; 0.0001</td><td>0.250</td>" in page
-    assert "<td></td><td>0.5</td>" in page
+    assert "<td data-label='p'>&lt; 0.0001</td><td data-label='share'>0.250</td>" in page
+    assert "<th scope='row'>397</th>" in page and "<th scope='row'></th><td data-label='p'>0.5</td>" in page
+
+
+def test_an_estimate_takes_one_cell_and_limits_below_zero_take_no_dash():
+    table = pd.DataFrame(
+        {"model_name": ["3D"], "AUC at B": [Estimate(0.882, 0.737, 0.953)], "gain": [Estimate(0.0, -1.0, 1.0)]}
+    )
+    page = table_html(table, "AUCs.", "aucs")
+    assert "<td data-label='AUC at B'>0.882 (0.737–0.953)</td>" in page
+    assert "0.000 (-1.00 to 1.00)" in page
+    assert "<th scope='col'>model name</th>" in page and "id='table-aucs'" in page
+
+
+def test_an_empty_table_says_none():
+    assert "<td colspan='2'>none</td>" in table_html(pd.DataFrame({"scan": [], "why": []}))
+
+
+def test_a_text_alternative_says_what_is_seen():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [1, 0], label="network")
+    axes.set(xlabel="day", ylabel="logit", title="Hospital B", xlim=(0, 1), ylim=(0, 1))
+    assert seen(figure) == "Hospital B; 1 line; x: day, 0 to 1; y: logit, 0 to 1; shown: network."
+    assert not has_pixels(figure)
+    axes.imshow([[0, 1]])
+    assert has_pixels(figure) and "1 picture" in seen(figure)
 
 
 def test_cells_of_a_table_name_p_columns():

@@ -282,6 +282,17 @@ def compare(run_a: "Run", run_b: "Run", out: Path | None = None) -> bool:
 
 
 @app.command()
+def publish(
+    run: Annotated[str, typer.Argument(help="name of a run")],
+    to: Annotated[Path, typer.Option("--to", help="folder to write; must not exist")],
+) -> None:
+    """Copy a run's built book for the public; refused unless its scans are simulated or public."""
+    from covid3d.report.publish import publish as copy
+
+    typer.echo(copy(finished(run), to))
+
+
+@app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
     """Show what this machine has and what each profile needs."""
     from covid3d.commands.doctor import as_text, examine

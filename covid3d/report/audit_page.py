@@ -3,9 +3,10 @@
 import numpy as np
 
 from covid3d.figures import audit as draw
+from covid3d.figures.words import seen
 from covid3d.report import audit, claims, findings
 from covid3d.report.printed import value
-from covid3d.show import figure_html, render, table_html
+from covid3d.show import DPI, figure_html, render, table_html
 
 
 def fragments() -> dict[str, str]:
@@ -33,7 +34,10 @@ def fragments() -> dict[str, str]:
             "Reader minus COVID3D in points, and half of the 95 % interval.",
         ),
     }
-    found = {name: figure_html(render(figure, "png"), caption) for name, (figure, caption) in figures.items()}
+    found = {
+        name: figure_html(render(figure, "png"), caption, alt=seen(figure), width=round(figure.get_figwidth() * DPI))
+        for name, (figure, caption) in figures.items()
+    }
     for name, (table, caption) in tables.items():
         found[name] += table_html(table, caption)
     return {**{f"audit_{name}": part for name, part in found.items()}, "audit_overview": overview()}

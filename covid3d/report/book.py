@@ -15,13 +15,15 @@ from importlib import metadata
 from pathlib import Path
 
 import nbformat
+import yaml
 
 from covid3d.report import findings
-from covid3d.report.banner import banner, initialisation
+from covid3d.report.banner import banner
 from covid3d.report.chapter import is_current, scrub
 from covid3d.report.claims import names_shown, published_texts, read_values, shown_in
 from covid3d.report.collect import cost
 from covid3d.report.ledger_page import linked_claims
+from covid3d.report.outputs import RESULTS, copy_results, details, numbers, pages, prepare
 from covid3d.report.pages import write_fragments
 from covid3d.report.viewer import write_viewer
 from covid3d.run.environment import own_settings
@@ -31,6 +33,20 @@ from covid3d.run.profile import Run, chapter_title
 from covid3d.run.steps import CHAPTERS, chapters_of, note_cost
 
 RENDERER = "from jupyter_book.cli.main import main; main()"
+KEYWORDS = {
+    "01_data": "cohort, inclusion, flow diagram, demography, leakage, cross-validation folds, DICOM",
+    "02_model": "I3D, inflated Inception, 3D convolution, receptive field, activation map, windowing, Hounsfield units",
+    "03_cross_validation": "cross-validation, ROC, AUC, learning curves, overfitting, perfect reader",
+    "04_external_tests": "external validation, ROC, AUC, DeLong, ResNet, Grad-CAM, HiResCAM, saliency, occlusion, robustness",
+    "05_reader_comparison": "reader study, radiologists, sensitivity, specificity, equivalence, kappa, Youden's index",
+    "06_trajectories": "follow-up, longitudinal CT, time course, viral pneumonia, discharge",
+    "07_prognosis": "prognosis, length of stay, Kaplan-Meier, log-rank test, Cox, hazard ratio, C-index, competing risks",
+    "08_claims": "claims, reproducibility, replication",
+    "09_simulator": "phantom, simulated CT, synthetic data, null world, realism",
+    "10_your_hospital": "external validation, hospital, intake, pseudonyms",
+}
+"""The field's words for a chapter, under its title: what a reader would search for."""
+VIEWER_SCRIPTS = ("niivue.umd.js", "niivue_viewer.js", "scan.js")
 GLUE = re.compile(r"\{glue:text\}`([^`]+)`")
 
 
@@ -89,24 +105,52 @@ def _render(run: Run, book: Path) -> None:
 def stage(run: Run, target: Path) -> None:
     """Write the sources of a run's book into `target`: pages, executed notebooks, generated fragments, settings."""
     shutil.copytree(run.root / "book", target, ignore=shutil.ignore_patterns("_build", "_generated", ".*"))
+    places, made = numbers(run) | pages(target), details(run)
+    copy_results(run, target / RESULTS)
+    write_fragments(run, target / "_generated", places, made)
+    config = target / "_config.yml"
+    config.write_text(with_repository(config.read_text(encoding="utf-8"), os.environ), encoding="utf-8")
     texts = prose_texts(run)
-    write_fragments(run, target / "_generated")
     write_viewer(run, target)
+    _set_apart(target)
     for page in sorted(target.glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        if GLUE.search(text) or re.search(
-            "_generated/(?!refusals)", text
-        ):  # reasons of refusals are those of every run
-            first = [f"{part}\n\n" for part in (banner(run) and banner_source(run), initialisation(run)) if part]
-            page.write_text("".join(first) + with_numbers(run, text, texts, page.name), encoding="utf-8")
+        of_the_run = GLUE.search(text) or re.search("_generated/(?!refusals)", text)  # refusals are those of every run
+        said = with_numbers(run, text, texts | links(places, ""), page.name)
+        page.write_text(under_title(said, banner_source(run, made, "")) if of_the_run else said, encoding="utf-8")
     for chapter in CHAPTERS:
-        stage_chapter(run, chapter, target / "notebooks", texts)
+        stage_chapter(run, chapter, target / "notebooks", texts | links(places, "../"), places, made)
+
+
+def _set_apart(target: Path) -> None:
+    """Keep the viewer's scripts from all other pages, each of which would load whatever script lies in `_static`."""
+    apart = target / "_extra" / "_static"  # html_extra_path: it lands beside the others
+    apart.mkdir(parents=True)
+    for name in VIEWER_SCRIPTS:
+        if (target / "_static" / name).is_file():
+            shutil.move(target / "_static" / name, apart / name)
+
+
+def with_repository(config: str, environment: Mapping[str, str]) -> str:
+    """Return the settings of the book with links to its repository and issues, where a build service names it."""
+    if not environment.get("GITHUB_REPOSITORY"):
+        return config
+    address = f"{environment.get('GITHUB_SERVER_URL', 'https://github.com')}/{environment['GITHUB_REPOSITORY']}"
+    settings = yaml.safe_load(config)
+    settings["repository"] = {"url": address, "path_to_book": "book", "branch": "main"}
+    settings["html"] |= {"use_repository_button": True, "use_issues_button": True}
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def prose_texts(run: Run) -> dict[str, str]:
     """Return what prose can name: a run's numbers by address, those of the audit, and the printed ones as `paper.C095`."""
     own = {address: entry["text"] for address, entry in read_values(run).items()}
     return own | findings.texts() | published_texts()
+
+
+def links(places: Mapping[str, tuple[str, str]], up: str) -> dict[str, str]:
+    """Return what prose names as `figure.roc` or `table.risk`: its number as a link. up: the way to the first page."""
+    return {name: f'<a href="{up}{place}">{number}</a>' for name, (number, place) in places.items()}
 
 
 def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> str:
@@ -121,7 +165,8 @@ def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> s
         address = found.group(1)
         if address in texts:
             return texts[address]
-        chapter = chapters.get(address.split(".")[0], "")
+        name = address.removeprefix("figure.").removeprefix("table.").split(".")[0]
+        chapter = chapters.get(name, "")
         if chapter and not run.chapter(chapter[:2]).is_dir():
             return "not available in this run"
         what = f"prose names a number that nobody makes: '{address}'"
@@ -130,36 +175,49 @@ def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> s
     return GLUE.sub(number, text)
 
 
-def banner_source(run: Run) -> str:
-    """Return the first line of a page: where its scans come from."""
-    return f"**{banner(run)}**"
+def banner_source(run: Run, made: Mapping[str, str], up: str) -> str:
+    """Return the slim line under a page's title: where its scans come from, and which run it shows."""
+    origin = f"<strong>{banner(run)}</strong> " if banner(run) else ""
+    link = f'<a href="{up}index.html#run-details">Run {run.name}</a>'
+    return f'<p class="origin">{origin}{link}: profile {made["profile"]}, {made["date"]}.</p>'
 
 
-def stage_chapter(run: Run, chapter: str, folder: Path, texts: Mapping[str, str]) -> None:
-    """Write one chapter's page: the executed notebook under its banner, or one line that says why it is missing."""
+def under_title(page: str, line: str) -> str:
+    """Return a page with a line under its first heading."""
+    title, rest = re.match(r"((?:\(.*\)=\n)?# .*\n?)((?s:.*))", page).groups()  # type: ignore[union-attr]
+    return f"{title.rstrip()}\n\n{line}\n\n{rest.lstrip()}"
+
+
+def stage_chapter(
+    run: Run,
+    chapter: str,
+    folder: Path,
+    texts: Mapping[str, str],
+    places: Mapping[str, tuple[str, str]],
+    made: Mapping[str, str],
+) -> None:
+    """Write one chapter's page: the executed notebook with its numbers, or one line that says why it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     executed = run.path("notebooks", f"{chapter}.ipynb")
+    line = f'{banner_source(run, made, "../")}\n<p class="keywords">Keywords: {KEYWORDS[chapter]}.</p>'
     if executed.is_file() and run.chapter(chapter[:2]).is_dir():
         notebook = nbformat.read(executed, as_version=4)
+        prepare(run, chapter, notebook, places, made)
         notebook.cells = with_anchors(notebook.cells)
         for cell in notebook.cells:
+            tags = cell.metadata.get("tags", [])
             if cell.cell_type == "markdown":
                 cell.source = with_numbers(run, cell.source, texts, f"notebooks/{chapter}.ipynb")
-            elif {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
-                cell.metadata["tags"].append("remove-cell")  # the first line of the page names the run
-            elif "remove-input" in cell.metadata.get("tags", []):
-                for output in cell.outputs:  # the page begins with the banner
-                    said = output.get("data", {}).get("text/html", "")
-                    output["data"]["text/html"] = "".join(said).replace(f"<strong>{banner(run)}</strong> ", "")
-        if banner(run):
-            notebook.cells.insert(0, nbformat.v4.new_markdown_cell(banner_source(run), id="where-the-scans-come-from"))
+            elif {"parameters", "injected-parameters", "remove-input"} & set(tags):
+                cell.metadata["tags"].append("remove-cell")  # the line under the title names the run
+        notebook.cells[0].source = under_title(notebook.cells[0].source, line)
         nbformat.write(notebook, folder / f"{chapter}.ipynb")
         return
     why = (
         "This chapter has not been run yet." if chapter in chapters_of(run) else "This chapter is not part of this run."
     )
-    first = f"{banner_source(run)}\n\n" if banner(run) else ""
-    (folder / f"{chapter}.md").write_text(f"{first}# {chapter_title(chapter)}\n\n{why}\n", encoding="utf-8")
+    page = under_title(f"# {chapter_title(chapter)}\n\n{why}\n", line)
+    (folder / f"{chapter}.md").write_text(page, encoding="utf-8")
 
 
 def with_anchors(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:

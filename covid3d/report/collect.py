@@ -105,19 +105,19 @@ def cost(run: Run) -> dict[str, Any]:
     steps = [read_json(path) for path in sorted(run.path("logs", "cost").glob("*.json"))]
     groups = []
     for name, minutes in BUDGET.items():
-        measured = _wall_minutes([step for step in steps if step.get("budget") == name])
+        measured = wall_minutes([step for step in steps if step.get("budget") == name])
         budget = minutes if run.profile.name == "standard" else None
         groups.append({"group": name, "wall_minutes": measured, "budget_minutes": budget})
     return {
         "profile": run.profile.name,
         "profile_minutes": run.profile.minutes,
-        "wall_minutes": _wall_minutes([step for step in steps if step.get("budget")]),
+        "wall_minutes": wall_minutes([step for step in steps if step.get("budget")]),
         "groups": groups,
         "steps": [{"step": step["step"], "seconds": step["seconds"]} for step in steps],
     }
 
 
-def _wall_minutes(steps: list[dict[str, Any]]) -> float:
+def wall_minutes(steps: list[dict[str, Any]]) -> float:
     """Return the minutes in which at least one of these steps ran."""
     total = latest = 0.0
     for step in sorted(steps, key=lambda step: step["ended"] - step["seconds"]):

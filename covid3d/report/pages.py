@@ -1,41 +1,68 @@
-"""The generated parts of the book's pages as HTML: key numbers, the ledger, the picture and the audit."""
+"""The generated parts of the book's pages as HTML: key numbers, the ledger, all values, the audit, refusals."""
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from covid3d.dicom.refusals import CAUSES, CURES
-from covid3d.report import audit_page
-from covid3d.report.claims import key_numbers, ledger
+from covid3d.report import api, audit_page, checklists, landing
+from covid3d.report.claims import key_numbers, ledger, read_values
 from covid3d.report.ledger_page import badge, ledger_html
-from covid3d.run.files import read_json
+from covid3d.report.outputs import RESULTS, as_files, searchable
 from covid3d.run.profile import DATA, Run
-from covid3d.show import figure_html, table_html
+from covid3d.show import table_html
+
+VALUE_HEADS = ("address", "value", "how its interval was made", "shown in")
+SAME, TRAINED = "nothing", "a trained network's: as another seed would change it"
+EXPECTED = {
+    "flow.delivered.scans": SAME,
+    "skill_by_hospital.a.perfect_reader": SAME,
+    "table_2.r1.b.sensitivity": SAME,
+    "size.parameters_here": SAME,
+    "internal.mean_of_the_folds.auc": TRAINED,
+    "table_1.covid3d.auc_at_b": TRAINED,
+    "table_1.covid3d.auc_at_c": TRAINED,
+    "table_1.2d_baseline.auc_at_b": TRAINED,
+    "lesion_ratios.ratio": TRAINED,
+    "risk.two_scans.c_index": TRAINED,
+}
+"""Numbers by which a run elsewhere is compared, and what another processor or version may change in them."""
 
 
-def write_fragments(run: Run, folder: Path) -> None:
-    """Write the generated parts of pages: key numbers, the ledger, a picture, costs, the audit and the reasons of refusals."""
+def write_fragments(run: Run, folder: Path, places: Mapping[str, tuple[str, str]], made: Mapping[str, str]) -> None:
+    """Write the generated parts of pages: the first page's, the ledger, all values, the audit, checklists, refusals.
+
+    places: the number and the page of everything shown. made: what the run was made with. Files that pages offer lie in
+    the folder `_static/results` beside.
+    """
     folder.mkdir(parents=True)
-    claims = ledger(run)
-    (folder / "ledger.html").write_text(ledger_html(claims), encoding="utf-8")
-    (folder / "key_numbers.html").write_text(key_numbers_html(claims), encoding="utf-8")
-    (folder / "picture.html").write_text(_picture(run), encoding="utf-8")
-    for name, part in audit_page.fragments().items():
-        (folder / f"{name}.html").write_text(part, encoding="utf-8")
-    worlds = {"effect": "effect (the disease leaves its marks)", "null": "null (labels and courses at random)"}
-    facts = {
-        "profile": f"{run.profile.name} ({run.profile.purpose})",
-        "cohort": {"phantom": "simulated scans"}.get(run.cohort, run.cohort),
-        "world": worlds[run.world] if run.is_phantom else "real scans",
-        "seed": str(run.seed),
+    claims, values = ledger(run), read_values(run)
+    parts = {
+        "ledger": ledger_html(claims),
+        "key_numbers": key_numbers_html(claims),
+        "published_and_rerun": landing.picture_html(run, values, folder.parent / RESULTS),
+        "bars": landing.bars_html(values, places),
+        "run": landing.details_html(run, made),
+        "values": values_html(values, places),
+        "tolerances": tolerances_html(values, places),
+        "api": api.page(),
+        **audit_page.fragments(),
+        "dictionary": dictionary_html(),
+        "refusals": refusals_html(),
+        **{name: checklists.page(name, places) for name in checklists.LISTS},
     }
-    about = pd.DataFrame({"what": list(facts), "value": list(facts.values())})
-    (folder / "run.html").write_text(table_html(about, f"The run '{run.name}'."), encoding="utf-8")
-    (folder / "refusals.html").write_text(refusals_html(), encoding="utf-8")
+    for name, text in parts.items():
+        part = as_files(text, folder.parent / RESULTS, name)
+        (folder / f"{name}.html").write_text(searchable(part), encoding="utf-8")
+
+
+def dictionary_html() -> str:
+    """Return what the columns of a run's files are."""
     columns = pd.read_csv(DATA / "dictionary.csv", dtype=str)
-    columns_html = table_html(columns, "The columns of the files that a run leaves, and the keys of values.json.")
-    (folder / "dictionary.html").write_text(columns_html, encoding="utf-8")
+    return table_html(columns, "The columns of the files that a run leaves, and the keys of values.json.")
 
 
 def refusals_html() -> str:
@@ -46,33 +73,58 @@ def refusals_html() -> str:
 
 
 def key_numbers_html(claims: pd.DataFrame) -> str:
-    """Return the landing page's table: published beside re-run."""
-    chosen = key_numbers(claims).reset_index()
-    return _claims_table(
-        chosen, ("claim_id", "text", "published", "re_run", "verdict"), "Key numbers, published and re-run."
+    """Return the landing page's table: published beside re-run, each claim linked to its row of the ledger."""
+    heads = ("claim", "published", "re-run", "verdict")
+    rows = []
+    for claim, row in key_numbers(claims).iterrows():
+        link = f"<a href='ledger.html#{claim}'>{claim}</a> {html.escape(row['text'])}"
+        cells = (link, html.escape(row["published"]), html.escape(row["re_run"]), badge(row["verdict"]))
+        rows.append("".join(f"<td data-label='{head}'>{cell}</td>" for head, cell in zip(heads, cells, strict=True)))
+    titles = "".join(f"<th scope='col'>{head}</th>" for head in heads)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return (
+        "<div class='scrolls' tabindex='0'><table class='table'><caption>Key numbers, published and re-run.</caption>"
+        f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _claims_table(claims: pd.DataFrame, names: tuple[str, ...], caption: str) -> str:
-    """Return rows of the ledger as HTML with badges and links to the chapters."""
-    heads = "".join(f"<th scope='col'>{name.replace('_', ' ')}</th>" for name in names)
+def values_html(values: Mapping[str, Mapping[str, Any]], places: Mapping[str, tuple[str, str]]) -> str:
+    """Return every number of a run with its address, its method and the page that shows it, under a search box."""
     rows = []
-    for row in claims.to_dict("records"):
-        cells = {name: html.escape(str(row[name])) for name in names}
-        cells["verdict"] = badge(row["verdict"])
-        rows.append("<tr>" + "".join(f"<td>{cells[name]}</td>" for name in names) + "</tr>")
+    for address, entry in values.items():
+        name = address.split(".")[0]
+        number, place = places.get(f"table.{name}", ("", ""))
+        shown = f"<a href='{place}'>{number}</a>" if number else ""
+        cells = [html.escape(str(entry["text"])), html.escape(str(entry["method"])), shown]
+        cells = [f"<td data-label='{head}'>{cell}</td>" for head, cell in zip(VALUE_HEADS[1:], cells, strict=True)]
+        rows.append(f"<tr><th scope='row'><code>{html.escape(address)}</code></th>{''.join(cells)}</tr>")
+    heads = "".join(f"<th scope='col'>{head}</th>" for head in VALUE_HEADS)
     return (
-        "<div class='scrolls' style='overflow-x:auto' tabindex='0'>"
-        f"<table class='table ledger'><caption>{html.escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
+        f"{search_box('values')}<div class='scrolls wide' tabindex='0'><table class='table values' id='values'>"
+        f"<caption>All {len(values):,} values of this run.</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _picture(run: Run) -> str:
-    """Return the landing page's picture: Figure 1 of the run, or a line when it does not exist."""
-    for captions in run.chapter_files("captions.json"):
-        figures = read_json(captions)["figures"]
-        path = captions.parent / "figures" / "figure_1.png"
-        if "figure_1" in figures and path.is_file():
-            return figure_html(path.read_bytes(), figures["figure_1"])
-    return "<p>Figure 1 is not available in this run.</p>"
+def search_box(table: str) -> str:
+    """Return a box that hides the rows of a table that do not contain what is typed."""
+    return (
+        f"<p><label for='find-{table}'>Show rows that contain</label> <input id='find-{table}' type='search' "
+        'oninput="const t=this.value.toLowerCase();'
+        f"document.querySelectorAll('#{table} tbody tr')"
+        '.forEach(r=>r.hidden=!r.textContent.toLowerCase().includes(t))"></p>'
+    )
+
+
+def tolerances_html(values: Mapping[str, Mapping[str, Any]], places: Mapping[str, tuple[str, str]]) -> str:
+    """Return the numbers by which another machine's run is compared with this one."""
+    rows, heads = [], ("this run", "what may differ elsewhere", "shown in")
+    for address, kind in EXPECTED.items():
+        entry = values.get(address, {"text": "not available in this run"})
+        number, place = places.get(f"table.{address.split('.')[0]}", ("", ""))
+        shown = f"<a href='{place}'>{number}</a>" if number else ""
+        cells = (html.escape(str(entry["text"])), html.escape(kind), shown)
+        tds = "".join(f"<td data-label='{head}'>{cell}</td>" for head, cell in zip(heads, cells, strict=True))
+        rows.append(f"<tr><th scope='row'><code>{address}</code></th>{tds}</tr>")
+    head = "".join(f"<th scope='col'>{text}</th>" for text in ("address", *heads))
+    return f"<div class='scrolls'><table class='table'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"

@@ -1,5 +1,6 @@
 """Executing chapters, collecting them, and the book: offline, complete, and honest in its first line."""
 
+import html
 import json
 import os
 import re
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from covid3d.report import book, claims, collect
@@ -126,7 +129,7 @@ def test_a_missing_chapter_is_one_line_that_says_why(run, tmp_path):
     shutil.copytree(CHECKOUT / "notebooks", run.root / "notebooks")
     book.stage(run, tmp_path / "staged")
     page = (tmp_path / "staged" / "notebooks" / "07_prognosis.md").read_text(encoding="utf-8")
-    assert page.startswith("**Simulated scans")
+    assert page.startswith('# 7 Prognosis\n\n<p class="origin"><strong>Simulated scans')
     assert "has not been run" in page
 
 
@@ -157,8 +160,8 @@ def test_the_page_on_own_scans_gets_the_table_of_refusals_and_no_word_on_the_run
             page.unlink()
     book.stage(run, tmp_path / "staged")
     assert "mixed_series" in (tmp_path / "staged" / "_generated" / "refusals.html").read_text(encoding="utf-8")
-    assert (tmp_path / "staged" / "own_scans.md").read_text(encoding="utf-8").startswith("# Your own scans")
-    assert (tmp_path / "staged" / "audit.md").read_text(encoding="utf-8").startswith("**Simulated scans")
+    assert "Simulated scans:" not in (tmp_path / "staged" / "own_scans.md").read_text(encoding="utf-8")
+    assert "Simulated scans" in (tmp_path / "staged" / "audit.md").read_text(encoding="utf-8")
 
 
 # --- the built book ---------------------------------------------------------------------------------------------------
@@ -172,19 +175,8 @@ def built(smoke_run) -> Path:
     return folder
 
 
-PAGES = [
-    "index",
-    "ledger",
-    "audit",
-    "own_scans",
-    "public_cohort",
-    "reading_room",
-    "simulator",
-    "spot",
-    "adding_a_model",
-    "choices",
-    *(f"notebooks/{name}" for name in CHAPTERS),
-]
+TOC = yaml.safe_load((CHECKOUT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -204,9 +196,40 @@ def test_every_value_of_the_smoke_run_is_served_to_the_ledger(smoke_run, built):
     assert claims.without_cell(table) == []
 
 
+LARGEST_PAGE = 3_000_000
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_opens_without_errors(built, browser, name):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+def test_a_page_weighs_at_most_3_mb_with_its_pictures(built, name):
+    path = built / f"{name}.html"
+    text = path.read_text(encoding="utf-8")
+    images = {(path.parent / source).resolve() for source in re.findall(r"<img[^>]*src=[\"']([^\"':]+)[\"']", text)}
+    assert path.stat().st_size + sum(image.stat().st_size for image in images) <= LARGEST_PAGE
+    assert "base64" not in text
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_of_a_page_lead_somewhere(built, name):
+    path = built / f"{name}.html"
+    ids = {path: set(re.findall(r"\bid=[\"']([^\"']+)", path.read_text(encoding="utf-8")))}
+    lost = []
+    for link in set(re.findall(r"<a [^>]*href=[\"']([^\"']*)[\"']", path.read_text(encoding="utf-8"))):
+        address, _, anchor = html.unescape(link).partition("#")
+        if re.match(r"[a-z]+:", address):
+            continue
+        target = (path.parent / address.partition("?")[0]).resolve() if address else path
+        if not target.is_file():
+            lost.append(link)
+        elif anchor and target.suffix == ".html":
+            known = ids.setdefault(target, set(re.findall(r"\bid=[\"']([^\"']+)", target.read_text(encoding="utf-8"))))
+            if anchor not in known:
+                lost.append(link)
+    assert lost == []
+
+
+def opened(browser, *, width: int = 1280, dark: bool = False):
+    """Return a new page of the browser, and the list of what it complains of."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -215,17 +238,69 @@ def test_a_page_opens_without_errors(built, browser, name):
         "request",
         lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else complaints.append(request.url),
     )
-    page.goto((built / f"{name}.html").as_uri())
-    page.wait_for_load_state("load")
-    first = page.locator("article").first.inner_text().strip().splitlines()[0]
-    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    broken = page.evaluate("[...document.images].filter(image => !image.complete || image.naturalWidth === 0).length")
-    page.close()
+    if dark:
+        page.add_init_script("localStorage.setItem('mode', 'dark'); localStorage.setItem('theme', 'dark')")
+    return page, complaints
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_opens_without_errors_on_every_screen(built, browser, name):
+    """Wide and narrow, light and dark: no error or request, no broken image, nothing cut, no serious finding of axe."""
+    for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
+        page, complaints = opened(browser, width=width, dark=dark)
+        page.goto((built / f"{name}.html").as_uri())
+        page.wait_for_load_state("load")
+        page.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
+        page.wait_for_function("[...document.images].every(image => image.complete)")
+        assert page.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
+        first = page.locator("article").first.inner_text().strip().splitlines()[:4]
+        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        broken = page.evaluate("[...document.images].filter(image => image.naturalWidth === 0).length")
+        page.evaluate("document.querySelectorAll('tbody tr:nth-child(n+40)').forEach(row => row.remove())")  # all alike
+        serious = [
+            (found["id"], found["impact"], [node["html"][:120] for node in found["nodes"][:3]])
+            for found in Axe()
+            .run(page, options={"preload": False, "resultTypes": ["violations"]})
+            .response["violations"]
+            if found["impact"] in ("serious", "critical")
+        ]
+        page.close()
+        assert complaints == []
+        assert (wide <= 0, broken) == (True, 0)
+        assert serious == [], (width, dark)
+        if name.startswith("notebooks") or name in ("index", "ledger"):
+            assert any(line.startswith("Simulated scans") for line in first)
+
+
+@pytest.mark.parametrize(
+    ("words", "page"), [("Grad-CAM", "04_external_tests"), ("Kaplan-Meier", "07_prognosis"), ("C097", "ledger")]
+)
+def test_search_finds_the_words_of_the_field(built, browser, words, page):
+    window, complaints = opened(browser)
+    window.goto(f"{(built / 'search.html').as_uri()}?q={words}")
+    window.wait_for_selector("#search-results li, .search-summary:not(:empty)")
+    window.wait_for_timeout(1500)
+    found = window.evaluate("[...document.querySelectorAll('#search-results li a')].map(link => link.href)")
+    window.close()
+    assert any(page in link for link in found), found
     assert complaints == []
-    assert wide <= 0
-    assert broken == 0
-    if name.startswith("notebooks") or name in ("index", "ledger"):
-        assert first.startswith("Simulated scans")
+
+
+def test_there_is_one_search_box(built, browser):
+    page, _ = opened(browser)
+    page.goto((built / "index.html").as_uri())
+    boxes = page.locator(".search-button:visible, .search-button-field:visible, input[type=search]:visible").count()
+    page.close()
+    assert boxes == 1
+
+
+def test_a_narrow_table_shows_each_cell_beside_its_column(built, browser):
+    page, _ = opened(browser, width=390)
+    page.goto((built / "checklists.html").as_uri())
+    cell = page.locator("td[data-label='section']").first
+    assert "section" in page.evaluate("cell => getComputedStyle(cell, '::before').content", cell.element_handle())
+    assert page.locator(".scrolls thead").first.bounding_box()["x"] < 0
+    page.close()
 
 
 def test_all_chapters_are_reached_from_the_landing_page(built, browser):

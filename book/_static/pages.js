@@ -1,0 +1,29 @@
+// From a file, a page may not fetch others: search then shows titles without excerpts.
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+}
+
+function openTarget() { // a link to something folded opens it
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const folded = target && target.closest("details");
+  if (folded) folded.open = true;
+}
+
+window.addEventListener("hashchange", openTarget);
+document.addEventListener("DOMContentLoaded", () => {
+  openTarget();
+  // Tables of the text become cards on a phone, as those of a run do.
+  document.querySelectorAll(".bd-article table.table").forEach((table) => {
+    if (table.closest(".scrolls, .cell_output")) return;
+    table.parentElement.classList.add("scrolls");
+    const heads = [...table.querySelectorAll("thead th")].map((head) => head.innerText.trim());
+    table.querySelectorAll("tbody tr").forEach((row) => {
+      [...row.cells].forEach((cell, place) => heads[place] && cell.setAttribute("data-label", heads[place]));
+    });
+  });
+  document.querySelectorAll("table.dataframe").forEach((table) => table.setAttribute("tabindex", "0")); // it scrolls
+  // What is read aloud begins with what is written on a button.
+  document.querySelectorAll("button[aria-label]").forEach((button) => {
+    if (button.innerText.trim()) button.removeAttribute("aria-label");
+  });
+});
