@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import campaigns
-from covid3d.chapters.measured import NOT_REACHED, REACHED
+from covid3d.chapters.measured import REACHED
 from covid3d.commands import pipeline
+from covid3d.report.landing import judged
 from covid3d.run.files import cpu_count, read_json
 from covid3d.run.profile import Run, open_run
 
@@ -19,7 +20,7 @@ NAME, SEEDS = "seeds", (1, 2, 3)
 MADE_BY = ("covid3d.chapters.prognosis", "covid3d.chapters.trajectories", "covid3d.phantom.build", __file__)
 BESIDE = ("internal.mean_of_the_folds.auc", "table_1.covid3d.auc_at_b", "table_1.covid3d.auc_at_c")
 """Numbers that no bar asks for, kept beside the bars."""
-VERDICTS, ASKED = ("reached", "verdict"), ("asks", "asked")
+ASKED = ("asks", "asked")
 
 
 def run_of(seed: int, profile: str = "standard") -> Run:
@@ -36,17 +37,14 @@ def measure(seed: int, profile: str = "standard", cores: int | None = None) -> p
 
 
 def bars_of(values: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Return every number of a run that a bar was set for: address, asks, value, low, high, reached (1 or 0); then `BESIDE`.
-
-    A bar is a row of a table that says what was found and whether that is reached, in any chapter.
-    """
+    """Return every number of a run that a bar was set for: address, asks, value, low, high, reached (1 or 0); then `BESIDE`."""
     rows = []
-    for address, said in values.items():
-        stem, _, last = address.rpartition(".")
-        found = values.get(f"{stem}.found")
-        if last in VERDICTS and said["text"] in (REACHED, NOT_REACHED) and found and found["value"] is not None:
-            asks = next((values[f"{stem}.{word}"]["text"] for word in ASKED if f"{stem}.{word}" in values), "")
-            rows.append((stem, asks, found["value"], found["low"], found["high"], int(said["text"] == REACHED)))
+    for row, said in judged(values).items():
+        if values.get(f"{row}.found", {}).get("value") is None:
+            continue
+        asks = next((values[f"{row}.{word}"]["text"] for word in ASKED if f"{row}.{word}" in values), "")
+        found = (values[f"{row}.found"][part] for part in ("value", "low", "high"))
+        rows.append((row, asks, *found, int(said["text"] == REACHED)))
     rows += [(name, "", *(values[name][part] for part in ("value", "low", "high")), None) for name in BESIDE]
     return pd.DataFrame(rows, columns=["address", "asks", "value", "low", "high", "reached"])
 

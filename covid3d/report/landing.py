@@ -131,15 +131,25 @@ def picture_html(run: Run, values: Values, folder: Path) -> str:
     )
 
 
+def judged(values: Values) -> dict[str, Mapping[str, Any]]:
+    """Return the bars of a run: the entry that says whether it is reached, by the address of its row."""
+    found = {}
+    for address, entry in values.items():
+        row, _, column = address.rpartition(".")
+        if column in ("reached", "verdict") and entry["text"] in VERDICTS:
+            found[row] = entry
+    return found
+
+
 def bars(values: Values, simulator: bool) -> dict[str, list[str]]:
-    """Return by verdict the addresses of a run's bars: what it shows that reads "reached" or "not reached".
+    """Return the addresses of a run's bars by verdict.
 
     simulator: those of chapter 9, which judge the simulated scans; else those of the network, its maps and its scores.
     """
     found: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
-    for address, entry in values.items():
-        if entry["value"] in VERDICTS and "seed" not in address and (entry["chapter"] == "09") == simulator:
-            found[str(entry["value"])].append(address)
+    for row, entry in judged(values).items():
+        if (entry["chapter"] == "09") == simulator:
+            found[entry["text"]].append(row)
     return found
 
 
@@ -155,7 +165,7 @@ def _lists(found: Mapping[str, list[str]], places: Mapping[str, tuple[str, str]]
         tables: dict[str, list[str]] = {}
         for address in addresses:
             table, *words = address.split(".")
-            name = " ".join(words[:-1] or [table]).replace("_", " ")
+            name = " ".join(words or [table]).replace("_", " ")
             name = name.replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
             tables.setdefault(table, []).append(name)
         said = "; ".join(f"{', '.join(names)}{_link(table, places)}" for table, names in tables.items()) or "nothing"

@@ -149,13 +149,13 @@ def test_the_first_picture_has_the_printed_values_with_the_interval_of_their_cou
 def test_what_was_reached_and_what_was_not_is_listed_by_name():
     values = {
         "bars.skill.reached": entry("not reached"),
-        "lesion_ratios.bar": entry("reached"),
+        "s_follows_burden.verdict": entry("reached"),
         "trust.course.verdict": entry("reached", chapter="09"),
-        "learnability.skill.seed_1": entry("reached", chapter="09"),
+        "bars_of_seeds.skill.reached": entry("2 of 3", chapter="09"),
     }
     page = landing.bars_html(values, {"table.bars": ("Table 3.2", "notebooks/03.html#table-bars")})
     assert "Not reached (1):</strong> skill (<a href='notebooks/03.html#table-bars'>Table 3.2</a>)." in page
-    assert "Reached (1):</strong> lesion ratios." in page
+    assert "Reached (1):</strong> s follows burden." in page
     assert "<details><summary>The simulator's own bars</summary>" in page and "course" in page
     assert page.index("Not reached (1)") < page.index("Reached (1)")
 
