@@ -140,9 +140,14 @@ def entry_of(value: Any, unit: str = "") -> dict[str, Any]:
         "low": plain(estimate.low),
         "high": plain(estimate.high),
         "unit": estimate.unit,
-        "text": str(estimate),
+        "text": ordinal(estimate),
         "method": estimate.method,
     }
+
+
+def ordinal(found: Estimate) -> str:
+    """Return a number as prose prints it; the unit "day" counts days of a course: "day 13"."""
+    return f"day {number(found.value, 'day')}" if found.known and found.unit == "day" else str(found)
 
 
 def slug(*words: object) -> str:
@@ -256,7 +261,7 @@ def render(figure: Figure, suffix: str) -> bytes:
 def _cell(value: Any, column: object, whole: bool) -> str:
     """Return a cell of a table: short, since its column says what it is; missing numbers are empty."""
     if isinstance(value, Estimate):
-        return _estimate(value)
+        return _estimate(value, str(column))
     value = plain(value)
     if value is None:
         return ""
@@ -265,13 +270,21 @@ def _cell(value: Any, column: object, whole: bool) -> str:
     return number(value, "p" if is_p(column) else "") if isinstance(value, (bool, int, float)) else str(value)
 
 
-def _estimate(value: Estimate) -> str:
-    """Return an estimate for a cell: "0.882 (0.737–0.953)"; limits below 0 take "to", for a dash would read as a sign."""
-    if not value.known or not value.has_limits:
+def _estimate(value: Estimate, column: str) -> str:
+    """Return an estimate for a cell: "58.5 % (45.1–70.7)"; limits below 0 take "to", for a dash would read as a sign.
+
+    The unit stands in the cell where the column does not name it; p and logit need none.
+    """
+    if not value.known:
         return value.short()
-    low, high = number(value.low, value.unit), number(value.high, value.unit)
-    joined = f"{low} to {high}" if value.low < 0 else f"{low}–{high}"
-    return f"{number(value.value, value.unit)} ({joined})" + (f" ({value.remark})" if value.remark else "")
+    if value.unit == "day":
+        return ordinal(value)
+    unit = "" if value.unit in ("", "p", "logit") or value.unit in column else f" {value.unit}"
+    found = f"{number(value.value, value.unit)}{unit}"
+    if value.has_limits:
+        low, high = number(value.low, value.unit), number(value.high, value.unit)
+        found += f" ({low} to {high})" if value.low < 0 else f" ({low}–{high})"
+    return found + (f" ({value.remark})" if value.remark else "")
 
 
 def _is_whole(column: pd.Series) -> bool:

@@ -102,6 +102,8 @@ def published(claim: Row) -> str:
     value = "" if claim["value"] == "-" else claim["value"]
     if claim["unit"] == "p":
         return f"p = {value}"
+    if claim["unit"] == "day":
+        return f"day {value}"
     unit = "" if claim["unit"] in ("-", "date") or not value else f" {claim['unit']}"
     return f"{value}{unit}"
 
