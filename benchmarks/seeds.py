@@ -12,7 +12,7 @@ import pandas as pd
 from benchmarks import campaigns
 from covid3d.chapters.measured import REACHED
 from covid3d.commands import pipeline
-from covid3d.report.landing import judged
+from covid3d.report.landing import ASKED, judged
 from covid3d.run.files import cpu_count, read_json
 from covid3d.run.profile import Run, open_run
 
@@ -20,7 +20,6 @@ NAME, SEEDS = "seeds", (1, 2, 3)
 MADE_BY = ("covid3d.chapters.prognosis", "covid3d.chapters.trajectories", "covid3d.phantom.build", __file__)
 BESIDE = ("internal.mean_of_the_folds.auc", "table_1.covid3d.auc_at_b", "table_1.covid3d.auc_at_c")
 """Numbers that no bar asks for, kept beside the bars."""
-ASKED = ("asks", "asked")
 
 
 def run_of(seed: int, profile: str = "standard") -> Run:

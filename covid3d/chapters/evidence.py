@@ -347,8 +347,8 @@ class Evidence:
             for one in (self.ratio(MAP, 1), found[1])
         ]
         numbers = (
-            f"in COVID+ scans diseased lung holds {shares[1]} as much of the red of the occlusion picture as its volume "
-            f"would by chance, and {shares[0]} as much of the red of the activation map"
+            f"in COVID+ scans diseased lung has {shares[1]} its share of the lung in the red of the occlusion picture, "
+            f"and {shares[0]} its share of the lung in the red of the activation map"
         )
         decides = "the network decides by the disease" if held[3] else "too little to say that disease decides"
         return {

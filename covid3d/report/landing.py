@@ -36,6 +36,8 @@ BEST = {
 AUCS = {"C095": "CV mean, pooled A", "C064": "3D B", "C066": "3D C", "C060": "2D B", "C062": "2D C"}
 """Rows of `audit.printed_aucs` that hold the interval of a claim's printed AUC."""
 VERDICTS = ("reached", "not reached")
+ASKED = ("asks", "asked")
+"""What a table of bars calls the column that says what was asked."""
 
 
 def comparison(values: Values) -> list[dict[str, Any]]:
@@ -155,11 +157,11 @@ def bars(values: Values, simulator: bool) -> dict[str, list[str]]:
 
 def bars_html(values: Values, places: Mapping[str, tuple[str, str]]) -> str:
     """Return the lists of what was not reached and what was, by name, each linked to its table; the simulator's folded."""
-    network, simulator = (_lists(bars(values, which), places) for which in (False, True))
+    network, simulator = (_lists(values, bars(values, which), places) for which in (False, True))
     return f"{network}<details><summary>The simulator's own bars</summary>{simulator}</details>"
 
 
-def _lists(found: Mapping[str, list[str]], places: Mapping[str, tuple[str, str]]) -> str:
+def _lists(values: Values, found: Mapping[str, list[str]], places: Mapping[str, tuple[str, str]]) -> str:
     parts = []
     for verdict, addresses in found.items():
         tables: dict[str, list[str]] = {}
@@ -167,7 +169,8 @@ def _lists(found: Mapping[str, list[str]], places: Mapping[str, tuple[str, str]]
             table, *words = address.split(".")
             name = " ".join(words or [table]).replace("_", " ")
             name = name.replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
-            tables.setdefault(table, []).append(name)
+            asks = next((values[f"{address}.{word}"]["text"] for word in ASKED if f"{address}.{word}" in values), "")
+            tables.setdefault(table, []).append(f"{name} ({html.escape(asks)})" if asks else name)
         said = "; ".join(f"{', '.join(names)}{_link(table, places)}" for table, names in tables.items()) or "nothing"
         parts.append(f"<p><strong>{verdict.capitalize()} ({len(addresses)}):</strong> {said}.</p>")
     return "".join(reversed(parts))
