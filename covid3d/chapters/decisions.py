@@ -130,7 +130,8 @@ class Decisions:
                 row: dict[str, Any] = {"rule": rule, "hospital": hospital}
                 for name, label in (("sensitivity", 1), ("specificity", 0)):
                     k, n = _right(part, label)
-                    row |= {name: wilson(k, n), f"{name}, cases": f"{k} of {n}"}
+                    found = wilson(k, n)
+                    row |= {name: found.noted("nominal") if hospital == "A" else found, f"{name}, cases": f"{k} of {n}"}
                 rows.append(row)
         return pd.DataFrame(rows).set_index(["rule", "hospital"])
 
@@ -167,6 +168,9 @@ class Decisions:
                     make(part["label"], part[name]) if known else Estimate.missing("no recalibration on A")
                     for make in (calibration.calibration_intercept, _slope, calibration.brier)
                 ]
+                found = [
+                    one.noted("nominal") if hospital == "A" else one for one in found
+                ]  # folds share their patients
                 rows.append((hospital, name, len(part), *found, share * (1 - share)))
         columns = ["hospital", "scores", "patients", "intercept", "slope", "Brier", "Brier of the share"]
         return pd.DataFrame(rows, columns=columns).set_index(["hospital", "scores"])

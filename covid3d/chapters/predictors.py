@@ -176,16 +176,22 @@ def ranking(verdicts: Mapping[str, str]) -> dict[str, str]:
 def bars(side: pd.DataFrame) -> pd.DataFrame:
     """Return the bars of the protocol: what each asks, what was found, and whether it is reached.
 
-    side: a row for each of `NAMES`, with the columns "AUC" and "permutation p", Estimates.
+    side: a row for each of `NAMES`, with the columns "AUC", "hazard ratio" and "permutation p", Estimates.
     """
     wanted = side.loc[[NAMES[name] for name in BARRED]]
     two, one, opaque, chance = wanted["AUC"].tolist()
-    p = wanted["permutation p"].tolist()[BARRED.index("opacity_pair")]
+    p, ratio = (wanted[column].tolist()[BARRED.index("opacity_pair")] for column in ("permutation p", "hazard ratio"))
+    chance = chance if chance.has_limits or not chance.known else Estimate.missing("no interval")
     rows = [
         ("network, two scans", f"AUC at least {LEAST_AUC:.2f}", two, two.value >= LEAST_AUC),
         ("network, one scan", "AUC below that of two", one, one.value < two.value),
         ("opacity, two scans", f"AUC at least {LEAST_OPACITY:.2f}", opaque, opaque.value >= LEAST_OPACITY),
-        ("log-rank, opacity of two scans", "p by permutation below 0.05", p, p.value < 0.05),
+        (
+            "log-rank, opacity of two scans",
+            "p by permutation below 0.05, high risk leaves later",
+            p,
+            p.value < 0.05 and ratio.value < 1,
+        ),
         ("age and sex", "the interval of the AUC holds 0.5", chance, chance.low <= 0.5 <= chance.high),
     ]
     found = [(name, asks, value, judged(value, holds)) for name, asks, value, holds in rows]

@@ -201,7 +201,7 @@ class Prognosis:
             row = {
                 "predictor": NAMES[name],
                 "cut-offs": cut.cuts,
-                "leave later": "low scores" if cut.z > 0 else "high scores",
+                "leave later": cut.later,
             }
             row |= {"chi-square": cut.chi_square, "uncorrected p": cut.uncorrected}
             rows.append(row | {"permutation p": p.noted(risk.NEAR) if name in VARIANTS else p})
@@ -232,7 +232,7 @@ class Prognosis:
 
     def side_by_side(self) -> pd.DataFrame:
         """Return AUC, C-index, hazard ratio, log-rank p and its own permutation p of every predictor, one row each."""
-        table = self._separation[["patients", "AUC", "C-index", "hazard ratio", "log-rank p"]]
+        table = self._separation[["patients", "high risk", "AUC", "C-index", "hazard ratio", "log-rank p"]]
         found = {NAMES[name]: self._permutation_p(name) for name in self.predictors}
         return table.assign(**{"permutation p": pd.Series(found, dtype=object)})
 
@@ -338,13 +338,11 @@ class Prognosis:
     def reader_groups(self) -> pd.DataFrame:
         """Return the readers' calls on the test set: reader_id, task (stay_single | stay_pair), columns of `pairs`, high, logit.
 
-        Empty without a reader study. `logit` is the call, so that tied calls count half in a C-index.
+        Empty without a reader study; see `stay_readers.scored`.
         """
         if self.calls.empty:
             return self.test.head(0).assign(reader_id="", task="", high=NAN, logit=NAN)
-        calls = self.calls.loc[self.calls["task"].isin(TASKS), ["reader_id", "task", "scan_id", "call"]]
-        call = calls["call"].astype(float)
-        return calls.assign(high=call, logit=call).merge(self.test, on="scan_id")
+        return stay_readers.scored(self.calls[self.calls["task"].isin(TASKS)]).merge(self.test, on="scan_id")
 
     def readers(self) -> pd.DataFrame:
         """Return `stay_readers.separation`: each reader's groups, and COVID3D's lead from as many scans."""

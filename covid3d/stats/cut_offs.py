@@ -21,6 +21,11 @@ class BestCut(NamedTuple):
     cuts: int
 
     @property
+    def later(self) -> str:
+        """Which scores leave later."""
+        return ("low scores" if self.z > 0 else "high scores") if self.cuts else "not known"
+
+    @property
     def uncorrected(self) -> Estimate:
         """The chi-square p, as if the cut-off had been the only one."""
         return p_value(float(chi2.sf(self.chi_square, 1)), "nominal") if self.cuts else Estimate.missing("no cut-off")
@@ -32,8 +37,8 @@ def best_cut(scores: Floats, days: Floats, events: Floats) -> BestCut:
     A cut-off leaves LEAST of the patients or more on either side (Lausen & Schumacher, Biometrics 1992).
     """
     groups = _groups(scores)
-    if not len(groups):
-        return BestCut(0.0, 0.0, 0)
+    if not len(groups) or not np.isfinite(scores).all():
+        return BestCut(NAN, NAN, 0)
     found = survival.log_rank_statistics(days, events, groups)
     z = survival.log_rank(days, events, groups[found.argmax()]).z
     return BestCut(float(found.max()), z, len(groups))

@@ -97,7 +97,9 @@ def chances(table: pd.DataFrame, days: Sequence[int]) -> tuple[Floats, Floats]:
             centre, scale = score[~held].mean(), score[~held].std()
             rows = pd.DataFrame({"score": (score - centre) / scale, "time": time, "event": event})
             fitter = CoxPHFitter(penalizer=PENALTY).fit(rows[~held], "time", "event")
-            cox[held] = fitter.predict_survival_function(rows.loc[held, ["score"]], times=list(days)).to_numpy().T
+            base = fitter.baseline_cumulative_hazard_.iloc[:, 0]  # lifelines would draw lines between its steps
+            steps = np.append(0.0, base)[np.searchsorted(base.index, days, side="right")]
+            cox[held] = np.exp(-np.outer(fitter.predict_partial_hazard(rows.loc[held, ["score"]]), steps))
     return cox, alone
 
 

@@ -172,7 +172,7 @@ def permuted_gain(
         pairs = (usable[np.ix_(order, order)] for order in orders)
         gains = np.array([_gain(*three) for three in zip(pairs, first, second, strict=True)])
         refitted = survival.permuted(_two_sided(gains[0], gains[1:]))
-        placed = refitted if own is None else survival.permuted(_two_sided(_gain(usable, *own), gains[1:])).noted(NEAR)
+        placed = refitted if own is None else survival.permuted(_placed(usable, own, gains[1:])).noted(NEAR)
         rows.append((placed, float(gains[0]), refitted))
     return pd.DataFrame(rows, columns=columns, index=pd.Index(MEASURES, name="measure"))
 
@@ -180,6 +180,11 @@ def permuted_gain(
 def _gain(usable: Floats, first: Floats, second: Floats) -> float:
     """Return the share of usable pairs that the first logits (N,) order rightly, minus that of the second."""
     return float((usable * (_above(first) - _above(second))).sum() / usable.sum())
+
+
+def _placed(usable: Floats, own: Sequence[Floats], null: Floats) -> float:
+    """Return the p of the networks' own gain among null gains; NaN where one of them has not scored everybody."""
+    return _two_sided(_gain(usable, *own), null) if np.isfinite(np.asarray(own)).all() else NAN
 
 
 def _two_sided(gain: float, null: Floats) -> float:

@@ -1,7 +1,7 @@
 """What readers called of the stay, from one scan and from two; tables in, tables out.
 
 Groups of readers have the columns of `covid3d.stats.risk`, and reader_id and task (stay_single | stay_pair); a call is the group
-(high) and the score (logit).
+(high), and the score (logit) is the confidence with the call's sign, or the call.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,20 @@ from covid3d.stats.estimate import Estimate
 from covid3d.stats.proportions import mcnemar_exact, paired_difference
 
 LONG_STAY = 9.0
+
+
+def scored(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return reader_id, task, scan_id, high and logit of the rows of a reader study (call, confidence).
+
+    A network's score is graded, so a reader's is too: the confidence with the sign of the call. A reader who did not always
+    give one is ranked by calls, of which tied ones count half in a C-index.
+    """
+    call, confidence = (
+        calls[name].astype("Float64").to_numpy(float, na_value=np.nan) for name in ("call", "confidence")
+    )
+    table = calls[["reader_id", "task", "scan_id"]].assign(high=call, logit=(2 * call - 1) * confidence)
+    graded = table["logit"].notna().groupby([table["reader_id"], table["task"]]).transform("all")
+    return table.assign(logit=table["logit"].where(graded, table["high"]))
 
 
 def separation(

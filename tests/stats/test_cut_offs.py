@@ -27,3 +27,10 @@ def test_the_p_of_the_best_cut_off_keeps_its_level_where_the_uncorrected_one_doe
         found = cut_offs.permuted(np.tile(score, (100, 1)), orders, days, events, score)
         rejected += found.p <= 0.05, cut_offs.best_cut(score, days, events).uncorrected.value <= 0.05
     assert rejected[0] <= 8 < 12 <= rejected[1]
+
+
+def test_scores_that_are_missing_or_all_equal_have_no_best_cut_off():
+    days, events = np.arange(1.0, 21), np.ones(20)
+    for scores in (np.where(np.arange(20) < 5, np.nan, days), np.zeros(20)):
+        cut = cut_offs.best_cut(scores, days, events)
+        assert np.isnan(cut.chi_square) and cut.later == "not known" and not cut.uncorrected.known
