@@ -22,6 +22,7 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   });
   document.querySelectorAll("table.dataframe").forEach((table) => table.setAttribute("tabindex", "0")); // it scrolls
+  document.querySelectorAll(".citation-list[role=list]").forEach((list) => list.removeAttribute("role")); // has no items
   // What is read aloud begins with what is written on a button.
   document.querySelectorAll("button[aria-label]").forEach((button) => {
     if (button.innerText.trim()) button.removeAttribute("aria-label");

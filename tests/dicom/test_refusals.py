@@ -40,16 +40,16 @@ def raised():
 
 
 class Rows(HTMLParser):
-    """The cells of a table's body, row by row."""
+    """The cells of a table's body, row by row; the first is the row's heading."""
 
     def __init__(self):
         super().__init__()
-        self.rows, self.cell = [], False
+        self.rows, self.cell = [], False  # a column's heading has the scope "col"
 
     def handle_starttag(self, tag, attrs):
         if tag == "tr":
             self.rows.append([])
-        self.cell = tag == "td"
+        self.cell = tag == "td" or (tag == "th" and ("scope", "col") not in attrs)
         if self.cell:
             self.rows[-1].append("")
 
