@@ -186,7 +186,13 @@ def test_a_changed_comment_runs_nothing_again(changed, module):
 def test_a_changed_constant_in_fine_tuning_runs_only_what_depends_on_it(changed):
     jobs = changed("chapters/fine_tuning.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
     folds = {f"prognosis_{variant}_{fold}" for variant in ("single", "pair") for fold in ("00", "01")}
-    assert jobs == folds | {"05_reader_comparison", "07_prognosis", "08_claims", "collect", "book"}  # 5 shares its patients
+    assert jobs == folds | {
+        "05_reader_comparison",
+        "07_prognosis",
+        "08_claims",
+        "collect",
+        "book",
+    }  # 5 shares its patients
 
 
 def test_another_question_of_a_chapter_trains_nothing_again(changed):

@@ -99,7 +99,8 @@ def enter(page):
 def shown(page, place):
     """Wait until the case is drawn; return the words of the screen."""
     words = "document.querySelector('.reading-room')?.textContent"
-    ready = f"(place) => {words}?.includes(place) && !{words}.includes('loading')"
+    quiet = "document.querySelector('.reading-room .said')?.textContent === ''"  # nothing is being read, sent or saved
+    ready = f"(place) => {words}?.includes(place) && {quiet}"
     page.wait_for_function(ready, arg=place)
     return page.locator(".reading-room").inner_text()
 
