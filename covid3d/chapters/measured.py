@@ -87,13 +87,11 @@ def _seeds(table: pd.DataFrame) -> pd.DataFrame:
     words = table["address"].str.rpartition(".")[2].where(table["reached"].notna(), table["address"])
     shown = table.assign(bar=words.str.replace(r"[._]", " ", regex=True), seed=table["seed"].map("seed {}".format))
     shown["found"] = _estimates(shown, "value", "low", "high")
-    keys = ["bar", "asks"]
-    wide = shown.fillna({"asks": ""}).pivot_table(
-        index=keys, columns="seed", values="found", aggfunc="first", sort=False
-    )
+    wide = shown.pivot_table(index="bar", columns="seed", values="found", aggfunc="first", sort=False)
+    wide.insert(0, "asks", shown.groupby("bar")["asks"].first())
     judged = shown.dropna(subset=["reached"]).groupby("bar", sort=False)["reached"].agg(["sum", "size"])
     held = (judged["sum"].astype(int).astype(str) + " of " + judged["size"].astype(str)).rename("reached")
-    return wide.reset_index().merge(held, on="bar", how="left").set_index("bar")
+    return wide.join(held).fillna({"asks": "", "reached": ""})
 
 
 def _scaling(table: pd.DataFrame) -> pd.DataFrame:
