@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy import integrate, stats
 
 from covid3d.chapters import results, scored
+from covid3d.chapters.measured import NOT_REACHED, REACHED
 from covid3d.cohort.folds import require_certificate
 from covid3d.figures import cross_validation as draw
 from covid3d.run import campaigns, steps
@@ -33,7 +34,7 @@ FLAT_WITHIN = 0.02
 LEAST_LOWER, LEAST_MEAN, LEAST_SKILL = 0.75, 0.85, 0.8
 MEAN_AUC = "internal.mean_of_the_folds.auc"
 """The address of the chapter's own result in what other seeds found."""
-REACHED, NOT_REACHED, NOT_JUDGED = "reached", "not reached", "nothing to compare with"
+NOT_JUDGED = "nothing to compare with"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,19 @@
 """The figures of the audit: what printed numbers can be; tables of `report.audit` and `report.findings` in, a Figure out."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from covid3d.figures.style import BLUE, GREEN, GREY, ORANGE, RED, canvas, tidy
+
+
+def _name_rows(here: Axes, names: Sequence[str]) -> None:
+    """Write the names of rows, the first on top."""
+    here.set(yticks=range(len(names)), yticklabels=names)
+    here.invert_yaxis()
 
 
 def shares(cells: pd.DataFrame) -> Figure:
@@ -17,8 +26,8 @@ def shares(cells: pd.DataFrame) -> Figure:
         colour, mark = (BLUE, "o") if cell["attainable"] else (RED, "X")
         here.plot(cell["percent"], row, mark, color=colour, markersize=8)
     names = [f"{cell['reader']} {cell['hospital']}, {cell['measure']}" for cell in cells.to_dict("records")]
-    here.set(yticks=range(len(names)), yticklabels=names, xlim=(55, 102))
-    here.invert_yaxis()
+    _name_rows(here, names)
+    here.set(xlim=(55, 102))
     tidy(here, "per cent; ticks: every k of n, circle: fits, cross: no count prints so")
     return figure
 
@@ -34,8 +43,8 @@ def bounds(aucs: pd.DataFrame) -> Figure:
         here.plot(auc, row, "o", color="black", markersize=4)
     names = [f"{row['row']} ({row['positives']}/{row['negatives']})" for row in aucs.to_dict("records")]
     here.axvline(0.5, color=GREY, lw=0.8, ls=":")
-    here.set(yticks=range(len(names)), yticklabels=names, xlim=(0.4, 1))
-    here.invert_yaxis()
+    _name_rows(here, names)
+    here.set(xlim=(0.4, 1))
     tidy(here, "AUC; red: the printed bound, grey: 95 % sampling interval of so many cases")
     return figure
 
@@ -60,8 +69,7 @@ def readers(table: pd.DataFrame) -> Figure:
     rows = range(len(table))
     here.errorbar(table["difference"], rows, xerr=table["half width"], fmt="o", color=BLUE, capsize=3)
     here.axvline(0, color=GREY, lw=0.8)
-    here.set(yticks=list(rows), yticklabels=[" ".join(map(str, name)) for name in table.index])
-    here.invert_yaxis()
+    _name_rows(here, [" ".join(map(str, name)) for name in table.index])
     tidy(here, "points, reader minus COVID3D as printed; bars: 95 % of two independent shares")
     return figure
 

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from statsmodels.stats.proportion import proportion_confint
 
+from covid3d.chapters.measured import NOT_REACHED, REACHED
 from covid3d.figures.style import BLUE, GREY, RED, canvas, tidy
 from covid3d.report import audit
 from covid3d.report.banner import initialisation
@@ -35,7 +36,7 @@ BEST = {
 }
 AUCS = {"C095": "CV mean, pooled A", "C064": "3D B", "C066": "3D C", "C060": "2D B", "C062": "2D C"}
 """Rows of `audit.printed_aucs` that hold the interval of a claim's printed AUC."""
-VERDICTS = ("reached", "not reached")
+VERDICTS = (REACHED, NOT_REACHED)
 ASKED = ("asks", "asked")
 """What a table of bars calls the column that says what was asked."""
 
