@@ -1,9 +1,10 @@
 """The trunk that `standard` starts from: pretrained on simulated scans to say where, and how much, the lungs are ill.
 
 The patients are of another seed than any cohort and the class is never shown: the tasks are the share of each cell that is
-lesion and lung (layers `LAYERS`), and, from the pooled features, how much lies in each part of the lungs and in all.
+lesion and lung (layers `LAYERS`), and, from the pooled features, how much lies in each part of the lungs and in all, and how
+many separate opacities there are.
 
-`python -m benchmarks.pretrain` (about 25 min on 2 idle cores) writes covid3d/data/trunk.safetensors, and with `check` the
+`python -m benchmarks.pretrain` (about 45 min on 2 idle cores) writes covid3d/data/trunk.safetensors, and with `check` the
 first scans and one epoch only.
 """
 
@@ -30,11 +31,16 @@ from covid3d.phantom.course import appearance, draw_course
 from covid3d.run.files import cpu_count, parallel_map, progress, random_seed
 from covid3d.run.profile import TRUNK, Profile, load_profile
 
-SEED, SCANS, HELD_OUT, EPOCHS, RATE = 501, 1000, 100, 30, 0.005
+SEED, SCANS, HELD_OUT, EPOCHS, RATE = 501, 4000, 100, 16, 0.005
 LAYERS = ("Mixed_3c", "Mixed_4f")
 PARTS = (4, 2, 4)  # of the lungs' own extent along z, y, x
 RIM_VOXELS = 2.0  # in the plane, about 12 mm
 ILL_COUNTS = 20.0  # how much more a cell full of lesion counts than a healthy one
+ILL, SEPARATE_VOXELS = (
+    0.3,
+    (2, 10),
+)  # opacities are counted from this share of a voxel on, if they have more voxels than these
+GROUPS = (math.prod(PARTS) + 2, len(SEPARATE_VOXELS), 1)  # amounts, numbers, and the log of the whole burden
 Scan = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -80,6 +86,12 @@ def amounts(lesion: np.ndarray, lung: np.ndarray) -> np.ndarray:
     return np.sqrt(np.concatenate([sums.ravel(), sides]).clip(0) / total)
 
 
+def separate(lesion: np.ndarray) -> np.ndarray:
+    """Return roots of the numbers of separate opacities that have more voxels than `SEPARATE_VOXELS`: (2,)."""
+    sizes = np.bincount(ndimage.label(lesion > ILL)[0].ravel())[1:]
+    return np.sqrt([(sizes > voxels).sum() for voxels in SEPARATE_VOXELS])
+
+
 def mirrored(values: Tensor) -> Tensor:
     """Return amounts (N, 34) of scans flipped left-right."""
     parts, sides = values[:, :-2].reshape(-1, *PARTS).flip(3), values[:, -2:].flip(1)
@@ -108,7 +120,8 @@ class Tasks(nn.Module):
 def loss_of(model: Tasks, x: Tensor, masks: Tensor, wanted: Tensor) -> Tensor:
     """Return the loss of a batch; masks: shares (N, 2, z, y, x)."""
     dense, pooled = model(x)
-    loss = F.mse_loss(pooled[:, :-1], wanted[:, :-1]) + F.mse_loss(pooled[:, -1], wanted[:, -1])
+    parts = (pooled.split(GROUPS, dim=1), wanted.split(GROUPS, dim=1))
+    loss = torch.stack([F.mse_loss(*pair) for pair in zip(*parts, strict=True)]).sum()
     for logits in dense.values():
         share = F.adaptive_avg_pool3d(masks, logits.shape[2:])
         weight = 1 + ILL_COUNTS * share[:, :1]
@@ -123,7 +136,11 @@ def train(grids: np.ndarray, lesion: np.ndarray, lung: np.ndarray, profile: Prof
     where = np.stack([amounts(*pair) for pair in zip(lesion, lung, strict=True)])
     burden = np.log((where[:, :-2] ** 2).sum(1, keepdims=True) + 1e-3)
     fit, held = np.arange(len(grids) - HELD_OUT), np.arange(len(grids) - HELD_OUT, len(grids))
-    parts = [(where - where[fit].mean(0)) / where[fit].std(), (burden - burden[fit].mean()) / burden[fit].std()]
+    counts = np.stack([separate(scan) for scan in lesion])
+    parts = [
+        (known - known[fit].mean(0)) / scale
+        for known, scale in ((where, where[fit].std()), (counts, counts[fit].std(0)), (burden, burden[fit].std()))
+    ]
     wanted = torch.tensor(np.concatenate(parts, axis=1), dtype=torch.float32)
     size = torch.zeros(1, 1, *profile.model.grid)
     channels = {name: trunk.forward_features(size, stop=name).shape[1] for name in LAYERS}  # type: ignore[operator]
@@ -158,7 +175,8 @@ def _inputs(
     flip = torch.from_numpy(rng.random(len(batch)) < 0.5)
     x = torch.where(flip[:, None, None, None, None], x.flip(4), x).contiguous(memory_format=torch.channels_last_3d)
     shares = torch.where(flip[:, None, None, None, None], masks[batch].flip(4), masks[batch])
-    amount = torch.cat([mirrored(wanted[batch][:, :-1]), wanted[batch][:, -1:]], dim=1)
+    where, *rest = wanted[batch].split(GROUPS, dim=1)
+    amount = torch.cat([mirrored(where), *rest], dim=1)
     return x, shares, torch.where(flip[:, None], amount, wanted[batch])
 
 
@@ -188,7 +206,7 @@ def save(trunk: nn.Module, profile: Profile, path: Path = TRUNK) -> None:
         "commit": "none",
         "licence": "CC0-1.0",
         "source": f"python -m benchmarks.pretrain: {SCANS} simulated scans, seed {SEED}, {EPOCHS} epochs",
-        "task": "share of lesion and lung in each cell, share of each part of the lungs that is ill; never the class",
+        "task": "share of lesion and lung in each cell, share of each part of the lungs that is ill, number of opacities; never the class",
     }
     save_weights(path, trunk, metadata)
 
