@@ -206,7 +206,7 @@ def save(trunk: nn.Module, profile: Profile, path: Path = TRUNK) -> None:
         "commit": "none",
         "licence": "CC0-1.0",
         "source": f"python -m benchmarks.pretrain: {SCANS} simulated scans, seed {SEED}, {EPOCHS} epochs",
-        "task": "share of lesion and lung in each cell, share of each part of the lungs that is ill, number of opacities; never the class",
+        "task": "share of lesion and lung in each cell, of each part of the lungs that is ill, number of lesions, no class",
     }
     save_weights(path, trunk, metadata)
 

@@ -126,6 +126,12 @@ def _whole_course(table: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(columns={"n": "patients"}).set_index("quantity")
 
 
+def _evidence(table: pd.DataFrame) -> pd.DataFrame:
+    shown = table[["what", "patients", "asked"]].assign(found=_estimates(table, "value", "low", "high"))
+    shown["verdict"] = (table["reached"] == 1).map(verdict)
+    return shown[["what", "patients", "found", "asked", "verdict"]].set_index("what")
+
+
 def _prognosis(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["phase_visible", "predictor", "patients"]].rename(columns={"phase_visible": "phase visible"})
     shown["phase visible"] = shown["phase visible"].map("{:g}".format)
@@ -166,6 +172,7 @@ WORDS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "phantom_realism": _realism,
     "phantom_fairness": _fairness,
     "phantom_difficulty": _difficulty,
+    "phantom_evidence": _evidence,
     "seeds": _seeds,
     "scaling": _scaling,
     "null_world": _null_world,
@@ -189,6 +196,11 @@ CHECKS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
         "phantom_fairness",
         "the oracle, who knows the lesions, tells the class",
         lambda table: table.loc[_oracle(table), "verdict"] == REACHED,
+    ),
+    "evidence": (
+        "phantom_evidence",
+        "what a scan tells of the class grows with disease",
+        lambda table: table["reached"] == 1,
     ),
     "course": (
         "phantom_course",

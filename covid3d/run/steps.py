@@ -228,6 +228,7 @@ STEPS: dict[str, Step] = {
             "phantom_realism",
             "phantom_fairness",
             "phantom_difficulty",
+            "phantom_evidence",
             "seeds",
             "scaling",
             "null_world",

@@ -1,0 +1,104 @@
+"""Does the evidence of a simulated scan grow with disease? The perfect reader within the patients of other order forms.
+
+The bars are those of chapter 9, which has the few followed patients of a run; here there are enough of them to judge the world.
+
+`python -m benchmarks.phantom_evidence` (about 8 min on one core) writes benchmarks/results/phantom_evidence.csv.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import campaigns
+from benchmarks.null_world import order_form
+from covid3d.chapters.simulator import CLEAR, RANK, SILENT
+from covid3d.phantom import oracle, render
+from covid3d.phantom.build import pattern_labels
+from covid3d.phantom.cohort import controls
+from covid3d.phantom.course import appearance
+from covid3d.phantom.order_form import course_of
+from covid3d.run.files import cpu_count, parallel_map, random_seed
+from covid3d.run.profile import load_profile
+from covid3d.stats import auc
+from covid3d.stats.courses import rank_within
+from covid3d.stats.estimate import Estimate
+
+NAME, FORMS, CONTROLS = "phantom_evidence", range(21, 27), 40
+ORACLE_AT_A = (0.88, 0.96)
+MADE_BY = ("covid3d.phantom.build", "covid3d.stats.courses", "covid3d.stats.auc", __file__)
+
+
+def read_perfectly(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[int]]) -> dict[str, Any]:
+    """Return what the perfect reader says of a scan: patient_id, hospital, label, scan_index, burden, logit."""
+    name, age = str(scan["patient_id"]), None if pd.isna(scan["age"]) else float(scan["age"])
+    patient = render.make_patient(seed, name, str(scan["sex"]), age or 50, int(scan["pattern"]), str(scan["hospital"]))
+    course = course_of(courses, name, age, days[name])
+    since = scan["days_since_onset"]
+    since = course.onset_to_first + (0 if pd.isna(scan["day"]) else scan["day"]) if pd.isna(since) else since
+    rng = np.random.default_rng(random_seed(seed, scan["scan_id"], "disease"))
+    look = appearance(course, float(since), rng, phase_visible=load_profile("standard").phantom.phase_visible)
+    logit = oracle.oracle_logit(render.find_levels(patient, look).features)
+    known = {name: scan[name] for name in ("hospital", "label", "scan_index")}
+    return {"patient_id": f"{seed}-{name}", **known, "burden": look.burden, "logit": logit}
+
+
+def scans_of(number: int) -> pd.DataFrame:
+    """Return every scan of one order form, and the follow-ups of `CONTROLS` of its COVID- patients."""
+    form, courses = order_form(number)
+    limits = load_profile("standard").cohort.model_copy(update={"rescans": 0, "control_patients": CONTROLS})
+    table = pd.concat([form, controls(form, limits)], ignore_index=True)
+    table["pattern"] = table["patient_id"].map(pattern_labels(form, "effect", number))
+    days = {str(name): [int(day) for day in part.fillna(0)] for name, part in form.groupby("patient_id")["day"]}
+    work = partial(read_perfectly, seed=number, courses=courses, days=days)
+    rows = parallel_map(work, table.to_dict("records"), workers=cpu_count(), description=f"order form {number}")
+    return pd.DataFrame(list(rows))
+
+
+def judged(scans: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a bar: what, patients, value, low, high, asked, reached (1 | 0)."""
+    rows = []
+    for label, name, least in ((1, "COVID+", RANK), (0, "COVID-", -RANK)):
+        part = scans[scans["label"] == label]
+        found = rank_within(part, "logit", "burden")
+        asked = f"at least {RANK}" if label else f"at most -{RANK}"
+        rows.append(
+            (
+                f"rank correlation with burden, {name}",
+                found.patients,
+                found.estimate,
+                asked,
+                found.estimate.value / least >= 1,
+            )
+        )
+    for label, name in ((1, "COVID+"), (0, "COVID-")):
+        clear = scans[(scans["label"] == label) & (scans["burden"] < CLEAR)]
+        mean = Estimate(float(clear["logit"].mean()))
+        rows.append(
+            (
+                f"mean logit of a lung almost clear, {name}",
+                clear["patient_id"].nunique(),
+                mean,
+                f"within {SILENT} of 0",
+                abs(mean.value) <= SILENT,
+            )
+        )
+    first = scans[(scans["scan_index"] == 0) & (scans["hospital"] == "A")]
+    area = auc.auc(first["label"], first["logit"])
+    low, high = ORACLE_AT_A
+    rows.append(("AUC of first scans, hospital A", len(first), area, f"{low} to {high}", low <= area.value <= high))
+    columns = ["what", "patients", "found", "asked", "reached"]
+    table = pd.DataFrame(rows, columns=columns)
+    limits = [{"value": one.value, "low": one.low, "high": one.high} for one in table.pop("found")]
+    return table.join(pd.DataFrame(limits)).astype({"reached": int})
+
+
+def main() -> None:
+    """Read all forms and write the table."""
+    scans = pd.concat([scans_of(number) for number in FORMS], ignore_index=True)
+    print(campaigns.write(NAME, judged(scans), MADE_BY).to_string())
+
+
+if __name__ == "__main__":
+    main()
