@@ -235,6 +235,7 @@ STEPS: dict[str, Step] = {
             "null_smoke",
             "phantom_course",
             "phantom_prognosis",
+            "phantom_gain",
             "phantom_speed",
         ),
         files=("book/images/phantom_contact_sheet.jpg",),
