@@ -214,7 +214,7 @@ CHECKS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
     "gain": (
         "phantom_gain",
         "a second scan tells the network more of the stay, p below .05",
-        lambda table: (table["auc"] > 0)[table["predictor"].str.contains(" - ")] & (table["p"] < 0.05),
+        lambda table: ((table["auc"] > 0) & (table["p"] < 0.05))[table["predictor"].str.contains(" - ")],
     ),
     "course": (
         "phantom_course",
