@@ -6,7 +6,7 @@ or a `Table`, which sees columns. Both train on the same folds and are scored on
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +15,22 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from covid3d.cohort.intake import read_intake
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import scoring, training
+from covid3d.network.covid3d import Covid3D
 from covid3d.network.registry import parameter_count
 from covid3d.network.slices import spaced_slices
+from covid3d.network.start import fit_head_first
 from covid3d.network.tabular import TERM_COLUMNS, Linear, contributions, fit_linear
 from covid3d.network.training import Examples, Fit, Plan
 from covid3d.network.weights import load_weights, save_weights
 from covid3d.run.errors import ConfigError, Covid3DError, WeightsError, nearest
 from covid3d.run.files import random_seed, read_json, write_csv, write_json
-from covid3d.run.profile import Profile, Run
+from covid3d.run.profile import FromTrunk, Profile, Run
 from covid3d.stats.auc import auc_value, log_loss
 
 TASK = "task1"
@@ -136,7 +139,7 @@ class Network(Comparator):
     """A network from windowed grids (N, 1, z, y, x) in [-1, 1] to N logits.
 
     layer: the submodule whose cells carry the explanation, by its dotted name; prepare: changes the HU before windowing,
-    (N, z, y, x) in and out.
+    (N, z, y, x) in and out; head_first: see `go_on`.
     """
 
     row: str
@@ -145,6 +148,7 @@ class Network(Comparator):
     plan: Plan
     grid: tuple[int, int, int]
     prepare: Callable[[Cases], np.ndarray] = whole_grid
+    head_first: bool = False
 
     @classmethod
     def of(
@@ -164,9 +168,26 @@ class Network(Comparator):
         self, train: Cases, validation: Cases, *, seed: int, checkpoint: Path | None = None, device: str = "cpu"
     ) -> Fit:
         one, two = (Examples.of(part.facts, self._seen(part)) for part in (train, validation))
+        if self.head_first:
+            self._measure_batch_norm(one, device)
+            fit_head_first(self.net, one.grids, one.labels, self.plan.window, device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # for layers that draw, such as dropout; a fold that is resumed draws anew
             return training.fit(self.net, one, two, self.plan, checkpoint=checkpoint, device=device, seed=seed)
+
+    def go_on(self, plan: FromTrunk) -> None:
+        """Train from now on as Task 1 does from a pretrained trunk: its epochs, its rate, the head first, fixed batch norm.
+
+        What batch norm is fixed at is measured on the training scans as this network sees them: the trunk's own numbers are
+        of whole scans, and lungs alone would lie outside them (Li et al., arXiv:1603.04779).
+        """
+        self.plan, self.head_first = replace(self.plan, **plan.model_dump()), True
+
+    def _measure_batch_norm(self, examples: Examples, device: str) -> None:
+        """Set the mean and variance of every BatchNorm to those of these examples, windowed, and nothing else."""
+        starts = range(0, len(examples), self.plan.batch_size)
+        parts = (examples.grids[start : start + self.plan.batch_size] for start in starts)
+        update_bn((scoring.to_input(part, self.plan.window, device) for part in parts), scoring.place(self.net, device))
 
     def score(self, cases: Cases, *, device: str = "cpu") -> np.ndarray:
         return scoring.score(self.net, self._seen(cases), [self.plan.window], device=device)[:, 0]
@@ -305,13 +326,19 @@ def train_fold(
     held_out, seed = Cases.of(run, validation), fold_seed(run, name, fold)
     device = scoring.pick_device(run.device)
     result = model.fit(Cases.of(run, train), held_out, seed=seed, checkpoint=checkpoint, device=device)
-    model.save(folder, training.weights_metadata(run, name))
+    metadata = training.weights_metadata(run, name)
+    model.save(folder, metadata | ({"starts_from": training.starts_from(run)} if is_covid3d(model) else {}))
     write_csv(folder / "history.csv", result.history)
     rows = [
         scoring.prediction_rows(TASK, name, fold, epoch, validation, "validation", "nominal", logits)
         for epoch, logits in enumerate(result.epoch_logits, start=1)
     ]
     write_csv(folder / "predictions.csv", pd.concat(rows, ignore_index=True))
+
+
+def is_covid3d(model: Comparator) -> bool:
+    """True for COVID3D, whatever it is shown: it starts where the run's own folds start."""
+    return isinstance(model, Network) and isinstance(model.net, Covid3D)
 
 
 def fold_seed(run: Run, name: str, fold: int) -> int:

@@ -25,6 +25,7 @@ def _network(profile: Profile, kind: str, net: nn.Module) -> Network:
     settings = profile.slices
     start = "ImageNet weights" if settings.pretrained else "from scratch"
     backbone = settings.backbone.replace("resnet", "ResNet-")
-    row = f"{kind} {backbone} ({settings.slices_per_scan} slices of {settings.size} px, {start})"
+    size = f"{settings.slices_per_scan} slices of {settings.size} px"
+    row = f"{kind} {backbone} ({size}, {start}, {settings.epochs} epoch{'s' * (settings.epochs > 1)})"
     changes = settings.model_dump(include={"epochs", "batch_size", "learning_rate"})
     return Network.of(profile, row, net, "net.layer2", **changes)

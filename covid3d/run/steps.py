@@ -219,9 +219,18 @@ STEPS: dict[str, Step] = {
         makes=("comparators/summary",),
         trains=True,
     ),
+    "nested": Step(
+        "choose epochs and rate inside one fold's training patients",
+        "covid3d.chapters.nested:ensure_nested",
+        needs=("fold",),
+        over=("fold",),
+        keys=("model", "training", *WINDOW),
+        makes=("nested",),
+        trains=True,
+    ),
     "01_data": Chapter(needs=("splits",)),
     "02_model": Chapter(needs=("selection",)),
-    "03_cross_validation": Chapter(needs=("selection", "windows"), stored=("seeds",)),
+    "03_cross_validation": Chapter(needs=("selection", "windows"), stored=("seeds",), optional=("nested",)),
     "04_external_tests": Chapter(
         needs=("external", "windows", "explain", "random_labels", "evidence", "twins"),
         stored=("comparators", "map_layers", "coverage", "levels", "window_order"),
@@ -253,6 +262,8 @@ STEPS: dict[str, Step] = {
     "collect": Step("merge the chapters", "covid3d.report.collect:collect"),
     "book": Step("build the book", "covid3d.report.book:build", needs=("collect",), budget="book"),
 }
+EXTENDED = ("nested", "comparators")
+"""Steps that only `make extended` computes, with what they need."""
 CHAPTERS = tuple(name for name, step in STEPS.items() if isinstance(step, Chapter))
 BUDGET = {  # minutes of the profile `standard` on the reference machine
     "cohort and intake": 4.0,
