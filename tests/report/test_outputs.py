@@ -221,18 +221,6 @@ def test_no_result_is_typed_by_hand_on_a_page(page):
     assert RESULT.findall(text) == []
 
 
-def test_citations_have_an_entry_and_entries_an_address():
-    entries = (CHECKOUT / "book" / "references.bib").read_text(encoding="utf-8")
-    keys = set(re.findall(r"^@\w+\{(\w+),", entries, re.M))
-    cited = {
-        key
-        for page in (CHECKOUT / "book").glob("*.md")
-        for group in re.findall(r"\{cite\}`([^`]+)`", page.read_text(encoding="utf-8"))
-        for key in group.split(",")
-    }
-    assert cited - keys == set()
-
-
 def test_what_other_machines_are_compared_by_is_shown_in_some_notebook():
     named = {address.split(".")[0] for address in (*EXPECTED, *landing.BEST.values())}
     assert named - shown_in(CHECKOUT / "notebooks").keys() == set()
