@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
+from benchmarks import campaigns
 from covid3d.ct.grid import resize
 from covid3d.ct.volume import HU_MAX, HU_MIN
 from covid3d.ct.windows import nominal_window
@@ -211,7 +212,7 @@ def save(trunk: nn.Module, profile: Profile, path: Path = TRUNK) -> None:
         "trained_on": "phantom",
         "profile": profile.name,
         "manifest_sha256": "none",
-        "commit": "none",
+        "commit": campaigns.stamp(())["commit"],
         "licence": "CC0-1.0",
         "source": f"python -m benchmarks.pretrain: {SCANS} simulated scans, seed {SEED}, {EPOCHS} epochs",
         "task": "share of lesion and lung in each cell, of each part of the lungs that is ill, number of lesions, no class",
