@@ -50,5 +50,6 @@ def _links(where: str, places: Mapping[str, tuple[str, str]]) -> str:
     found = []
     for name in where.split():
         title, place = places.get(name, ("", ""))
+        title = "First page" if name == "index" else title  # its own title is the book's
         found.append(f"<a href='{place}'>{html.escape(title)}</a>" if title else "not in this run")
     return ", ".join(dict.fromkeys(found))

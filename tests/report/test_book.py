@@ -294,12 +294,21 @@ def test_there_is_one_search_box(built, browser):
     assert boxes == 1
 
 
+LEFTMOST = """cell => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return Math.min(...[...range.getClientRects()].map(box => box.left)) - cell.getBoundingClientRect().left;
+}"""
+
+
 def test_a_narrow_table_shows_each_cell_beside_its_column(built, browser):
     page, _ = opened(browser, width=390)
     page.goto((built / "checklists.html").as_uri())
     cell = page.locator("td[data-label='section']").first
     assert "section" in page.evaluate("cell => getComputedStyle(cell, '::before').content", cell.element_handle())
     assert page.locator(".scrolls thead").first.bounding_box()["x"] < 0
+    several = page.locator("td[data-label='where']:has(a + a)").first  # links, and a comma between them
+    assert several.evaluate(LEFTMOST) > 100
     page.close()
 
 
