@@ -58,7 +58,7 @@ $(STAMP): pyproject.toml constraints.txt
 	"Install Python 3.11, 3.12 or 3.13, or say make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
 	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
-	@$(PY) -m compileall -q -j 0 "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true  # on all cores
+	@$(PY) -m compileall -q -j 0 -x 'site-packages/.*/tests?/' "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true  # on all cores; no tests
 	@rm -f "$(VENV)"/.installed-*
 	@touch "$@"
 
@@ -94,7 +94,7 @@ publish: $(STAMP)
 test: $(STAMP)
 	@echo "All tests, with a smoke run, its notebooks and its book: at most 20 min on 2 cores, 1 GB."
 	@$(PY) -m compileall -q covid3d benchmarks  # once, where PYTHONDONTWRITEBYTECODE has each process of a run do it
-	OMP_NUM_THREADS=1 $(CALLED) -m pytest -q -n $(TEST_WORKERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(CALLED) -m pytest -q -n $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 verify: $(STAMP)
 	@echo "Campaigns at their stated size: about 6 h on 2 cores; each says what it does. Results go to benchmarks/results/;"

@@ -85,7 +85,7 @@ def smoke_run(smoke_root) -> Run:
 
 
 def pytest_collection_modifyitems(items):
-    """Put the tests of the shared smoke run first: they take longest."""
+    """Put the tests of the shared smoke run first: they take longest, and one worker gets them all as its first share."""
     items.sort(key=lambda item: "smoke_run" not in getattr(item, "fixturenames", ()))
 
 

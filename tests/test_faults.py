@@ -1,11 +1,12 @@
 """Planted faults: each one, put into a copy of the package, turns its named test red; without it that test is green."""
 
+import compileall
 import os
+import py_compile
 import shutil
-import subprocess
-import sys
 
 import pytest
+import warm_python
 import yaml
 from conftest import CHECKOUT
 
@@ -20,6 +21,8 @@ def copy(tmp_path_factory):
         shutil.copytree(CHECKOUT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "_build"))
     for name in ("pyproject.toml", "Snakefile"):
         shutil.copyfile(CHECKOUT / name, tree / name)
+    by_content = py_compile.PycInvalidationMode.CHECKED_HASH
+    assert compileall.compile_dir(tree / "covid3d", quiet=1, invalidation_mode=by_content)
     return tree
 
 
@@ -28,14 +31,8 @@ def run_tests(tree, *nodes):
         name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COVID3D_ROOT"))
     }
     environment |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *nodes],
-        cwd=tree,
-        env=environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
+    options = [*"-q -x -p no:cacheprovider -p no:xdist".split(), f"--basetemp={tree.with_name('of-faults')}"]
+    return warm_python.run("pytest", *options, *nodes, cwd=tree, env=environment)
 
 
 def test_there_are_at_least_twelve_faults_each_with_its_own_name():

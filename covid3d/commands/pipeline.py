@@ -39,6 +39,8 @@ from covid3d.run.strict import Strict, validate
 
 CLUSTERS = {"slurm": "sbatch"}
 """Snakemake's executor of each kind of cluster, and the command that submits to it."""
+SLURM_LOOKS_AFTER = 10
+"""Seconds after which Slurm is asked how a job does."""
 PROGRESS = re.compile(r"\d+ of \d+ steps \(.*\) done")
 
 
@@ -59,7 +61,7 @@ def snakemake_command(run: Run, cores: int, targets: Sequence[str] = (), cluster
 def on_cluster(run: Run, cores: int) -> list[str]:
     """Return what Slurm is asked for: memory of a job as the profile needs it, four hours, and patience with shared disks."""
     asked = [f"mem_mb={int(run.profile.memory_gb * 1000)}", "runtime=240"]
-    slurm = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "10"]
+    slurm = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", str(SLURM_LOOKS_AFTER)]
     return ["--jobs", str(cores), "--latency-wait", "60", *slurm, "--default-resources", *asked]
 
 

@@ -32,7 +32,8 @@ from covid3d.run.files import atomic_folder, read_json, sha256_file, write_json,
 from covid3d.run.profile import Run, chapter_title
 from covid3d.run.steps import CHAPTERS, chapters_of, note_cost
 
-RENDERER = "from jupyter_book.cli.main import main; main()"
+RENDERER = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyter_book.cli.main import main; main()"
+"""Without a grammar that takes long to build, see `covid3d.report.chapter`."""
 KEYWORDS = {
     "01_data": "cohort, inclusion, flow diagram, demography, leakage, cross-validation folds, DICOM",
     "02_model": "I3D, inflated Inception, 3D convolution, receptive field, activation map, windowing, Hounsfield units",

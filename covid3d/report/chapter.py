@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import papermill
-
 from covid3d.run.campaigns import RESULTS
 from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError, MissingResult, nearest
@@ -21,6 +18,10 @@ from covid3d.run.files import atomic_path, read_json, sha256_file, sha256_json, 
 from covid3d.run.fingerprint import code_fingerprint, code_hash, imports_of
 from covid3d.run.profile import Run
 from covid3d.run.steps import CHAPTERS, STEPS, Chapter, all_needs, note_cost
+
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+# jsonschema, which checks notebooks, would import this grammar of international addresses where it is installed: it takes
+# 1.5 s to build, in each job of a run, and no notebook needs it.
 
 
 def ensure_chapter(run: Run, chapter: str) -> Path:
@@ -81,10 +82,10 @@ def fingerprint(run: Run, chapter: str) -> str:
 
 def own_fingerprint(run: Run, chapter: str) -> str:
     """Return the part of it that is known before its needs exist: cells, code, options, order form, stored tables."""
-    notebook = nbformat.read(source_of(run, chapter), as_version=4)
-    layout = [[cell.cell_type, cell.id, cell.metadata.get("tags", [])] for cell in notebook.cells]
-    prose = [cell.source for cell in notebook.cells if cell.cell_type != "code"]
-    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    cells = read_json(source_of(run, chapter))["cells"]
+    layout = [[cell["cell_type"], cell["id"], cell["metadata"].get("tags", [])] for cell in cells]
+    prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] != "code"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     try:
         modules = sorted(imports_of(ast.parse(code)))
     except SyntaxError as error:
@@ -109,6 +110,8 @@ def _content(path: Path) -> Any:
 
 def _execute(run: Run, chapter: str, source: Path, executed: Path) -> None:
     """Run a notebook with papermill in the current interpreter; keep a failing one in logs/."""
+    import papermill
+
     parameters = {"run": run.name, "compute": run.compute, "device": run.device}
     with tempfile.TemporaryDirectory() as folder, _kernel_environment(run, Path(folder)):
         target = Path(folder) / "executed.ipynb"
@@ -172,6 +175,8 @@ def _kernel_environment(run: Run, folder: Path) -> Iterator[None]:
 
 def _keep(run: Run, source: Path, target: Path) -> None:
     """Store an executed notebook without papermill's metadata, warnings' noise and absolute paths."""
+    import nbformat
+
     notebook = nbformat.read(source, as_version=4)
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)

@@ -7,6 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
+import warm_python
 from conftest import CHECKOUT
 from dicom_series import body, write_series
 
@@ -17,14 +18,11 @@ from covid3d.run.profile import DATA
 @pytest.fixture
 def call(root):
     def run(*arguments, **environment):
-        return subprocess.run(
-            [sys.executable, "-m", "covid3d", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            cwd=root,
-            env={**os.environ, "COVID3D_ROOT": str(root), **environment},
-        )
+        given = {**os.environ, "COVID3D_ROOT": str(root), **environment}
+        if not environment:
+            return warm_python.run("covid3d", *map(str, arguments), cwd=root, env=given)
+        command = [sys.executable, "-m", "covid3d", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=root, env=given)
 
     return run
 

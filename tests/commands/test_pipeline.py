@@ -12,6 +12,7 @@ import nbformat
 import pandas as pd
 import pydicom
 import pytest
+import warm_python
 import yaml
 from conftest import CHECKOUT, furnish
 
@@ -44,15 +45,8 @@ def copy_of(run, root):
     return type(run)(run.name, root, run.config, run.profile)
 
 
-def command_line(root, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "covid3d", *arguments],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "COVID3D_ROOT": str(root), **environment},
-        cwd=root,
-    )
+def command_line(root, *arguments):
+    return warm_python.run("covid3d", *arguments, cwd=root, env={**os.environ, "COVID3D_ROOT": str(root)})
 
 
 # the finished run
@@ -143,20 +137,25 @@ def test_make_says_where_the_results_lie_and_a_second_run_does_nothing(smoke_run
 
 # what a change runs again
 
+A_CONSTANT = "\nA_CONSTANT = 1\nimport "
+
 
 @pytest.fixture(scope="session")
 def changed(smoke_run, tmp_path_factory):
-    """Plan the smoke run again with a changed copy of the package; return the names of the jobs that would run."""
+    """Plan the smoke run again with a changed copy of the package: each change is a file, what is in it, and what comes there.
+
+    Returns the names of the jobs that would run.
+    """
     root = tmp_path_factory.mktemp("changed")
     run = copy_of(smoke_run, root)
     numbers = iter(range(100))
 
-    def plan(module="", old="", new=""):
+    def plan(*changes):
         tree = root / f"tree_{next(numbers)}"
         shutil.copytree(CHECKOUT / "covid3d", tree / "covid3d", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(CHECKOUT / "benchmarks" / "results", tree / "benchmarks" / "results")
         shutil.copyfile(CHECKOUT / "Snakefile", tree / "Snakefile")
-        if module:
+        for module, old, new in changes:
             path = tree / "covid3d" / module
             text = path.read_text()
             assert old in text
@@ -172,19 +171,13 @@ def changed(smoke_run, tmp_path_factory):
     return plan
 
 
-def test_nothing_is_planned_when_nothing_changed(changed):
-    assert changed() == set()
-
-
-@pytest.mark.parametrize(
-    "module", ["chapters/fine_tuning.py", "network/training.py", "run/profile.py", "run/steps.py", "phantom/build.py"]
-)
-def test_a_changed_comment_runs_nothing_again(changed, module):
-    assert changed(module, "\nimport ", "\n# a remark\nimport ") == set()
+def test_changed_comments_run_nothing_again(changed):
+    modules = "chapters/fine_tuning.py network/training.py run/profile.py run/steps.py phantom/build.py".split()
+    assert changed(*((module, "\nimport ", "\n# a remark\nimport ") for module in modules)) == set()
 
 
 def test_a_changed_constant_in_fine_tuning_runs_only_what_depends_on_it(changed):
-    jobs = changed("chapters/fine_tuning.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
+    jobs = changed(("chapters/fine_tuning.py", "\nimport ", A_CONSTANT))
     folds = {f"prognosis_{variant}_{fold}" for variant in ("single", "pair") for fold in ("00", "01")}
     assert jobs == folds | {
         "05_reader_comparison",
@@ -196,19 +189,19 @@ def test_a_changed_constant_in_fine_tuning_runs_only_what_depends_on_it(changed)
 
 
 def test_another_question_of_a_chapter_trains_nothing_again(changed):
-    jobs = changed("chapters/prognosis.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
+    jobs = changed(("chapters/prognosis.py", "\nimport ", A_CONSTANT))
     assert jobs == {"07_prognosis", "08_claims", "collect", "book"}
 
 
 def test_a_claim_that_meets_another_address_is_written_anew_and_trains_nothing(changed):
     old = "C001,software,depth.on_the_longest_path,"
-    jobs = changed("data/claims_map.csv", old, old.replace("on_the_longest_path", "with_weights"))
+    jobs = changed(("data/claims_map.csv", old, old.replace("on_the_longest_path", "with_weights")))
     assert {"02_model", "08_claims", "collect", "book"} <= jobs
     assert not jobs & {"cohort", "fold_00", "external", "windows", "prognosis_pair_00"}
 
 
 def test_changed_training_leaves_the_cohort_alone(changed):
-    jobs = changed("network/training.py", "\nimport ", "\nA_CONSTANT = 1\nimport ")
+    jobs = changed(("network/training.py", "\nimport ", A_CONSTANT))
     assert {"fold_00", "fold_01", "slices", "external", "prognosis_pair_00", "book"} <= jobs
     assert not jobs & {"cohort", "intake", "splits"}
 
@@ -217,11 +210,14 @@ def test_changed_training_leaves_the_cohort_alone(changed):
 
 
 def test_the_same_seed_gives_identical_values(smoke_run, tmp_path_factory):
-    """Everything after training is computed a second time, in another folder."""
+    """Everything after training is computed a second time, in another folder; what comes before: see the next test."""
     run = copy_of(smoke_run, tmp_path_factory.mktemp("again"))
-    for name in ("external", "windows", "explain", "trajectories", "chapters", "notebooks", "values.json", "done"):
-        path = run.path(name)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    steps = ("external", "windows", "explain", "trajectories")
+    for name in (*steps, "chapters", "notebooks"):
+        shutil.rmtree(run.path(name))
+    jobs = [run.path("done", "jobs", f"{job}.done") for job in (*steps, *OWN, "collect")]
+    for path in (*jobs, *run.path("done").glob("chapter_*.json"), run.path("values.json")):
+        path.unlink()
     assert pipeline.compute(run, 2, ["done/jobs/collect.done"]) == 0
     assert run.path("values.json").read_bytes() == smoke_run.path("values.json").read_bytes()
     for pattern in ("tables/*.csv", "external/*.csv", "trajectories/*.csv"):

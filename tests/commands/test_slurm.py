@@ -11,12 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import NO_SLURM, furnish
 
 from covid3d.commands import pipeline
 from covid3d.run.errors import ConfigError
 from covid3d.run.files import cpu_count, read_json
-from covid3d.run.profile import open_run
+from covid3d.run.profile import load_profile, open_run
 
 SETTINGS = """\
 ClusterName=one
@@ -84,16 +85,21 @@ def wait_for(ready, seconds=30):
         time.sleep(0.5)
 
 
-def new_run(tmp_path, monkeypatch):
+def new_run(tmp_path, monkeypatch, **cohort):
+    """A run of the profile smoke, or of fewer scans."""
     root = tmp_path / "root"
     furnish(root)
     monkeypatch.setenv("COVID3D_ROOT", str(root))
     monkeypatch.setenv("COVID3D_CALLER", "1")
-    return open_run("far", profile="smoke")
+    content = load_profile("smoke").model_dump(mode="json")
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(content | {"cohort": content["cohort"] | cohort}))
+    return open_run("far", profile=str(tmp_path / "few.yaml") if cohort else "smoke")
 
 
 def test_jobs_are_handed_to_slurm(slurm, tmp_path, monkeypatch, capfd):
-    run = new_run(tmp_path, monkeypatch)
+    few = {"development_per_class": 4, "external_per_class": 2, "followup_patients": 4, "control_patients": 0}
+    run = new_run(tmp_path, monkeypatch, **few)
+    monkeypatch.setattr(pipeline, "SLURM_LOOKS_AFTER", 2)
     assert pipeline.compute(run, cpu_count(), ["done/jobs/splits.done"], "slurm") == 0
     assert run.splits.is_file()
     said = run.path("logs", "snakemake.log").read_text()

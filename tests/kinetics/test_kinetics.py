@@ -4,8 +4,6 @@ import functools
 import http.server
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import warm_python
 from conftest import CHECKOUT
 from write_checkpoint import shapes, small, values, write
 
@@ -146,12 +145,8 @@ def test_a_model_takes_the_trunk_and_keeps_its_head(converted):
 
 
 def command(root, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "covid3d", "weights", "kinetics600", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COVID3D_ROOT": str(root)},
-    )
+    given = {**os.environ, "COVID3D_ROOT": str(root)}
+    return warm_python.run("covid3d", "weights", "kinetics600", *map(str, arguments), cwd=root, env=given)
 
 
 def test_the_command_writes_where_runs_look_and_equal_bytes_each_time(root, full, converted):

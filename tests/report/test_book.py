@@ -243,11 +243,21 @@ def opened(browser, *, width: int = 1280, dark: bool = False):
     return page, complaints
 
 
+@pytest.fixture(scope="module")
+def screens(browser):
+    """Wide and narrow, light and dark: a window of the browser each, which goes from page to page, and its complaints."""
+    made = {(width, dark): opened(browser, width=width, dark=dark) for width in (1280, 390) for dark in (False, True)}
+    yield made
+    for page, _ in made.values():
+        page.close()
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_opens_without_errors_on_every_screen(built, browser, name):
+def test_a_page_opens_without_errors_on_every_screen(built, screens, name):
     """Wide and narrow, light and dark: no error or request, no broken image, nothing cut, no serious finding of axe."""
-    for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
-        page, complaints = opened(browser, width=width, dark=dark)
+    for (width, dark), (page, complaints) in screens.items():
+        page.goto("about:blank")  # ends what the page before was still at
+        complaints.clear()
         page.goto((built / f"{name}.html").as_uri())
         page.wait_for_load_state("load")
         page.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
@@ -264,7 +274,6 @@ def test_a_page_opens_without_errors_on_every_screen(built, browser, name):
             .response["violations"]
             if found["impact"] in ("serious", "critical")
         ]
-        page.close()
         assert complaints == []
         assert (wide <= 0, broken) == (True, 0)
         assert serious == [], (width, dark)
