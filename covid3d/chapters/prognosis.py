@@ -19,7 +19,7 @@ from covid3d.chapters.fine_tuning import VARIANTS, all_pairs, read_features
 from covid3d.chapters.predictors import NAMES, Inputs, with_groups
 from covid3d.cohort.folds import require_certificate
 from covid3d.cohort.intake import accepted
-from covid3d.cohort.reader_study import read_reader_study
+from covid3d.cohort.reader_study import read_reader_study, simulated
 from covid3d.figures import prognosis as draw
 from covid3d.run import steps
 from covid3d.run.files import random_seed
@@ -198,11 +198,7 @@ class Prognosis:
             own = self._logits(name, table)
             cut, found = cut_offs.best_cut(own, days, event), cut_offs.permuted(logits, self._orders, days, event, own)
             p = survival.permuted(found.p, found.reason)
-            row = {
-                "predictor": NAMES[name],
-                "cut-offs": cut.cuts,
-                "leave later": cut.later,
-            }
+            row = {"predictor": NAMES[name], "cut-offs": cut.cuts, "leave later": cut.later}
             row |= {"chi-square": cut.chi_square, "uncorrected p": cut.uncorrected}
             rows.append(row | {"permutation p": p.noted(risk.NEAR) if name in VARIANTS else p})
         return pd.DataFrame(rows).set_index("predictor")
@@ -231,8 +227,8 @@ class Prognosis:
     # --- side by side ------------------------------------------------------------------------------------------------
 
     def side_by_side(self) -> pd.DataFrame:
-        """Return AUC, C-index, hazard ratio, log-rank p and its own permutation p of every predictor, one row each."""
-        table = self._separation[["patients", "high risk", "AUC", "C-index", "hazard ratio", "log-rank p"]]
+        """Return the groups' sizes, AUC, C-index, hazard ratio, log-rank p and own permutation p of every predictor."""
+        table = self._separation[["patients", "high risk", "low risk", "AUC", "C-index", "hazard ratio", "log-rank p"]]
         found = {NAMES[name]: self._permutation_p(name) for name in self.predictors}
         return table.assign(**{"permutation p": pd.Series(found, dtype=object)})
 
@@ -279,7 +275,8 @@ class Prognosis:
         for name in (name for name in IN_FOCUS if name in self.predictors):
             for day in LANDMARKS:
                 there = self.predictors[name].query("remaining_days > @day")
-                found = risk.separation(there, self._draws, self._rng(name, "landmark", day))
+                stream = ("landmark", day) if day else ("bootstrap",)  # on day 0 the intervals of `separation`
+                found = risk.separation(there, self._draws, self._rng(name, *stream))
                 rows.append(
                     {"predictor": NAMES[name], "after day": day} | {column: found[column] for column in columns}
                 )
@@ -328,6 +325,10 @@ class Prognosis:
         """Return `risk.frozen_table`: how s of Task 1, never trained on a stay, goes with it; censored stays are left out."""
         return risk.frozen_table(self._with_s().query("fold >= 0 and cause == 1"))
 
+    def opacity_against_s(self) -> dict[str, Any]:
+        """Return `risk.against_s` of the share of the lung that is opaque, at the index scan."""
+        return risk.against_s(self._with_s().query("scan_index == 1 and test == 1"), opacity.MEASURES[0], "opacity")
+
     def after_a_change(self) -> dict[str, Estimate]:
         """Return, of the patients whose s moved beyond the noise between two scans, the share (%) of the risk that is meant."""
         table = self._with_s().query("scan_index == 1 and fold >= 0").dropna(subset=["label"])
@@ -364,11 +365,12 @@ class Prognosis:
     # --- figures -----------------------------------------------------------------------------------------------------
 
     def plot_figure_3(self) -> Figure:
-        """Return the paper's Figure 3: COVID3D from two scans above, reader 1 from the same two scans below."""
-        groups = self.reader_groups()
-        first = groups[(groups["reader_id"] == "R1") & (groups["task"] == "stay_pair")]
+        """Return the paper's Figure 3: COVID3D from two scans above, the first reader from the same two scans below."""
+        groups = self.reader_groups().query("task == 'stay_pair'")
+        name = min(groups["reader_id"].unique(), key=lambda name: (len(name), name), default="R1")
+        first, made_up = groups[groups["reader_id"] == name], simulated(self.calls, simulated_scans=self.run.is_phantom)
         test = survival.log_rank(first["remaining_days"], first["event"], first["high"])
-        reader = "reader 1 (simulated), two scans" if self.run.is_phantom else "reader 1, two scans"
+        reader = f"reader {name}{' (simulated)' if made_up else ''}, two scans"
         panels = {"COVID3D, two scans": risk.curves(self.predictors["pair"]), reader: risk.curves(first)}
         return draw.kaplan_meier(panels, {"COVID3D, two scans": self._note("pair"), reader: risk.in_words(test)})
 

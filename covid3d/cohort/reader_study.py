@@ -1,8 +1,8 @@
 """The reader study: what readers called, one row a reader, scan and task. Calls are 1 (COVID+, or a long stay) or 0.
 
-The file comes from the simulator, from a reading room, or lay beside a hospital's manifest; a reading room's takes the place
-of the simulated one. Confidence is that of the call made: five points from 1 (a guess) to 5 (certain), or the probability of
-being right, as the simulator writes it, and a reading room for its five points.
+The cohort brings a file, the simulator's or the one that lay beside a hospital's manifest, and may bring it anew; the reading
+room's is its own, and takes the place of the simulated one. Confidence is that of the call made: five points from 1 (a
+guess) to 5 (certain), or the probability of being right, as the simulator writes it, and a reading room for its five points.
 """
 
 import re
@@ -25,6 +25,7 @@ from covid3d.run.tables import (
     within,
 )
 
+DELIVERED, ROOM = "reader_study.csv", "reading_room/calls.csv"
 TASKS = ("covid", "stay_single", "stay_pair")
 POINTS = "a whole number from 1 (a guess) to 5 (certain), or a share from 0 to 1; empty when not asked"
 SHARE, FIVE = within(0, 1), within(1, 5, whole=True)
@@ -41,35 +42,50 @@ RULES = {
 
 
 def read_reader_study(run: Run) -> pd.DataFrame:
-    """Return reader_study.csv, checked: one row a reader, scan and task; no row for a run without one.
+    """Return the readings of a run, checked: one row a reader, scan and task; no row for a run without any.
+
+    Those of the reading room, beside which a hospital's delivered ones stay and simulated ones give way.
 
     Columns reader_id (R1, R2 … in the order of the file's ids where these are no such numbers, so that no name is printed),
     scan_id, prior_scan_id ("" when blank), task (covid | stay_single | stay_pair), call (Int64), confidence, order, read_at.
     Scans and priors must be the manifest's, and a prior an earlier scan of the same patient. Raises ManifestError naming file,
     row, column and cure.
     """
-    path = run.path("reader_study.csv")
-    if not path.is_file() or len(path.read_bytes().splitlines()) == 1:  # a header alone: nobody has read yet
-        return typed(pd.DataFrame(columns=list(RULES), dtype=str), RULES)
-    cells = read_cells(path, RULES)
-    check_values(cells, RULES, path.name)
-    _check_confidence(cells, path.name)
-    _check_readings(cells, path.name)
-    _check_scans(cells, read_manifest(run.manifest), path.name)
+    room, delivered = _checked(run, ROOM), _checked(run, DELIVERED)
+    kept = delivered.head(0) if run.is_phantom and len(room) else delivered
+    cells = pd.concat([kept[~kept["reader_id"].isin(room["reader_id"])], room], ignore_index=True)
     ids = sorted(set(cells["reader_id"]), key=lambda name: (len(name), name))
     numbered = all(re.fullmatch(r"R\d+", name) for name in ids)
     names = {name: name if numbered else f"R{position}" for position, name in enumerate(ids, start=1)}
     return typed(cells.assign(reader_id=cells["reader_id"].map(names)), RULES)
 
 
+def _checked(run: Run, name: str) -> pd.DataFrame:
+    """Return the cells of a file of readings, checked; none where there is no file, or only its header."""
+    path = run.path(name)
+    if not path.is_file() or len(path.read_bytes().splitlines()) == 1:  # nobody has read yet
+        return pd.DataFrame(columns=list(RULES), dtype=str)
+    cells = read_cells(path, RULES)
+    check_values(cells, RULES, name)
+    _check_confidence(cells, name)
+    _check_readings(cells, name)
+    _check_scans(cells, read_manifest(run.manifest), name)
+    return cells
+
+
+def simulated(study: pd.DataFrame, *, simulated_scans: bool) -> bool:
+    """True for readings of the simulator, which notes no time of reading and writes confidence as a share."""
+    return bool(simulated_scans and (study["read_at"] == "").all() and not (study["confidence"] > 1).any())
+
+
 def whose(study: pd.DataFrame, *, simulated_scans: bool) -> str:
-    """Return whose readings these are, in words; the simulator notes no time of reading, and its confidence is a share."""
+    """Return whose readings these are, in words."""
     readers = study["reader_id"].nunique()
     if not readers:
         return "nobody's: there is no reader study"
-    simulated = simulated_scans and (study["read_at"] == "").all() and not (study["confidence"] > 1).any()
-    who = "simulated reader" if simulated else "reader"
-    return f"{readers} {who}{'s' * (readers != 1)}" + ("" if simulated else " of the reading room")
+    made_up = simulated(study, simulated_scans=simulated_scans)
+    who = "simulated reader" if made_up else "reader"
+    return f"{readers} {who}{'s' * (readers != 1)}" + ("" if made_up else " of the reading room")
 
 
 def _check_confidence(cells: pd.DataFrame, file: str) -> None:

@@ -1,10 +1,10 @@
 """A reader's session: which case is next, and what was said, kept after each case so that a kill loses one case at most.
 
-A session is `reading_room/<reader>.json` of the run; from all of them `reader_study.csv` is written again after each case.
+A session is `reading_room/<reader>.json` of the run; from all of them `reading_room/calls.csv` is written again after each
+case. No step of a run writes there: a cohort that is delivered again takes no reading away.
 """
 
 import datetime
-import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.cohort.reader_study import RULES, TASKS
+from covid3d.cohort.reader_study import DELIVERED, ROOM, RULES, TASKS
 from covid3d.reading_room.cases import Case, reading_list
 from covid3d.run.errors import ConfigError, StorageError
 from covid3d.run.files import read_json, write_csv, write_json
 from covid3d.run.profile import Run
 
 CONFIDENCE = {"guess": 0.5, "leaning": 0.625, "fairly sure": 0.75, "sure": 0.875, "certain": 1.0}
-"""The five points, and the probability of being right that reader_study.csv keeps of each."""
-CALLS_OF_OTHERS = "before.csv"
+"""The five points, and the probability of being right that calls.csv keeps of each."""
 SHOWN_IN = ("05_reader_comparison", "07_prognosis")
 
 
@@ -34,7 +33,7 @@ class Session:
 
     @classmethod
     def open(cls, run: Run, reader_id: str, tasks: Sequence[str] = TASKS) -> "Session":
-        """Return a reader's session where it was left; the first one keeps what reader_study.csv held before.
+        """Return a reader's session where it was left.
 
         Raises ConfigError for a reader id that is none, or that readings from elsewhere have.
         """
@@ -42,9 +41,9 @@ class Session:
             what = f"'{reader_id}' is no reader's pseudonym" if reader_id else "no reader is named"
             raise ConfigError(what, where="parameter 'reader'", cure='Write for example reader = "R1", not your name')
         session = cls(run, reader_id, reading_list(run, reader_id, tasks))
-        if reader_id in set(_calls_of_others(run)["reader_id"]):
+        if not session._file.is_file() and reader_id in _readers_from_elsewhere(run):
             cure = "Take another pseudonym"
-            raise ConfigError(f"'{reader_id}' has readings from elsewhere", where="reader_study.csv", cure=cure)
+            raise ConfigError(f"'{reader_id}' has readings from elsewhere", where=DELIVERED, cure=cure)
         if any(folder(run).glob("*.json")):
             publish(run)
         return session
@@ -105,28 +104,25 @@ def folder(run: Run) -> Path:
 
 
 def publish(run: Run) -> None:
-    """Write reader_study.csv from all sessions, training cases left out.
+    """Write the room's calls from all sessions, training cases left out; see `read_reader_study` for who else is shown.
 
-    Real readings that the file held before the first session stay in it; simulated readers give way. The markers of the
-    chapters that show readers go, so that `make run` executes these again.
+    The markers of the chapters that show readers go, so that `make run` executes these again.
     """
-    rows = [_calls_of_others(run)]
+    rows = [pd.DataFrame(columns=list(RULES))]
     for path in sorted(folder(run).glob("*.json")):
         said = [reading for reading in _readings(path) if not reading["training"]]
         rows.append(pd.DataFrame(said).assign(reader_id=path.stem).reindex(columns=list(RULES)).astype(str))
-    write_csv(run.path("reader_study.csv"), pd.concat(rows, ignore_index=True))
+    write_csv(run.path(ROOM), pd.concat(rows, ignore_index=True))
     for chapter in SHOWN_IN:
         run.path("done", "jobs", f"{chapter}.done").unlink(missing_ok=True)
 
 
-def _calls_of_others(run: Run) -> pd.DataFrame:
-    """Return the real readings, as text, that reader_study.csv held before the first session; they are kept aside."""
-    kept, study = folder(run) / CALLS_OF_OTHERS, run.path("reader_study.csv")
-    if not kept.is_file():
-        kept.parent.mkdir(exist_ok=True)
-        shutil.copyfile(study, kept) if study.is_file() else write_csv(kept, pd.DataFrame(columns=list(RULES)))
-    table = pd.read_csv(kept, dtype=str, keep_default_na=False)
-    return table.head(0) if run.is_phantom else table
+def _readers_from_elsewhere(run: Run) -> set[str]:
+    """Return the readers of a hospital's own reader study; simulated ones give way."""
+    delivered = run.path(DELIVERED)
+    if run.is_phantom or not delivered.is_file():
+        return set()
+    return set(pd.read_csv(delivered, dtype=str, keep_default_na=False)["reader_id"])
 
 
 def _readings(path: Path) -> list[dict[str, Any]]:

@@ -96,6 +96,7 @@ def own_fingerprint(run: Run, chapter: str) -> str:
     stored = [_content(RESULTS / f"{name}.csv") for name in step.stored]
     stored += [_content(path) for path in (run.order_form, *(run.root / name for name in step.files))]
     optional = [_content(run.path(path)) for name in step.optional for path in STEPS[name].makes]
+    optional += [_content(run.path(name)) for name in step.said]
     options = [run.config.model_dump(), run.profile.model_dump(mode="json")]
     parts = [code_hash(code), [code_fingerprint(name) for name in modules], stored, optional, options]
     return sha256_json([layout, prose, *parts])

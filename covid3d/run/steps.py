@@ -52,8 +52,9 @@ class Chapter(Step):
     """A notebook: it presents what its needs have made.
 
     stored: campaign tables that it shows (benchmarks/results/<name>.csv). files: other files of the checkout that it
-    shows. optional: steps whose result it shows where it is there. `needs`, `stored`, `files` and `optional` are all that
-    its fingerprint takes from outside its own cells and code.
+    shows. optional: steps whose result it shows where it is there. said: files of the run that people leave in it, shown
+    where they are. `needs`, `stored`, `files`, `optional` and `said` are all that its fingerprint takes from outside its own
+    cells and code.
     """
 
     does: str = "execute the notebook"
@@ -62,8 +63,10 @@ class Chapter(Step):
     stored: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
 
+READINGS = ("reading_room/calls.csv",)
 WINDOW = ("windows.level", "windows.width")
 STEPS: dict[str, Step] = {
     "cohort": Step(
@@ -236,9 +239,9 @@ STEPS: dict[str, Step] = {
         stored=("comparators", "map_layers", "coverage", "levels", "window_order"),
         optional=("comparators",),
     ),
-    "05_reader_comparison": Chapter(needs=("external",)),
+    "05_reader_comparison": Chapter(needs=("external",), said=READINGS),
     "06_trajectories": Chapter(needs=("trajectories", "external", "explain", "evidence", "twins")),
-    "07_prognosis": Chapter(needs=("trajectories", "prognosis")),
+    "07_prognosis": Chapter(needs=("trajectories", "prognosis"), said=READINGS),
     "08_claims": Chapter(),
     "09_simulator": Chapter(
         needs=("splits",),

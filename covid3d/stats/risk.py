@@ -12,12 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from covid3d.stats import survival
-from covid3d.stats.auc import auc, spearman
+from covid3d.stats.auc import auc, paired_delong, spearman
 from covid3d.stats.estimate import NAN, Estimate
 from covid3d.stats.proportions import wilson
 
 Floats = NDArray[np.float64]
 FEWEST = 5
+POOLED = "folds pooled"
+"""Beside what compares scores of patients whom different folds held out: each fold's network has a level of its own."""
 NEAR = "outcomes permuted, approximate"
 """Beside the p of a network whose own statistic is placed among those of refitted heads."""
 
@@ -240,7 +242,8 @@ def frozen_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return Spearman's correlation with the stay, and the AUC for high risk, of s, its slope and its curvature.
 
     table: pairs with scores `s` (the scan) and `prior` (the one before). s at the index scan; its slope since the prior scan
-    (per day); the curvature over the first three scans, which is judged against the stay after the third.
+    (per day); the curvature over the first three scans, which is judged against the stay after the third. s is of the fold
+    that held the patient out; in a slope and a curvature its level falls out, while that of s itself is `POOLED`.
     """
     table = table.assign(slope=(table["s"] - table["prior"]) / table["interval_days"].where(table["interval_days"] > 0))
     index, third = table[table["scan_index"] == 1], table[table["scan_index"] == 2]
@@ -249,16 +252,25 @@ def frozen_table(table: pd.DataFrame) -> pd.DataFrame:
         2 * (both["slope"] - both["slope_before"]) / (both["interval_days"] + both["interval_days_before"])
     )
     measures = [
-        ("s at the index scan", index, "s"),
-        ("slope of s since the prior scan", index, "slope"),
-        ("curvature of s over three scans", both, "curvature"),
+        ("s at the index scan", index, "s", POOLED),
+        ("slope of s since the prior scan", index, "slope", ""),
+        ("curvature of s over three scans", both, "curvature", ""),
     ]
     rows = []
-    for text, part, name in measures:
+    for text, part, name, remark in measures:
         part = part.dropna(subset=[name, "remaining_days"])
         found = spearman(part[name], part["remaining_days"])
-        rows.append((text, len(part), found.estimate, found.p, auc(part["label"], part[name])))
+        area = auc(part["label"], part[name]).noted(remark)
+        rows.append((text, len(part), found.estimate.noted(remark), found.p, area))
     return pd.DataFrame(rows, columns=["measure", "patients", "Spearman", "p", "AUC"]).set_index("measure")
+
+
+def against_s(table: pd.DataFrame, column: str, words: str) -> dict[str, Any]:
+    """Return the AUCs for high risk of a column and of `s`, and their paired difference (DeLong): neither has learned a stay."""
+    known = table.dropna(subset=["label", "s", column])
+    label, s, other = (known[name].to_numpy(float) for name in ("label", "s", column))
+    found, areas = paired_delong(label, other, s), {words: auc(label, other), "s": auc(label, s).noted(POOLED)}
+    return {"patients": len(known), **areas, f"{words} minus s": found.estimate.noted(POOLED), "p": found.p}
 
 
 def share(k: int, n: int) -> Estimate:

@@ -330,6 +330,7 @@ def test_a_death_competes_with_discharge_in_every_predictors_groups(stay):
 def test_predictors_stand_side_by_side_on_the_same_patients(stay):
     table = stay.side_by_side()
     assert table.index.tolist() == list(predictors.NAMES.values()) and (table["patients"] == 6).all()
+    assert (table["high risk"] + table["low risk"] == 6).all()
     assert str(table.loc["Cox on features of two scans", "permutation p"]) == "not available (refitting takes too long)"
     gain = stay.second_scan()
     assert gain.index.get_level_values("predictor").unique().tolist() == ["COVID3D", "opacity", "Cox", "DeepSurv"]
@@ -359,6 +360,8 @@ def test_the_landmark_keeps_those_who_are_still_there(stay):
     days = stay.test["remaining_days"]
     found = stay.landmarks()
     assert found.loc["two scans", "patients"].tolist() == [(days > day).sum() for day in prognosis.LANDMARKS]
+    whole = stay.separation().loc["two scans", "C-index"]
+    assert found.loc[("two scans", 0), "C-index"] == whole, "one number has one interval, wherever it stands"
 
 
 def test_the_best_of_all_cut_offs_pays_for_having_been_sought(stay):
@@ -488,6 +491,21 @@ def test_frozen_scores_are_those_of_chapter_6(stay):
     s = stay.s.set_index("scan_id")["logit"]
     first = stay.test["scan_id"].map(s).corr(stay.test["remaining_days"], method="spearman")
     assert table.loc["s at the index scan", "Spearman"].value == pytest.approx(first)
+
+
+def test_opacity_and_s_are_compared_on_the_same_patients(stay):
+    found = stay.opacity_against_s()
+    assert found["patients"] == 6
+    assert found["opacity minus s"].value == pytest.approx(found["opacity"].value - found["s"].value)
+
+
+def test_figure_3_shows_the_first_reader_there_is_and_calls_simulated_only_who_is(stay, monkeypatch):
+    shown = []
+    monkeypatch.setattr(prognosis.draw, "kaplan_meier", lambda panels, notes: shown.append(list(panels)[1]))
+    stay.plot_figure_3()
+    real = stay.calls[stay.calls["reader_id"] == "R2"].assign(read_at="2021-05-04T10:00")
+    replace(stay, calls=real).plot_figure_3()
+    assert shown == ["reader R1 (simulated), two scans", "reader R2, two scans"]
 
 
 def test_a_change_counts_only_beyond_the_noise(stay):

@@ -13,12 +13,13 @@ from conftest import CHECKOUT
 from dicom_series import body, write_series
 from reading_run import FIRST, deliver, order
 
-from covid3d.cohort.reader_study import read_reader_study
+from covid3d.cohort.reader_study import ROOM, read_reader_study
 from covid3d.dicom.series import read_ct
 from covid3d.reading_room.cases import reading_list
 from covid3d.reading_room.desk import PRESETS, Desk
 from covid3d.reading_room.pixels import lung_ends, picture
 from covid3d.reading_room.session import SHOWN_IN, Session
+from covid3d.report.chapter import fingerprint
 from covid3d.run.errors import ConfigError, StorageError
 from covid3d.run.files import write_text
 from covid3d.run.profile import open_run
@@ -81,7 +82,7 @@ def test_what_intake_refused_is_not_read(run):
 def test_after_each_case_the_calls_stand_in_the_study_without_the_training_cases(run):
     session = Session.open(run, "R1", ["covid", "stay_pair"])
     read_all(session, 4)
-    assert read_reader_study_file(run) == HEADER
+    assert run.path(ROOM).read_text() == HEADER
     listed = [case for case in session.cases if not case.truth]
     for number, case in enumerate(listed, 1):
         read_all(session, 1 + (number == 7))  # one training case before the pairs
@@ -98,27 +99,22 @@ def test_after_each_case_the_calls_stand_in_the_study_without_the_training_cases
     assert session.progress().loc["covid"].tolist() == [6, 6, 30.0]
 
 
-def read_reader_study_file(run):
-    return run.path("reader_study.csv").read_text()
-
-
 def test_readers_do_not_touch_each_others_calls(run):
     for reader in ("R2", "R1"):
         read_all(Session.open(run, reader, ["covid"]), 5)
     assert sorted(read_reader_study(run)["reader_id"]) == ["R1", "R2"]
 
 
-def test_simulated_readers_give_way_at_the_first_opening_and_are_kept_aside(run):
-    simulated = HEADER + "R1,B001-0,,covid,0,0.9,1,\n"
+def test_simulated_readers_give_way_to_the_first_reading_and_a_cohort_made_anew_takes_none_away(run):
+    simulated = HEADER + "R1,B001-0,,covid,0,0.9,1,\nR2,B001-0,,covid,0,0.9,1,\n"
     write_text(run.path("reader_study.csv"), simulated)
     session = Session.open(run, "R1", ["covid"])
-    assert read_reader_study_file(run) == simulated  # nobody has read yet
+    assert read_reader_study(run)["confidence"].tolist() == [0.9, 0.9]  # nobody has read yet
+    before = {chapter: fingerprint(run, chapter) for chapter in SHOWN_IN}
     read_all(session, 5)
-    assert len(read_reader_study(run)) == 1 and "0.75" in read_reader_study_file(run)
-    assert run.path("reading_room", "before.csv").read_text() == simulated
     write_text(run.path("reader_study.csv"), simulated)  # the cohort was simulated again
-    Session.open(run, "R1", ["covid"])
-    assert "0.75" in read_reader_study_file(run)
+    assert read_reader_study(run)["confidence"].tolist() == [0.75]
+    assert not any(fingerprint(run, chapter) == before[chapter] for chapter in SHOWN_IN), "these are executed again"
 
 
 def test_make_run_executes_the_chapters_that_show_readers_again(run):
@@ -138,6 +134,7 @@ def test_real_readings_from_elsewhere_stay_and_their_reader_ids_are_taken(run, m
     write_text(real.path("reader_study.csv"), HEADER + "R1,B001-0,,covid,0,0.9,1,\n")
     read_all(Session.open(real, "R2", ["covid"]), 5)
     assert sorted(read_reader_study(real)["reader_id"]) == ["R1", "R2"]
+    Session.open(real, "R2", ["covid"])
     with pytest.raises(ConfigError, match="'R1' has readings from elsewhere"):
         Session.open(real, "R1")
 
@@ -163,9 +160,9 @@ def test_a_killed_reader_goes_on_where_the_last_answer_was_saved(run):
     assert read_reader_study(run)["scan_id"].tolist() == order(run, "R1")[:2]
 
 
-def test_a_study_that_a_kill_left_behind_its_session_is_written_when_the_room_opens(run):
+def test_calls_that_a_kill_left_behind_their_session_are_written_when_the_room_opens(run):
     read_all(Session.open(run, "R1", ["covid"]), 6)
-    write_text(run.path("reader_study.csv"), HEADER)
+    write_text(run.path(ROOM), HEADER)
     Session.open(run, "R1", ["covid"])
     assert len(read_reader_study(run)) == 2
 

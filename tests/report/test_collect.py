@@ -44,6 +44,38 @@ def test_the_dictionary_names_every_column_of_what_a_run_leaves(smoke_run):
     assert set(dictionary["values.json"]) == {"address"}.union(*entries)
 
 
+CLASSES = {  # of the dictionary, in pandas and in R
+    "text": (pd.api.types.is_string_dtype, "character"),
+    "number": (pd.api.types.is_float_dtype, "numeric"),
+    "whole number": (pd.api.types.is_integer_dtype, "integer"),
+    "0 or 1": (pd.api.types.is_integer_dtype, "integer"),
+}
+
+
+def test_pandas_opens_the_predictions_with_the_columns_and_classes_of_the_dictionary(smoke_run):
+    table, kinds = opened(smoke_run)
+    assert table.columns.tolist() == list(kinds)
+    assert {name: kind for name, kind in kinds.items() if not CLASSES[kind][0](table[name])} == {}
+    assert table["label"].isin([0, 1]).all()
+
+
+def test_r_opens_the_predictions_with_the_rows_columns_and_classes_of_pandas(smoke_run):
+    if shutil.which("Rscript") is None:
+        pytest.skip(NO_R)
+    code = 'p <- read.csv(commandArgs(TRUE)[1]); cat(nrow(p), sum(is.na(p)), paste(names(p), sapply(p, class)), sep = "\n")'
+    file = str(smoke_run.path("predictions.csv"))
+    found = subprocess.run(["Rscript", "-e", code, file], capture_output=True, text=True, check=True)
+    table, kinds = opened(smoke_run)
+    columns = [f"{name} {CLASSES[kind][1]}" for name, kind in kinds.items()]
+    assert found.stdout.splitlines() == [str(len(table)), str(table.isna().sum().sum()), *columns]
+
+
+def opened(run):
+    """Return the predictions as pandas opens them by itself, and what the dictionary says of each column."""
+    dictionary = pd.read_csv(run.path("dictionary.csv")).query("file == 'predictions.csv'")
+    return pd.read_csv(run.path("predictions.csv")), dict(zip(dictionary["column"], dictionary["type"], strict=True))
+
+
 def test_the_dictionary_says_something_of_each_column():
     assert pd.read_csv(DATA / "dictionary.csv").notna().all(axis=None)
 

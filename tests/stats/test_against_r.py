@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.stats import auc, survival
+from covid3d.stats import auc, calibration, courses, cut_offs, over_time, proportions, survival
 
 FOLDER = Path(__file__).parent / "reference"
 EQUAL = {"rel": 1e-6, "abs": 1e-7, "nan_ok": True}
@@ -132,3 +132,74 @@ def test_grays_test_equals_cuminc(expected):
     assert turned.z == pytest.approx(-found.z)
     left = np.bincount(data["group"][data["cause"] == expected["cause"]])
     assert found.events == (left[1], left[0])
+
+
+@pytest.mark.parametrize(("expected", "data"), cases("calibration"))
+def test_calibration_and_net_benefit_equal_val_prob_glm_and_the_formula_of_dcurves(expected, data):
+    label, logit = data["label"], data["logit"]
+    line, large = calibration.recalibration(label, logit), calibration.calibration_intercept(label, logit)
+    assert line.intercept.value == pytest.approx(expected["intercept"], **EQUAL)
+    for found, name in ((line.slope, "slope"), (large, "large")):
+        wanted = expected[[name, f"{name}_low", f"{name}_high"]].tolist()
+        assert [found.value, *limits(found)] == pytest.approx(wanted, **EQUAL), name
+    assert calibration.brier(label, logit).value == pytest.approx(expected["brier"])
+    assert auc.auc_value(label, logit) == pytest.approx(expected["auc"])
+    gains = calibration.net_benefit(label, logit, [0.25, 0.5])["score"]
+    assert gains.tolist() == pytest.approx(expected[["net_25", "net_50"]].tolist())
+
+
+@pytest.mark.parametrize(
+    ("expected", "counts"),
+    list(zip(*(read(name).to_dict("records") for name in ("calls_expected", "calls")), strict=True)),
+)
+def test_kappa_mcnemar_shares_tango_and_equivalence_equal_vcd_r_itself_and_propcis(expected, counts):
+    first, second = counts["first"], counts["second"]
+    n, right = sum(counts.values()), counts["both"] + first
+    kappa = proportions.kappa(np.repeat([1, 1, 0, 0], [*counts.values()]), np.repeat([1, 0, 1, 0], [*counts.values()]))
+    half = 1.959963985 * expected["kappa_se"]
+    assert kappa.value == pytest.approx(expected["kappa"], abs=1e-12)
+    if half:
+        assert limits(kappa) == pytest.approx([max(-1, kappa.value - half), min(1, kappa.value + half)])
+    else:
+        assert not kappa.has_limits, "vcd gives a point"
+    assert proportions.mcnemar_exact(first, second) == pytest.approx(expected["p"])
+    for found, name in ((proportions.wilson(right, n), "wilson"), (proportions.clopper_pearson(right, n), "exact")):
+        assert limits(found) == pytest.approx([expected[f"{name}_low"], expected[f"{name}_high"]])
+    narrow = [expected["low_90"], expected["high_90"]]
+    found = proportions.tost_paired_proportions(first, second, n, max(map(abs, narrow)))
+    assert limits(found.difference) == pytest.approx(
+        [expected["low"], expected["high"]], abs=2e-6
+    )  # PropCIs bisects to 1e-6
+    assert limits(found.interval_90) == pytest.approx(narrow, abs=2e-6)
+    assert found.p == pytest.approx(0.05, abs=1e-4), "at the margin that the 90 % interval just touches"
+
+
+def test_the_population_curve_and_its_spread_equal_lmer():
+    data, expected = read("courses"), read("courses_expected")
+    found = courses.curve_of(data, "day", 9, np.random.default_rng(1))
+    assert found.points["day"].tolist() == pytest.approx(expected["day"].tolist())
+    assert found.points["s"].tolist() == pytest.approx(expected["s"].tolist(), abs=1e-5)
+    spread = expected.loc[0, ["between", "within"]].tolist()
+    assert [found.between.value, found.within.value] == pytest.approx(spread, abs=1e-5)
+
+
+def test_auc_and_brier_score_by_day_with_deaths_equal_riskregression():
+    """`Score` of riskRegression: the dead are controls of the discharged, censoring is weighted by Kaplan and Meier."""
+    data, expected = read("stays"), read("stays_expected")
+    table = data.rename(columns={"days": "remaining_days", "score": "logit"})
+    days, one = expected["day"].tolist(), np.ones((1, len(table)))
+    areas = [over_time.dynamic_pairs(table, day=day).value(one)[0] for day in days]
+    assert areas == pytest.approx(expected["auc"].tolist())
+    chance = np.exp(-np.outer(np.exp(-data["score"]), days) / 10)
+    assert over_time.squared_errors(table, chance, days).mean(0) == pytest.approx(expected["brier"].tolist())
+
+
+def test_the_best_cut_off_and_the_landmarks_equal_survdiff():
+    data, expected = read("stays"), read("stays_expected")
+    days, event, score = data["days"].to_numpy(float), (data["cause"] == 1).to_numpy(float), data["score"].to_numpy()
+    best = cut_offs.best_cut(score, days, event)
+    assert (best.chi_square, best.cuts) == (pytest.approx(expected.loc[0, "largest"]), expected.loc[0, "cuts"])
+    for row in expected.itertuples():
+        there = days > row.day
+        found = survival.log_rank(days[there], event[there], score[there] >= 0)
+        assert found.chi_square == pytest.approx(row.landmark)

@@ -1,5 +1,7 @@
 """What groups and scores say about the stay, against lifelines and scikit-learn, and in worlds without effect."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -217,6 +219,22 @@ def test_frozen_scores_follow_the_stay_when_they_should():
     names = ["s at the index scan", "slope of s since the prior scan", "curvature of s over three scans"]
     assert found["Spearman"][names].map(float).tolist() == pytest.approx([1, 1, -1])
     assert (found["patients"] == 20).all()
+    remarks = [found.loc[name, column].remark for name in names for column in ("Spearman", "AUC")]
+    assert remarks == [risk.POOLED] * 2 + [""] * 4, "a level of the folds falls out of a slope"
+
+
+def test_a_measure_stands_against_s_in_pairs_on_the_patients_who_have_both():
+    """R's pROC: roc.test(a, b, paired = TRUE) of case 0 of reference/auc.csv."""
+    folder = Path(__file__).parent / "reference"
+    data, expected = (
+        pd.read_csv(folder / "auc.csv").query("case == 0"),
+        pd.read_csv(folder / "auc_expected.csv").iloc[0],
+    )
+    table = data.rename(columns={"a": "share", "b": "s"})[["label", "share", "s"]]
+    found = risk.against_s(pd.concat([table, table.head(1).assign(s=np.nan)]), "share", "opacity")
+    assert found["patients"] == len(table) and found["opacity"].value == pytest.approx(expected["auc"])
+    difference = found["opacity minus s"]
+    assert (found["p"], difference.low, difference.high) == pytest.approx(tuple(expected[["p", "d_low", "d_high"]]))
 
 
 @pytest.mark.verify
