@@ -22,6 +22,7 @@ from covid3d.ct.windows import nominal_window
 from covid3d.network import scoring, training
 from covid3d.network.registry import parameter_count
 from covid3d.network.slices import spaced_slices
+from covid3d.network.start import fit_head_first
 from covid3d.network.tabular import TERM_COLUMNS, Linear, contributions, fit_linear
 from covid3d.network.training import Examples, Fit, Plan
 from covid3d.network.weights import load_weights, save_weights
@@ -136,7 +137,7 @@ class Network(Comparator):
     """A network from windowed grids (N, 1, z, y, x) in [-1, 1] to N logits.
 
     layer: the submodule whose cells carry the explanation, by its dotted name; prepare: changes the HU before windowing,
-    (N, z, y, x) in and out.
+    (N, z, y, x) in and out; head_first: training starts with the head, as from a pretrained trunk.
     """
 
     row: str
@@ -145,6 +146,7 @@ class Network(Comparator):
     plan: Plan
     grid: tuple[int, int, int]
     prepare: Callable[[Cases], np.ndarray] = whole_grid
+    head_first: bool = False
 
     @classmethod
     def of(
@@ -154,16 +156,19 @@ class Network(Comparator):
         net: nn.Module,
         layer: str,
         prepare: Callable[[Cases], np.ndarray] = whole_grid,
+        head_first: bool = False,
         **changes: float,
     ) -> "Network":
         """Return a network that trains as the profile says; `changes` (epochs, batch_size …) replace its values."""
         plan = Plan.of(profile.training, nominal_window(profile.windows), **changes)
-        return cls(row, net, layer, plan, profile.model.grid, prepare)
+        return cls(row, net, layer, plan, profile.model.grid, prepare, head_first)
 
     def fit(
         self, train: Cases, validation: Cases, *, seed: int, checkpoint: Path | None = None, device: str = "cpu"
     ) -> Fit:
         one, two = (Examples.of(part.facts, self._seen(part)) for part in (train, validation))
+        if self.head_first:
+            fit_head_first(self.net, one.grids, one.labels, self.plan.window, device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # for layers that draw, such as dropout; a fold that is resumed draws anew
             return training.fit(self.net, one, two, self.plan, checkpoint=checkpoint, device=device, seed=seed)
