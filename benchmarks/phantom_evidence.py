@@ -17,7 +17,7 @@ from covid3d.chapters.simulator import CLEAR, RANK, SILENT
 from covid3d.phantom import oracle, render
 from covid3d.phantom.build import pattern_labels
 from covid3d.phantom.cohort import controls
-from covid3d.phantom.course import appearance
+from covid3d.phantom.course import Appearance, appearance
 from covid3d.phantom.order_form import course_of
 from covid3d.run.files import cpu_count, parallel_map, random_seed
 from covid3d.run.profile import load_profile
@@ -30,18 +30,30 @@ ORACLE_AT_A = (0.88, 0.96)
 MADE_BY = ("covid3d.phantom.build", "covid3d.stats.courses", "covid3d.stats.auc", __file__)
 
 
-def read_perfectly(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[int]]) -> dict[str, Any]:
-    """Return what the perfect reader says of a scan: patient_id, hospital, label, scan_index, burden, logit."""
+def seen(
+    scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[int]]
+) -> tuple[render.Patient, Appearance]:
+    """Return the patient of a row of an order form, whose class is in its column `pattern`, and what the scan shows."""
     name, age = str(scan["patient_id"]), None if pd.isna(scan["age"]) else float(scan["age"])
     patient = render.make_patient(seed, name, str(scan["sex"]), age or 50, int(scan["pattern"]), str(scan["hospital"]))
     course = course_of(courses, name, age, days[name])
     since = scan["days_since_onset"]
     since = course.onset_to_first + (0 if pd.isna(scan["day"]) else scan["day"]) if pd.isna(since) else since
     rng = np.random.default_rng(random_seed(seed, scan["scan_id"], "disease"))
-    look = appearance(course, float(since), rng, phase_visible=load_profile("standard").phantom.phase_visible)
+    return patient, appearance(course, float(since), rng, phase_visible=load_profile("standard").phantom.phase_visible)
+
+
+def days_of(form: pd.DataFrame) -> dict[str, list[int]]:
+    """Return the days of each patient's scans in an order form, from which its course is drawn."""
+    return {str(name): [int(day) for day in part.fillna(0)] for name, part in form.groupby("patient_id")["day"]}
+
+
+def read_perfectly(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[int]]) -> dict[str, Any]:
+    """Return what the perfect reader says of a scan: patient_id, hospital, label, scan_index, burden, logit."""
+    patient, look = seen(scan, seed, courses, days)
     logit = oracle.oracle_logit(render.find_levels(patient, look).features)
     known = {name: scan[name] for name in ("hospital", "label", "scan_index")}
-    return {"patient_id": f"{seed}-{name}", **known, "burden": look.burden, "logit": logit}
+    return {"patient_id": f"{seed}-{scan['patient_id']}", **known, "burden": look.burden, "logit": logit}
 
 
 def scans_of(number: int) -> pd.DataFrame:
@@ -50,8 +62,7 @@ def scans_of(number: int) -> pd.DataFrame:
     limits = load_profile("standard").cohort.model_copy(update={"rescans": 0, "control_patients": CONTROLS})
     table = pd.concat([form, controls(form, limits)], ignore_index=True)
     table["pattern"] = table["patient_id"].map(pattern_labels(form, "effect", number))
-    days = {str(name): [int(day) for day in part.fillna(0)] for name, part in form.groupby("patient_id")["day"]}
-    work = partial(read_perfectly, seed=number, courses=courses, days=days)
+    work = partial(read_perfectly, seed=number, courses=courses, days=days_of(form))
     rows = parallel_map(work, table.to_dict("records"), workers=cpu_count(), description=f"order form {number}")
     return pd.DataFrame(list(rows))
 
@@ -94,11 +105,10 @@ def judged(scans: pd.DataFrame) -> pd.DataFrame:
     return table.join(pd.DataFrame(limits)).astype({"reached": int})
 
 
-def main() -> None:
-    """Read all forms and write the table."""
-    scans = pd.concat([scans_of(number) for number in FORMS], ignore_index=True)
-    print(campaigns.write(NAME, judged(scans), MADE_BY).to_string())
+def campaign() -> pd.DataFrame:
+    """Read all scans of all forms; return and write phantom_evidence.csv."""
+    return campaigns.write(NAME, judged(pd.concat([scans_of(number) for number in FORMS], ignore_index=True)), MADE_BY)
 
 
 if __name__ == "__main__":
-    main()
+    print(campaign().drop(columns=list(campaigns.STAMP)).to_string(index=False))

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
+from benchmarks import campaigns
 from covid3d.ct.grid import resize
 from covid3d.ct.volume import HU_MAX, HU_MIN
 from covid3d.ct.windows import nominal_window
@@ -27,7 +28,7 @@ from covid3d.network.registry import build
 from covid3d.network.training import Plan, augment, one_cycle
 from covid3d.network.weights import grid_text, save_weights
 from covid3d.phantom import render, scanner
-from covid3d.phantom.course import appearance, draw_course
+from covid3d.phantom.course import Appearance, appearance, draw_course
 from covid3d.run.files import cpu_count, parallel_map, progress, random_seed
 from covid3d.run.profile import TRUNK, Profile, load_profile
 
@@ -49,16 +50,24 @@ def simulate(number: int, profile: Profile, seed: int = SEED) -> Scan:
 
     Every other scan is a first one, the others lie anywhere between the first day and discharge; both classes alike.
     """
-    name, size = f"pre-{number}", profile.phantom
+    name = f"pre-{number}"
     rng = np.random.default_rng(random_seed(seed, name))
     course = draw_course(seed, name)
     since = course.onset_to_first + (rng.uniform(0, course.discharge_day) if number % 2 else 0)
     sex, age = ("M" if rng.random() < 0.53 else "F"), float(np.clip(rng.normal(51, 15), 19, 88))
     patient = render.make_patient(seed, name, sex, age, number // 2 % 2, "A")
     rng = np.random.default_rng(random_seed(seed, name))
-    look = appearance(course, since, rng, phase_visible=size.phase_visible)
+    look = appearance(course, since, rng, phase_visible=profile.phantom.phase_visible)
+    return render_grid(patient, look, "A", profile, rng)
+
+
+def render_grid(
+    patient: render.Patient, look: Appearance, hospital: str, profile: Profile, rng: np.random.Generator
+) -> Scan:
+    """Return the HU grid (int16) and the shares of lesion and lung (float32) of what a hospital's scanner sees of a patient."""
+    size = profile.phantom
     levels, extent = render.find_levels(patient, look), (patient.thorax.height, patient.thorax.half_width)
-    acquisition = scanner.acquire("A", *extent, size.matrix, size.slices or 40, rng)
+    acquisition = scanner.acquire(hospital, *extent, size.matrix, size.slices or 40, rng)
     hu, lesion, lung = [], [], []
     for first, slab in render.slabs(patient, look, levels, acquisition):
         stored = scanner.store(scanner.expose(slab.hu, acquisition, first), acquisition)
@@ -217,7 +226,7 @@ def save(trunk: nn.Module, profile: Profile, path: Path = TRUNK, **changes: str)
         "trained_on": "phantom",
         "profile": profile.name,
         "manifest_sha256": "none",
-        "commit": "none",
+        "commit": campaigns.stamp(())["commit"],
         "licence": "CC0-1.0",
         "source": f"python -m benchmarks.pretrain: {SCANS} simulated scans, seed {SEED}, {EPOCHS} epochs",
         "task": "share of lesion and lung in each cell, of each part of the lungs that is ill, number of lesions, no class",

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from covid3d.figures import cross_validation, data, model, privacy, prognosis, simulator, style, trajectories
+from covid3d.figures import cross_validation, data, in_space, model, privacy, prognosis, simulator, style, trajectories
 from covid3d.figures import external_tests as external
 from covid3d.figures import picture as pictures
 from covid3d.figures import reader_comparison as readers
@@ -84,6 +84,8 @@ FIGURES = {
         pd.DataFrame({"fold": [0, 1], "auc_last": [0.5, 0.6], "auc_best": [0.7, 0.8], "deployed": [0, 1]}), 0.55, None
     ),
     "figure_1": lambda: external.figure_1(PICTURE, HEAT, WINDOW),
+    "figure_1_in_space": lambda: in_space.in_space(PICTURE, HEAT),
+    "flat_map_in_space": lambda: in_space.in_space(PICTURE._replace(lesions=None), 0 * HEAT),
     "flat_map": lambda: external.figure_1(PICTURE._replace(lesions=None), np.zeros_like(HEAT), WINDOW),
     "side_by_side_maps": lambda: external.side_by_side(PICTURE, {"one": HEAT, "two": -HEAT}, WINDOW),
     "roc": lambda: external.roc(
@@ -199,6 +201,50 @@ def test_the_planes_of_figure_1_go_through_the_lesion_and_show_the_value_that_th
     words = PICTURE.says(heat)
     assert f"{GRID[PICTURE.at]} HU, map +0.25" in words and "peak (+4)" in words
     assert f"{np.hypot(4 * 5.0, np.hypot(6 * 2.0, 5 * 2.0)):.0f} mm away" in words
+
+
+def _box(z, y, x):
+    """A grid of 40 x 60 x 80 voxels, each 3 x 2 x 1.5 mm, that is 1 in one box; head up, back and left at the end."""
+    grid = np.zeros((40, 60, 80))
+    grid[z, y, x] = 1
+    return grid
+
+
+def test_solids_in_space_are_drawn_where_the_arrays_say():
+    """A lesion low in front in the right lung, a hot part high at the back of the left one; brightness falls with the slope."""
+    lesion, hot = _box(slice(4, 10), slice(6, 14), slice(10, 20)), _box(slice(30, 36), slice(44, 52), slice(60, 70))
+    lung = _box(slice(2, 38), slice(4, 56), slice(5, 75)) > 0
+    ill = lesion > 0
+    shown = PICTURE._replace(hu=lesion, spacing=(3.0, 2.0, 1.5), lung=lung, ill=ill, lesions=lesion)
+    figure = in_space.in_space(shown, hot)
+    names = [axes.get_title(loc="left") for axes in figure.axes]
+    assert names == ["from the front", "from the left", "from below"]
+    middles = {"lesion": ((6.5, 14.5), (6.5, 9.5), (9.5, 14.5)), "hot": ((32.5, 64.5), (32.5, 47.5), (47.5, 64.5))}
+    for number, axes in enumerate(figure.axes):
+        red, green, blue = np.moveaxis(_pixels(axes), -1, 0)
+        seen = {"lesion": (green > blue + 0.05) & (red < green + 0.1), "hot": red > green + 0.1}
+        for name, mask in seen.items():
+            np.testing.assert_allclose(np.argwhere(mask).mean(0), middles[name][number], atol=1, err_msg=name)
+        letters = [text.get_text() for text in axes.texts]
+        assert letters == (["A", "P"] if number == 1 else ["R", "L"])
+        assert axes.images[0].origin == ("upper" if number == 2 else "lower"), "head up, from below the front up"
+
+
+def test_a_ray_stops_at_the_first_surface_and_a_surface_to_the_light_is_brighter():
+    ball = np.linalg.norm((np.indices((40, 60, 80)).T - (20, 30, 40)) * (3, 2, 1.5), axis=-1).T < 25
+    for which, bright in in_space.seen(ball, (3.0, 2.0, 1.5)).items():
+        area = np.isfinite(bright).sum() * {"coronal": 4.5, "sagittal": 6.0, "axial": 3.0}[which]
+        assert area == pytest.approx(np.pi * 25**2, rel=0.03)
+        rows, columns = (size // 2 for size in bright.shape)
+        upper = bright[:rows, :columns] if which == "axial" else bright[rows:, :columns]
+        lower = bright[rows:, columns:] if which == "axial" else bright[:rows, columns:]
+        assert np.nanmean(upper) > np.nanmean(lower) + 0.3, "the light comes from above left"
+        assert bright[rows, columns] == pytest.approx(0.75, abs=0.03), "straight to the viewer"
+    hidden = ball & (np.arange(60)[:, None] > 30)
+    front = in_space.seen(hidden, (3.0, 2.0, 1.5))
+    assert front["coronal"][20, 40] == pytest.approx(0.75, abs=0.03), "the cut is flat and looks to the front"
+    assert front["coronal"][20, 30] == pytest.approx(0.75, abs=0.03)
+    assert np.isnan(in_space.seen(0 * ball, (3.0, 2.0, 1.5))["axial"]).all()
 
 
 def test_the_middle_of_a_mask_lies_in_its_largest_part():

@@ -16,7 +16,8 @@ from covid3d.chapters import results
 from covid3d.chapters.task1 import split_of
 from covid3d.cohort.intake import accepted
 from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
-from covid3d.comparators.interface import TASK, Cases, Comparator, fold_seed, train_fold
+from covid3d.comparators.interface import TASK, Cases, Comparator, Network, fold_seed, is_covid3d, train_fold
+from covid3d.kinetics.convert import load_trunk
 from covid3d.network import training
 from covid3d.network.scoring import prediction_rows, use_device
 from covid3d.run import campaigns, steps
@@ -27,7 +28,7 @@ from covid3d.run.profile import Profile, Run
 from covid3d.stats.auc import Z, auc, mean_fold_auc, paired_delong, pool_inverse_variance
 from covid3d.stats.estimate import Estimate, p_value
 
-AGAINST, LUNGS = " - COVID3D", "COVID3D, lungs alone (from scratch)"
+AGAINST, LUNGS = " - COVID3D", "COVID3D, lungs alone"
 SIMULATOR = "covid3d.phantom.build"
 
 
@@ -53,14 +54,24 @@ def ensure_comparator(run: Run, model: str, fold: int) -> Path:
         "split": [list(zip(side["scan_id"], map(int, side["label"]), strict=True)) for side in split],
         "intake": run.intake,
         "manifest": run.manifest,
+        "starts_from": run.pretrained if model.startswith(REFERENCE) and run.pretrained else "random values",
     }
     again = f"python -m covid3d step comparator --run {run.name} --model {model} --fold {fold}"
 
     def compute(folder: Path) -> None:
         made = create(model, run.profile, seed=fold_seed(run, model, fold))
+        start_as_task_1(run, made)
         train_fold(run, model, made, fold, *split, folder)
 
     return steps.ensure(run, "comparator", folder_of(run, model, fold), inputs, compute, again=again)
+
+
+def start_as_task_1(run: Run, model: Comparator) -> None:
+    """Let a COVID3D that is shown something else start where the run's own folds start; other models stay as they are."""
+    if isinstance(model, Network) and is_covid3d(model) and run.pretrained:
+        load_trunk(model.net, run.pretrained)
+        if run.from_trunk:
+            model.go_on(run.from_trunk)
 
 
 def load(run: Run, name: str, fold: int) -> Comparator:

@@ -1,10 +1,12 @@
 """Explanation with evidence: what a scan's logit loses when parts of its lung are made healthy, and whether that is disease.
 
 Occlusion (`covid3d.network.occlusion`) takes no truth. It is judged by the true masks of simulated scans, beside the
-activation map and beside maps that know nothing: the same everywhere, and of networks with random weights.
+activation map and beside maps that know nothing: the same everywhere, and of networks that were trained on random labels or
+that have random weights (Adebayo et al., NeurIPS 2018, arXiv:1810.03292).
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +22,17 @@ from covid3d.chapters.explanation import (
     NO_TRUTH,
     SHARES,
     Maps,
-    cell_map,
     mass,
     ratio_of_means,
     read_map,
-    spread,
+    signed_map,
 )
 from covid3d.chapters.measured import REACHED, judged
+from covid3d.chapters.results import RANDOM_LABELS, TASK, THREE_D
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.intake import grid_spacing, read_intake
 from covid3d.cohort.store import Store
+from covid3d.ct.lungs import whole_lung
 from covid3d.ct.windows import Window, nominal_window
 from covid3d.network import occlusion
 from covid3d.network.registry import build
@@ -43,12 +46,24 @@ from covid3d.stats.estimate import Estimate, p_value
 
 MAP, BOXES, PIECES = "activation map", "occlusion by boxes", "occlusion by pieces"
 GRID, LUNG, OPAQUE = "the same everywhere", "the same in the lung", "the same in opaque lung"
-RANDOM_MAP, RANDOM_PIECES = "activation map, random weights", "occlusion by pieces, random weights"
-NULL_LINE = {MAP: GRID, BOXES: LUNG, PIECES: OPAQUE, RANDOM_MAP: GRID, RANDOM_PIECES: OPAQUE}
+RANDOMISED = {
+    method: {f"random {what}": f"{method}, random {what}" for what in ("labels", "weights")} for method in (MAP, PIECES)
+}
+"""The methods of networks that have learned nothing from true labels, by what was random."""
+NULL_LINE = {
+    BOXES: LUNG,
+    **dict.fromkeys((MAP, *RANDOMISED[MAP].values()), GRID),
+    **dict.fromkeys((PIECES, *RANDOMISED[PIECES].values()), OPAQUE),
+}
 """The map that knows nothing, with which each method is compared: it lies wherever the method can."""
-ROWS = (MAP, BOXES, PIECES, GRID, LUNG, OPAQUE, RANDOM_MAP, RANDOM_PIECES)
+ROWS = (MAP, BOXES, PIECES, GRID, LUNG, OPAQUE, *RANDOMISED[MAP].values(), *RANDOMISED[PIECES].values())
 RANDOM_SCANS = 8
-"""External scans of each class, among those searched by boxes, that networks of random weights score too."""
+"""External scans of each class, among those searched by boxes, that the networks of `RANDOMISED` score too."""
+LEARNED = {
+    True: "what was learned from the labels shows in it",
+    False: "it cannot be told from a picture of what was there before any label: the contrast of the image, and the start",
+}
+"""What follows for a picture, by whether it finds more of the lesions than that of the network trained on random labels."""
 ABOVE, BELOW, LEAST_FALL = 2.0, 1.0, 0.25
 """The bars of the protocol: the ratio's interval in COVID+ and in COVID-, and the fall of the AUC without lesions."""
 LEAST_LESION, SOFT_TISSUE_HU = 0.05, 40.0
@@ -60,7 +75,10 @@ PICTURE = {
     (False, True): "Trust the occlusion picture, not the activation map: {}.",
     (True, True): "Both pictures point to the disease: {}.",
     (True, False): "Trust the activation map; the occlusion picture does not reach what was asked of it: {}.",
-    (False, False): "Trust neither picture to show where the disease is: {}, and more was asked of both.",
+    (
+        False,
+        False,
+    ): "Trust neither picture to show where the disease is, but your own reading: {}, and more was asked of both.",
 }
 """What to tell a reader of the pictures, by whether the activation map and the occlusion reach their bars."""
 CAUSAL = {"whole": "as it is", "removed": "lesions made healthy", "alone": "all the lung but the lesions made healthy"}
@@ -84,15 +102,17 @@ def ensure_evidence(run: Run) -> Path:
 
     Scans: the external ones and the case of Figure 4, each by the fold that `explain` used. summary.csv: one row a scan and
     method: scan_id, patient_id, hospital, role, label, why, fold, method, parts, together (the fall without all parts at
-    once), healthy_hu, agreement (Spearman's with the activation map within the lung), searched (the share of the lesions
-    that lies in the lung that was searched), and the columns of `mass`. causal.csv, where there is truth: the logits of each
-    scan as it is, with lesions made healthy, and with all the lung but the lesions made healthy.
+    once), healthy_hu, agreement (Spearman's with the activation map within the lung), alike (Spearman's of a randomised
+    network with the deployed one: of their activation maps within the lung, of their falls over the pieces), searched (the
+    share of the lesions that lies in the lung that was searched), and the columns of `mass`. causal.csv, where there is truth:
+    the logits of each scan as it is, with lesions made healthy, and with all the lung but the lesions made healthy.
     """
     inputs = {
         "intake": run.intake,
         "explain": steps.content(run.path("explain")),
         "selection": steps.content(results.selection_file(run).parent),
-        "folds": [steps.content(run.model("task1", "covid3d", fold)) for fold in results.folds(run)],
+        "folds": [steps.content(run.model(TASK, THREE_D, fold)) for fold in results.folds(run)],
+        "random_labels": steps.content(run.model(RANDOM_LABELS, THREE_D, results.deployed_fold(run))),
     }
     return steps.ensure(run, "evidence", run.path("evidence"), inputs, lambda out: _evidence(run, out))
 
@@ -104,24 +124,25 @@ def _evidence(run: Run, folder: Path) -> None:
     scans = scans[(scans["role"] == "external") | (scans["why"] == "case")]
     boxed = drawn(scans, run.profile.explain.boxed, run.seed)
     random = drawn(scans[scans["scan_id"].isin(boxed)], RANDOM_SCANS, run.seed)
+    of_labels = load_fold(run, RANDOM_LABELS, THREE_D, results.deployed_fold(run))
     rows: list[dict[str, Any]] = []
     causal: list[dict[str, Any]] = []
     for fold, group in scans.groupby("fold"):
-        model = load_fold(run, "task1", "covid3d", int(str(fold)))
+        model = load_fold(run, TASK, THREE_D, int(str(fold)))
         for scan in progress(_scans(run, group), f"evidence of fold {fold}", len(group)):
             scan_id = scan.row["scan_id"]
-            found = {PIECES: occlusion.by_pieces(model, scan.grid, scan.spacing_mm, window, device)}
+            lung = whole_lung(scan.grid, scan.spacing_mm)
+            found = {PIECES: occlusion.by_pieces(model, scan.grid, lung, window, device)}
             if scan_id in boxed:
-                found[BOXES] = occlusion.by_boxes(model, scan.grid, scan.spacing_mm, window, device)
+                found[BOXES] = occlusion.by_boxes(model, scan.grid, lung, window, device)
             kept = {name: found[way].values for way, name in ((BOXES, "boxes"), (PIECES, "pieces")) if way in found}
             np.savez_compressed(folder / "maps" / f"{scan_id}.npz", **kept)  # type: ignore[arg-type]
             activation = read_map(run, scan_id)
             rows += [_row(scan, way, one.values, one, activation) for way, one in found.items()]
-            lung = found[PIECES].lung
             same = {GRID: np.ones_like(lung), LUNG: lung, OPAQUE: occlusion.opaque(scan.grid, lung)}
             rows += [_row(scan, way, values.astype(np.float32)) for way, values in same.items()]
             if scan_id in random:
-                rows += _of_random_weights(run, scan, window, device)
+                rows += _randomised(run, scan, of_labels, found[PIECES], activation, window, device)
             if scan.lesion is not None and scan.lung is not None:
                 causal.append(_causal(model, scan, found[PIECES].healthy_hu, window, device))
     write_csv(folder / "summary.csv", pd.DataFrame(rows).sort_values(["scan_id", "method"]))
@@ -154,11 +175,13 @@ def _row(
     values: np.ndarray,
     found: occlusion.Evidence | None = None,
     activation: np.ndarray | None = None,
+    alike: float = float("nan"),
 ) -> dict[str, Any]:
     """Return one row of summary.csv."""
     nan = float("nan")
     row = {name: scan.row[name] for name in ("scan_id", "patient_id", "hospital", "role", "label", "why", "fold")}
-    row |= {"method": method, "parts": 0, "together": nan, "healthy_hu": nan, "agreement": nan, "searched": nan}
+    row |= {"method": method, "parts": 0, "together": nan, "healthy_hu": nan, "agreement": nan, "alike": alike}
+    row["searched"] = nan
     if found is not None:
         row |= {"parts": len(found.falls), "together": found.together, "healthy_hu": found.healthy_hu}
         if scan.lesion is not None and scan.lesion.sum() > 0:
@@ -174,14 +197,25 @@ def _agreement(one: np.ndarray, two: np.ndarray) -> float:
     return float(stats.spearmanr(one, two).statistic)
 
 
-def _of_random_weights(run: Run, scan: Scan, window: Window, device: str) -> list[dict[str, Any]]:
-    """Return the rows of a network of this size with random weights, another one for each scan."""
-    settings = run.profile.explain
-    model = build("covid3d", run.profile, seed=random_seed(run.seed, "evidence", scan.row["scan_id"]))
-    pieces = occlusion.by_pieces(model, scan.grid, scan.spacing_mm, window, device)
-    cells = cell_map(model, scan.grid, window, settings.layer, settings.method, device).cells
-    values = spread(cells, model.extractor, settings.layer, scan.grid.shape)  # type: ignore[arg-type]
-    return [_row(scan, RANDOM_PIECES, pieces.values, pieces), _row(scan, RANDOM_MAP, values)]
+def _randomised(
+    run: Run,
+    scan: Scan,
+    of_labels: nn.Module,
+    deployed: occlusion.Evidence,
+    activation: np.ndarray,
+    window: Window,
+    device: str,
+) -> list[dict[str, Any]]:
+    """Return the rows of the network trained on random labels and of one with random weights, another one for each scan."""
+    of_weights = build(THREE_D, run.profile, seed=random_seed(run.seed, "evidence", scan.row["scan_id"]))
+    settings, lung, rows = run.profile.explain, deployed.lung, []
+    for what, model in (("random labels", of_labels), ("random weights", of_weights)):
+        pieces = occlusion.by_pieces(model, scan.grid, lung, window, device)
+        values = signed_map(model, scan.grid, window, settings.layer, settings.method, device)
+        alike = _agreement(deployed.falls, pieces.falls), _agreement(activation[lung], values[lung])
+        rows.append(_row(scan, RANDOMISED[PIECES][what], pieces.values, pieces, alike=alike[0]))
+        rows.append(_row(scan, RANDOMISED[MAP][what], values, alike=alike[1]))
+    return rows
 
 
 def _causal(model: nn.Module, scan: Scan, healthy_hu: float, window: Window, device: str) -> dict[str, Any]:
@@ -248,22 +282,30 @@ class Evidence:
         table = self.maps.external if method == MAP else self.summary[self.summary["method"] == method]
         return table[(table["role"] == "external") & (table["label"] == label)].set_index("scan_id")
 
-    def ratio(self, method: str, label: int) -> Estimate:
-        """Return the lesions' share of the positive evidence over their share of the lung, external scans of one class."""
+    def ratio(self, method: str, label: int, scans: Collection[str] | None = None) -> Estimate:
+        """Return the lesions' share of the positive evidence over their share of the lung, external scans of one class.
+
+        scans: those that are asked for, by scan_id; by default all that the method was tried on.
+        """
         known = self.of_method(method, label)
+        known = known if scans is None else known[known.index.isin(scans)]
         known = known[(known["lesion_of_lung"] > 0) & known["lesion_share"].notna()]
         return self._ratio(known[SHARES], method, label)
 
     def against_null(self, method: str) -> Estimate:
         """Return the lesions' share of the evidence in COVID+ scans over their share of the method's null line, paired."""
-        if method not in NULL_LINE:
-            return Estimate.missing("it is a null line")
-        pairs = pd.DataFrame({name: self.of_method(name, 1)["lesion_share"] for name in (method, NULL_LINE[method])})
-        return self._ratio(pairs.dropna(), method, "null line")
+        return self.against(method, NULL_LINE[method]) if method in NULL_LINE else Estimate.missing("it is a null line")
+
+    def against(self, method: str, other: str) -> Estimate:
+        """Return the lesions' share of a method's evidence over their share of another's, in COVID+ scans of both, paired."""
+        pairs = pd.DataFrame({name: self.of_method(name, 1)["lesion_share"] for name in (method, other)})
+        return self._ratio(pairs.dropna(), method, other)
 
     def _ratio(self, pairs: pd.DataFrame, *names: object) -> Estimate:
-        if pairs.empty or not pairs.to_numpy(float).any(0).all():
-            return Estimate.missing(NO_TRUTH if pairs.empty else "no evidence lies in a lesion")
+        if self.causal.empty or pairs.empty:
+            return Estimate.missing(NO_TRUTH if self.causal.empty else "no scan has a positive part of the map")
+        if not pairs.to_numpy(float).any(0).all():
+            return Estimate.missing("no evidence lies in a lesion")
         rng = np.random.default_rng(random_seed(self.run.seed, "evidence", *names))
         return ratio_of_means(pairs.to_numpy(float), self.run.profile.statistics.bootstrap, rng)
 
@@ -285,14 +327,48 @@ class Evidence:
             )
         return pd.DataFrame(rows).set_index("method")
 
+    def randomised(self) -> pd.DataFrame:
+        """Return, by picture and network, over the same COVID+ scans: the ratio, and how the deployed network compares.
+
+        deployed over it: the lesions' share of the deployed network's picture over theirs of this one. alike: the mean of
+        Spearman's correlation with the deployed network's picture (Adebayo et al. 2018).
+        """
+        rows, own = [], Estimate.missing("it is the deployed one")
+        for method, others in RANDOMISED.items():
+            for name, other in {"deployed": method, **others}.items():
+                scans = self.of_method(others["random labels"], 1).index
+                shown = self.ratio(other, 1, scans), self.against(method, other) if other != method else own
+                alike = own if other == method else mean_interval(self.of_method(other, 1)["alike"])
+                rows.append((method, name, len(scans), *shown, alike))
+        columns = ["picture", "network", "scans", "ratio", "deployed over it", "alike"]
+        return pd.DataFrame(rows, columns=columns).set_index(columns[:2])
+
+    def learned(self) -> pd.DataFrame:
+        """Return what the deployed network and that of random labels had learned at the end: loss, AUC of held-out patients."""
+        curves = results.learning_curves(self.run)
+        deployed = curves[curves["fold"] == results.deployed_fold(self.run)]
+        ends = {"true labels": deployed.iloc[-1], "random labels": results.random_labels_curve(self.run).iloc[-1]}
+        rows = [(name, end["train_loss"], end["validation_auc"]) for name, end in ends.items()]
+        columns = ["trained on", "training loss", "AUC of the patients held out"]
+        return pd.DataFrame([*rows, ("nothing: a guess", math.log(2), 0.5)], columns=columns).set_index("trained on")
+
+    def sanity(self) -> dict[str, str]:
+        """Return, by picture, what follows from the network that was trained on random labels."""
+        table, found = self.randomised(), {}
+        for method in RANDOMISED:
+            true, random = (table["ratio"][method, network] for network in ("deployed", "random labels"))
+            more = table["deployed over it"][method, "random labels"]
+            numbers = f"{true.value:.1f} times with the true labels, {random.value:.1f} times with random ones"
+            found[method] = f"{numbers}: {LEARNED[more.low > 1]}" if more.known else f"not known: {more.method}"
+        return found
+
     def agreement(self) -> pd.DataFrame:
         """Return, by form of occlusion and class, the mean over scans of Spearman's correlation with the activation map."""
         rows = []
         for method in (BOXES, PIECES):
             for label, name in CLASSES.items():
-                found = self.of_method(method, label)["agreement"].dropna()
-                mean = mean_interval(found) if len(found) else Estimate.missing("no map to compare")
-                rows.append((method, name, len(found), mean))
+                found = self.of_method(method, label)["agreement"]
+                rows.append((method, name, found.count(), mean_interval(found)))
         return pd.DataFrame(rows, columns=["method", "class", "scans", "Spearman"]).set_index(["method", "class"])
 
     def searched(self) -> dict[str, Estimate]:
@@ -342,13 +418,11 @@ class Evidence:
         held, found = table["verdict"].eq(REACHED).tolist(), table["found"].tolist()
         if not found[1].known or not found[3].known:
             return {"which picture": NOT_TESTED, "what it looks at": f"Not known: {NO_TRUTH}."}
-        shares = [
-            f"{one.value:.1f} times" if one.known else "an unknown number of times"
-            for one in (self.ratio(MAP, 1), found[1])
-        ]
+        known = self.ratio(MAP, 1)
         numbers = (
-            f"in COVID+ scans diseased lung has {shares[1]} its share of the lung in the red of the occlusion picture, "
-            f"and {shares[0]} its share of the lung in the red of the activation map"
+            f"in COVID+ scans the red of the occlusion picture lies in diseased lung {found[1].value:.1f} times as much as red "
+            "that is spread evenly over the lungs would, that of the activation map "
+            + (f"{known.value:.1f} times" if known.known else "nowhere")
         )
         decides = "the network decides by the disease" if held[3] else "too little to say that disease decides"
         return {

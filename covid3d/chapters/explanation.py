@@ -16,6 +16,7 @@ from scipy import ndimage, stats
 from torch import nn
 
 from covid3d.chapters import results
+from covid3d.chapters.measured import judged
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
@@ -329,12 +330,11 @@ class Maps:
         first is that of a map that is the same everywhere; the others are medians.
         """
         found = lesion_share_ratio(self.summary, 1, self.run.profile.statistics.bootstrap, self.run.seed)
-        reached = "reached" if found.value >= LEAST_RATIO and found.low > 1 else "not reached"
         scans = self.positive()
         lungs = [mask.mean() for mask in (lung_mask(self.run, scan) for scan in scans["scan_id"]) if mask is not None]
         return {
             "ratio": found,
-            "bar": reached if found.known else NO_TRUTH,
+            "bar": judged(found, found.value >= LEAST_RATIO and found.low > 1),
             "same everywhere": Estimate(float(np.mean(lungs))) if lungs else Estimate.missing(NO_TRUTH),
             "the lesions themselves": _median(scans["lesion_map_ratio"]),
             "inside the lung": _median(scans["ratio_in_lung"]),

@@ -30,6 +30,7 @@ from covid3d.cohort.store import Store
 from covid3d.ct.lungs import blanked
 from covid3d.ct.windows import Window, nominal_window
 from covid3d.figures import external_tests as draw
+from covid3d.figures.in_space import HALF, in_space, of_peak
 from covid3d.figures.picture import Picture, peak_of
 from covid3d.network import training
 from covid3d.run import campaigns, steps
@@ -273,7 +274,22 @@ class ExternalTests:
             "external COVID+ scans": sum(whole),
             "one forward and one backward pass": ways == {(1, 1)},
             "from the map's peak to the nearest lesion": self._way_to_lesion(cases),
+            **self._hottest(cases),
         }
+
+    def _hottest(self, cases: pd.DataFrame) -> dict[str, Estimate]:
+        """Return how much of Figure 1 lies above half of its map's peak, and how much of that in the lungs and in lesions."""
+        names = ("above half of the map's peak", "of that in the lungs", "of that in true lesions")
+        for scan in self._figure_1(cases):
+            shown = self.picture(scan)
+            hot = of_peak(self.heat(scan)) > HALF
+            if not hot.any():
+                break
+            volume = Estimate(float(hot.sum() * np.prod(shown.spacing) / 1000), unit="ml")
+            lung, ill = (Estimate(float(part[hot].mean())).of_unit("%") for part in (shown.lung, shown.ill))
+            lesions = Estimate.missing(explanation.NO_TRUTH) if shown.lesions is None else ill
+            return dict(zip(names, (volume, lung, lesions), strict=True))
+        return dict.fromkeys(names, Estimate.missing("no map is above 0"))
 
     def _way_to_lesion(self, cases: pd.DataFrame) -> Estimate:
         """Return the distance of the peak of Figure 1's map from the nearest true lesion, mm."""
@@ -294,12 +310,23 @@ class ExternalTests:
             f"{shown.says(self.heat(scans[0]))}. {made_on(self.run, shown)}." if shown.hu.size else "No lung was found."
         )
 
+    def figure_1_ground(self, cases: pd.DataFrame) -> str:
+        """Return on what grid the map of Figure 1 was made, and on what it lies."""
+        return "".join(f"{made_on(self.run, self.picture(scan))}." for scan in self._figure_1(cases))
+
     def plot_figure_1(self, cases: pd.DataFrame) -> Figure:
         """Return the scan of Figure 1 in three planes, without and with its signed map."""
         scans = self._figure_1(cases)
         if not scans:
             return draw.empty("no COVID+ scan outside A")
         return draw.figure_1(self.picture(scans[0]), self.heat(scans[0]), self._window)
+
+    def plot_figure_1_in_space(self, cases: pd.DataFrame) -> Figure:
+        """Return the scan of Figure 1 from three sides, with its true lesions and the hottest part of its map."""
+        scans = self._figure_1(cases)
+        if not scans:
+            return draw.empty("no COVID+ scan outside A")
+        return in_space(self.picture(scans[0]), self.heat(scans[0]))
 
     def plot_evidence(self, cases: pd.DataFrame) -> Figure:
         """Return the scan of Figure 1 in one plane, with its activation map and its evidence by pieces and by boxes."""

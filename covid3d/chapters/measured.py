@@ -139,8 +139,18 @@ def _evidence(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _prognosis(table: pd.DataFrame) -> pd.DataFrame:
-    shown = table[["phase_visible", "predictor", "patients"]].rename(columns={"phase_visible": "phase visible"})
-    shown["phase visible"] = shown["phase visible"].map("{:g}".format)
+    shown = _separation(table)
+    shown.insert(0, "phase visible", table["phase_visible"].map("{:g}".format))
+    return shown.set_index(["phase visible", "predictor"])
+
+
+def _gain(table: pd.DataFrame) -> pd.DataFrame:
+    return _separation(table).set_index("predictor")
+
+
+def _separation(table: pd.DataFrame) -> pd.DataFrame:
+    """Return how well each predictor tells the stay: predictor, patients, AUC, C-index, hazard ratio and permutation p."""
+    shown = table[["predictor", "patients"]].copy()
     for words, name, stem in (
         ("AUC", "auc", "auc"),
         ("C-index", "c_index", "c"),
@@ -148,9 +158,7 @@ def _prognosis(table: pd.DataFrame) -> pd.DataFrame:
     ):
         limits = f"{stem}_low", f"{stem}_high"
         shown[words] = _estimates(table, name, *limits, "bootstrap over patients", remark="nominal")
-    if "p" in table:
-        shown["permutation p"] = table["p"]
-    return shown.set_index(["phase visible", "predictor"])
+    return shown.assign(**{"permutation p": table["p"]}) if "p" in table else shown
 
 
 def _speed(table: pd.DataFrame) -> pd.DataFrame:
@@ -186,6 +194,7 @@ WORDS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "null_smoke": _null_runs,
     "phantom_course": _whole_course,
     "phantom_prognosis": _prognosis,
+    "phantom_gain": _gain,
     "phantom_speed": _speed,
 }
 CHECKS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
@@ -208,6 +217,11 @@ CHECKS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
         "phantom_evidence",
         "what a scan tells of the class grows with disease",
         lambda table: table["reached"] == 1,
+    ),
+    "gain": (
+        "phantom_gain",
+        "a second scan tells the network more of the stay, p below .05",
+        lambda table: ((table["auc"] > 0) & (table["p"] < 0.05))[table["predictor"].str.contains(" - ")],
     ),
     "course": (
         "phantom_course",

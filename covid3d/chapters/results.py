@@ -13,6 +13,8 @@ from covid3d.run.errors import MissingResult
 from covid3d.run.profile import Run
 
 TASK, THREE_D, TWO_D, EVERY_FOLD, ENSEMBLE = "task1", "covid3d", "resnet_2d", "covid3d_fold", "covid3d_ensemble"
+RANDOM_LABELS = "random_labels"
+"""The task of the network that was trained on permuted labels."""
 IDS = {"scan_id": str, "prior_scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
 
 
@@ -81,6 +83,11 @@ def learning_curves(run: Run) -> pd.DataFrame:
     parts = [pd.read_csv(run.model(TASK, THREE_D, fold) / "history.csv").assign(fold=fold) for fold in folds(run)]
     columns = ["fold", "epoch", "train_loss", "validation_loss", "validation_auc"]
     return pd.concat(parts, ignore_index=True)[columns]
+
+
+def random_labels_curve(run: Run) -> pd.DataFrame:
+    """Return the history of the network that was trained on permuted labels: the columns of `learning_curves` but fold."""
+    return pd.read_csv(run.model(RANDOM_LABELS, THREE_D, deployed_fold(run)) / "history.csv")
 
 
 def external_scores(run: Run) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.chapters.measured import verdict
+from covid3d.chapters.measured import judged
 from covid3d.chapters.opacity import measured
 from covid3d.chapters.truth import read_truth
 from covid3d.run.profile import Run
@@ -64,8 +64,8 @@ class Severity:
     def bar(self) -> dict[str, Any]:
         """Return the bar of s: what is asked, what was found, and whether it is reached."""
         found = self._rank(self.course, "logit", BURDEN).estimate
-        judged = verdict(found.value >= LEAST_RANK) if found.known else found
-        return {"asks": f"at least {LEAST_RANK}", "found": found, "verdict": judged}
+        verdict = judged(found, found.value >= LEAST_RANK)
+        return {"asks": f"at least {LEAST_RANK}", "found": found, "verdict": verdict}
 
     def highest(self) -> pd.DataFrame:
         """Return how many COVID+ patients have their highest s, burden or opacity on days 7 to 10, and on the burden's scan.

@@ -310,15 +310,15 @@ def pipeline(
     world: str | None = None,
     seed: int | None = None,
     weights: str | None = None,
-    extended: Annotated[bool, typer.Option("--extended", help="first train the compared models")] = False,
+    extended: Annotated[bool, typer.Option("--extended", help="first nested folds and compared models")] = False,
     cluster: Annotated[str, typer.Option(help="hand each job to a cluster: slurm")] = "",
 ) -> None:
     """Compute one run: what `make report`, `smoke`, `run` and `extended` call."""
-    from covid3d.commands.pipeline import announce, compute, create, where_it_lies
+    from covid3d.commands.pipeline import announce, compute, create, extended_targets, where_it_lies
 
     run = create(name, profile=profile, manifest=manifest, world=world, seed=seed, weights=weights)
     typer.echo(announce(run, cores))
-    for targets in ([["done/jobs/comparators.done"]] if extended else []) + [[]]:
+    for targets in ([extended_targets(run)] if extended else []) + [[]]:
         status = compute(run, cores, targets, cluster)
         if status:
             raise typer.Exit(status)

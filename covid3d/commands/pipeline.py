@@ -23,7 +23,18 @@ from covid3d.run.errors import ConfigError, Covid3DError, nearest
 from covid3d.run.files import CALLER, read_json, sha256_file, sha256_json, write_json
 from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Run, open_run, repository_root
-from covid3d.run.steps import STEPS, Chapter, all_needs, call, known, needs, options, static_fingerprint, values_over
+from covid3d.run.steps import (
+    EXTENDED,
+    STEPS,
+    Chapter,
+    all_needs,
+    call,
+    known,
+    needs,
+    options,
+    static_fingerprint,
+    values_over,
+)
 from covid3d.run.strict import Strict, validate
 
 CLUSTERS = {"slurm": "sbatch"}
@@ -171,7 +182,7 @@ def leftovers(run: Run) -> list[Path]:
     """Return the temporary files and folders that a killed process could not remove: `.<name>.<eight letters>`."""
     hidden = [
         path
-        for name in ("models", "comparators", "checkpoints", "chapters")
+        for name in ("models", "comparators", "nested", "checkpoints", "chapters")
         for path in sorted(run.path(name).rglob(".*"))
     ]
     return [path for path in hidden if re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name)]
@@ -193,10 +204,11 @@ class Job:
 
 
 def jobs(run: Run) -> dict[str, Job]:
-    """Return the jobs of a run by name: its chapters with all that they need, the book, and the compared models."""
+    """Return the jobs of a run by name: its chapters with all that they need, the book, and what only `make extended` adds."""
     names = [*all_needs(run, "book"), "book"]
     if not run.is_site:
-        names += [name for name in all_needs(run, "comparators") if name not in names] + ["comparators"]
+        more = [name for extra in EXTENDED for name in (*all_needs(run, extra), extra)]
+        names += [name for name in dict.fromkeys(more) if name not in names]
     return {
         job_name(name, values): Job(
             arguments=" ".join([name, *(f"--{option} {value}" for option, value in values.items())]),
@@ -207,6 +219,12 @@ def jobs(run: Run) -> dict[str, Job]:
         for name in names
         for values in values_over(run, name)
     }
+
+
+def extended_targets(run: Run) -> list[str]:
+    """Return the markers of what only `make extended` computes; none with given weights."""
+    values = [] if run.is_site else [(name, one) for name in EXTENDED for one in values_over(run, name)]
+    return [f"done/jobs/{job_name(name, one)}.done" for name, one in values]
 
 
 def job_name(name: str, values: Mapping[str, Any]) -> str:
@@ -272,7 +290,7 @@ def own_files(run: Run, step: str) -> str:
     """Return the hash of the user's file that a step reads: the order form, weights to start from, or given weights."""
     if step == "cohort":
         return sha256_file(run.order_form)
-    if step == "fold":
+    if step in ("fold", "comparator"):
         return sha256_file(run.pretrained) if run.pretrained else ""
     return sha256_file(run.root / str(run.config.weights)) if step == "given" else ""
 

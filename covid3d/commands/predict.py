@@ -12,6 +12,7 @@ import numpy as np
 from covid3d.chapters.explanation import signed_map
 from covid3d.cohort.scan import find_lungs
 from covid3d.ct.grid import grid_spacing, resample, resize, to_volume_space
+from covid3d.ct.lungs import whole_lung
 from covid3d.ct.volume import CTVolume, to_source_axes
 from covid3d.ct.windows import Window
 from covid3d.dicom.series import read_ct
@@ -123,7 +124,8 @@ def predict(
     if out is not None:
         maps = {"map": signed_map(model, grid, window, profile.explain.layer, profile.explain.method, device=chosen)}
         if evidence:
-            found = by_pieces(model, grid, grid_spacing(volume, grid.shape), window, chosen)
+            lung = whole_lung(grid, grid_spacing(volume, grid.shape))
+            found = by_pieces(model, grid, lung, window, chosen)
             maps["evidence"], prediction = found.values, replace(prediction, evidence=found.words)
         files = _write(Path(out), prediction, volume, maps, window)
     if features is not None:

@@ -6,7 +6,7 @@ or a `Table`, which sees columns. Both train on the same folds and are scored on
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +15,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from covid3d.cohort.intake import read_intake
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import scoring, training
+from covid3d.network.covid3d import Covid3D
 from covid3d.network.registry import parameter_count
 from covid3d.network.slices import spaced_slices
 from covid3d.network.start import fit_head_first
@@ -28,7 +30,7 @@ from covid3d.network.training import Examples, Fit, Plan
 from covid3d.network.weights import load_weights, save_weights
 from covid3d.run.errors import ConfigError, Covid3DError, WeightsError, nearest
 from covid3d.run.files import random_seed, read_json, write_csv, write_json
-from covid3d.run.profile import Profile, Run
+from covid3d.run.profile import FromTrunk, Profile, Run
 from covid3d.stats.auc import auc_value, log_loss
 
 TASK = "task1"
@@ -137,7 +139,7 @@ class Network(Comparator):
     """A network from windowed grids (N, 1, z, y, x) in [-1, 1] to N logits.
 
     layer: the submodule whose cells carry the explanation, by its dotted name; prepare: changes the HU before windowing,
-    (N, z, y, x) in and out; head_first: training starts with the head, as from a pretrained trunk.
+    (N, z, y, x) in and out; head_first: training goes on from a pretrained trunk, see `start.fit_head_first`.
     """
 
     row: str
@@ -168,10 +170,26 @@ class Network(Comparator):
     ) -> Fit:
         one, two = (Examples.of(part.facts, self._seen(part)) for part in (train, validation))
         if self.head_first:
+            if self.prepare is not whole_grid:
+                self._measure_batch_norm(one, device)
             fit_head_first(self.net, one.grids, one.labels, self.plan.window, device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # for layers that draw, such as dropout; a fold that is resumed draws anew
             return training.fit(self.net, one, two, self.plan, checkpoint=checkpoint, device=device, seed=seed)
+
+    def go_on(self, plan: FromTrunk) -> None:
+        """Train from now on as Task 1 does from a pretrained trunk: its epochs, its rate, the head first, fixed batch norm.
+
+        What batch norm is fixed at is measured on the training scans as this network sees them: the trunk's own numbers are
+        of whole scans, and lungs alone would lie outside them (Li et al., arXiv:1603.04779).
+        """
+        self.plan, self.head_first = replace(self.plan, **plan.model_dump()), True
+
+    def _measure_batch_norm(self, examples: Examples, device: str) -> None:
+        """Set the mean and variance of every BatchNorm to those of these examples, windowed, and nothing else."""
+        starts = range(0, len(examples), self.plan.batch_size)
+        parts = (examples.grids[start : start + self.plan.batch_size] for start in starts)
+        update_bn((scoring.to_input(part, self.plan.window, device) for part in parts), scoring.place(self.net, device))
 
     def score(self, cases: Cases, *, device: str = "cpu") -> np.ndarray:
         return scoring.score(self.net, self._seen(cases), [self.plan.window], device=device)[:, 0]
@@ -310,13 +328,19 @@ def train_fold(
     held_out, seed = Cases.of(run, validation), fold_seed(run, name, fold)
     device = scoring.pick_device(run.device)
     result = model.fit(Cases.of(run, train), held_out, seed=seed, checkpoint=checkpoint, device=device)
-    model.save(folder, training.weights_metadata(run, name))
+    metadata = training.weights_metadata(run, name)
+    model.save(folder, metadata | ({"starts_from": training.starts_from(run)} if is_covid3d(model) else {}))
     write_csv(folder / "history.csv", result.history)
     rows = [
         scoring.prediction_rows(TASK, name, fold, epoch, validation, "validation", "nominal", logits)
         for epoch, logits in enumerate(result.epoch_logits, start=1)
     ]
     write_csv(folder / "predictions.csv", pd.concat(rows, ignore_index=True))
+
+
+def is_covid3d(model: Comparator) -> bool:
+    """True for COVID3D, whatever it is shown: it starts where the run's own folds start."""
+    return isinstance(model, Network) and isinstance(model.net, Covid3D)
 
 
 def fold_seed(run: Run, name: str, fold: int) -> int:

@@ -20,6 +20,7 @@ def resnet_maxpool(profile: Profile) -> Network:
 
 def _network(profile: Profile, kind: str, net: nn.Module) -> Network:
     settings = profile.slices
-    row = f"{kind} {settings.network} ({settings.slices_per_scan} slices of {settings.size} px, {settings.start})"
+    size, epochs = f"{settings.slices_per_scan} slices of {settings.size} px", settings.epochs
+    row = f"{kind} {settings.network} ({size}, {settings.start}, {epochs} epoch{'s' * (epochs > 1)})"
     changes = settings.model_dump(include={"epochs", "batch_size", "learning_rate"})
     return Network.of(profile, row, net, "net.layer2", head_first=settings.head_first, **changes)

@@ -2,9 +2,10 @@
 
 S3D:    Xie et al., "Rethinking Spatiotemporal Feature Learning", ECCV 2018, arXiv:1712.04851
 r3d_18: Tran et al., "A Closer Look at Spatiotemporal Convolutions", CVPR 2018, arXiv:1711.11248
-Differ: one input channel; all channels scaled by the profile's width, as in COVID3D. S3D averages over whatever space is
-left, for small grids, has no dropout, and its BatchNorm forgets as fast as the others' (0.1; with torchvision's 0.001 a
-short training would be scored with the statistics of its start).
+Differ: one input channel; all channels scaled by the profile's width, as in COVID3D; half of the epochs that the profile has
+for a training from scratch, since these two take longest. S3D averages over whatever space is left, for small grids, has no
+dropout, and its BatchNorm forgets as fast as the others' (0.1; with torchvision's 0.001 a short training would be scored with
+the statistics of its start). The stem of r3d_18 halves the depth as well, as those of S3D and COVID3D do.
 """
 
 from torch import Tensor, nn
@@ -27,7 +28,9 @@ def r3d_18(profile: Profile) -> Network:
     """Return the 18-layer 3D ResNet at the profile's width."""
     from torchvision.models.video import r3d_18 as build
 
-    return _network(profile, "3D ResNet-18", build(weights=None, num_classes=1), "layer3")
+    net = build(weights=None, num_classes=1)
+    net.stem[0].stride = (2, 2, 2)
+    return _network(profile, "3D ResNet-18", net, "layer3")
 
 
 class VideoNet(nn.Module):
@@ -47,7 +50,9 @@ def _network(profile: Profile, name: str, net: nn.Module, layer: str) -> Network
     width = profile.model.width
     rescale(net, width)
     size = "full width" if width == 1 else f"width 1/{1 / width:g}"
-    return Network.of(profile, f"{name} ({size}, from scratch)", VideoNet(net), f"net.{layer}")
+    epochs = max(1, profile.training.epochs // 2)
+    row = f"{name} ({size}, from scratch, {epochs} epoch{'s' * (epochs > 1)})"
+    return Network.of(profile, row, VideoNet(net), f"net.{layer}", epochs=epochs)
 
 
 def rescale(net: nn.Module, width: float) -> None:

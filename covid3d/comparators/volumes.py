@@ -16,11 +16,9 @@ def covid3d(profile: Profile) -> Network:
 
 
 def covid3d_lungs(profile: Profile) -> Network:
-    """Return the same network; everything outside the lungs is air to it."""
+    """Return the same network, started in the same way; everything outside the lungs is air to it."""
     net = registry.MODELS["covid3d"](profile)
-    return Network.of(
-        profile, "COVID3D, lungs alone (from scratch)", net, f"extractor.{profile.explain.layer}", lungs_alone
-    )
+    return Network.of(profile, "COVID3D, lungs alone", net, f"extractor.{profile.explain.layer}", lungs_alone)
 
 
 def lungs_alone(cases: Cases) -> np.ndarray:

@@ -8,6 +8,8 @@ BODY_ABOVE_HU = -300
 AIR_HU = -1000
 SMALLEST_ML = 100.0
 CLOSING_MM = 8.0
+DISEASE_CLOSING_MM = 16.0
+"""Twice that of the lung mask, so that consolidation up to 3 cm thick at the lung's border is inside."""
 
 
 def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float], closing_mm: float = CLOSING_MM) -> np.ndarray:
@@ -26,6 +28,11 @@ def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float], closing_mm
     kept = (sizes >= SMALLEST_ML) & (sizes >= 0.1 * sizes.max())
     mask = kept[labels]
     return _closed(mask, spacing_mm, closing_mm) if mask.any() else mask
+
+
+def whole_lung(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Return the lung with the disease at its border closed in, bool (z, y, x): where opacity is measured and searched."""
+    return lung_mask(hu, spacing_mm, DISEASE_CLOSING_MM)
 
 
 def body_mask(hu: np.ndarray) -> np.ndarray:

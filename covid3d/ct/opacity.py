@@ -9,11 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covid3d.ct.lungs import lung_mask
+from covid3d.ct.lungs import whole_lung
 
 HAZY_HU, DENSE_HU = -700, -500
-CLOSING_MM = 16.0
-"""Twice that of the lung mask, so that consolidation up to 3 cm thick at the lung's border is inside."""
 
 
 class Opacity(NamedTuple):
@@ -34,7 +32,7 @@ def opacity(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Opacity:
     >>> [round(value, 2) for value in opacity(body, (10.0, 6.0, 6.0))]
     [0.1, 0.0, -830.0]
     """
-    inside = hu[lung_mask(hu, spacing_mm, CLOSING_MM)].astype(float)
+    inside = hu[whole_lung(hu, spacing_mm)].astype(float)
     if not len(inside):
         return Opacity(np.nan, np.nan, np.nan)
     return Opacity(float((inside > HAZY_HU).mean()), float((inside > DENSE_HU).mean()), float(inside.mean()))

@@ -82,7 +82,7 @@ def plane(
         image, aspect, origin = grid[:, :, index], z / y, "lower"
     axes.set(xticks=[], yticks=[])
     if marks:
-        _mark(axes, image.shape, "AP" if which == "sagittal" else "RL", y if which == "sagittal" else x, origin)
+        _mark(axes, image.shape[:2], "AP" if which == "sagittal" else "RL", y if which == "sagittal" else x, origin)
     return axes.imshow(image, aspect=aspect, origin=origin, **options)  # type: ignore[arg-type]
 
 

@@ -15,14 +15,11 @@ import numpy as np
 from scipy import ndimage
 from torch import nn
 
-from covid3d.ct.lungs import lung_mask
 from covid3d.ct.opacity import HAZY_HU
 from covid3d.ct.windows import Window
 from covid3d.network.scoring import for_evaluation, score_twin
 
 AERATED_HU = (-950, HAZY_HU)
-CLOSING_MM = 15.0
-"""The lung mask takes dense disease at the lung's border along up to twice this width."""
 SMALLEST_SHARE = 24
 """A piece has at least this part of the volume of a box: 8 voxels of a box of 3x8x8."""
 BATCH = 16
@@ -53,25 +50,17 @@ class Evidence(NamedTuple):
         return f"{each}, {self.together:+.2f} in all of them at once; healthy is {self.healthy_hu:.0f} HU"
 
 
-def by_boxes(
-    model: nn.Module, grid: np.ndarray, spacing_mm: tuple[float, float, float], window: Window, device: str = "cpu"
-) -> Evidence:
-    """Return the evidence of overlapping boxes wherever there is lung (`boxes`); grid: int16 HU (z, y, x)."""
-    lung = searched_lung(grid, spacing_mm)
+def by_boxes(model: nn.Module, grid: np.ndarray, lung: np.ndarray, window: Window, device: str = "cpu") -> Evidence:
+    """Return the evidence of overlapping boxes wherever there is lung (`boxes`).
+
+    grid: int16 HU (z, y, x); lung: the mask that is searched, of `covid3d.ct.lungs.whole_lung`.
+    """
     return _evidence(model, grid, lung, boxes(lung), window, device)
 
 
-def by_pieces(
-    model: nn.Module, grid: np.ndarray, spacing_mm: tuple[float, float, float], window: Window, device: str = "cpu"
-) -> Evidence:
-    """Return the evidence of the opaque pieces of the lung (`pieces`); grid: int16 HU (z, y, x)."""
-    lung = searched_lung(grid, spacing_mm)
+def by_pieces(model: nn.Module, grid: np.ndarray, lung: np.ndarray, window: Window, device: str = "cpu") -> Evidence:
+    """Return the evidence of the opaque pieces of the lung (`pieces`); grid and lung as for `by_boxes`."""
     return _evidence(model, grid, lung, pieces(grid, lung), window, device)
-
-
-def searched_lung(grid: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Return the lung with its lesions closed in, bool (z, y, x): the part of a scan that is searched for evidence."""
-    return lung_mask(grid, spacing_mm, CLOSING_MM)
 
 
 def opaque(grid: np.ndarray, lung: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Reporting checklists filled from a run: item by number, a paraphrase, and where the run answers it.
+"""Checklists filled from a run: item by number, a paraphrase, and where the run answers it.
 
-`checklists.csv` has one row an item: checklist, item, section, asks (our words), answer, and where: names of figures,
-tables or pages.
+`checklists.csv` has one row an item: checklist, item, section, asks (our words, whatever the licence of the list), answer,
+and where: names of figures, tables or pages.
 """
 
 import html
@@ -11,9 +11,15 @@ import pandas as pd
 
 from covid3d.run.profile import DATA
 
-LISTS = {"claim": "CLAIM 2024", "tripod": "TRIPOD+AI"}
+LISTS = {
+    "claim": "CLAIM 2024",
+    "stard": "STARD-AI",
+    "tripod": "TRIPOD+AI",
+    "probast_development": "PROBAST+AI, development",
+    "probast_evaluation": "PROBAST+AI, evaluation",
+}
 ANSWERS = ("from the run", "half", "author to complete")
-HEADS = ("section", "what it asks, in our words", "answer", "where")
+HEADS = ("section", "what it asks", "answer", "where")
 
 
 def load() -> pd.DataFrame:
@@ -25,7 +31,7 @@ def page(name: str, places: Mapping[str, tuple[str, str]]) -> str:
     """Return one checklist as HTML; what a run does not have says so in its row."""
     table = load().query("checklist == @name")
     counts = table["answer"].value_counts()
-    said = ", ".join(f"{counts.get(answer, 0)} {answer}" for answer in ANSWERS)
+    said = f"{len(table)} rows: " + ", ".join(f"{counts.get(answer, 0)} {answer}" for answer in ANSWERS)
     heads = "".join(f"<th scope='col'>{head}</th>" for head in ("item", *HEADS))
     rows = []
     for row in table.to_dict("records"):
@@ -34,7 +40,7 @@ def page(name: str, places: Mapping[str, tuple[str, str]]) -> str:
         tds = "".join(f"<td data-label='{head}'>{cell}</td>" for head, cell in zip(HEADS, cells, strict=True))
         rows.append(f"<tr><th scope='row'>{row['item']}</th>{tds}</tr>")
     return (
-        f"<div class='scrolls' tabindex='0'><table class='table'><caption>{LISTS[name]}: {said}.</caption>"
+        f"<div class='scrolls' tabindex='0'><table class='table'><caption>{LISTS[name]}, {said}.</caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 

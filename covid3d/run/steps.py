@@ -155,10 +155,19 @@ STEPS: dict[str, Step] = {
         budget="windows and maps",
         trains=True,
     ),
+    "random_labels": Step(
+        "train the deployed fold again on permuted labels",
+        "covid3d.chapters.random_labels:ensure_random_labels",
+        needs=("selection",),
+        keys=("model", "training", *WINDOW),
+        makes=("models/random_labels",),
+        budget="windows and maps",
+        trains=True,
+    ),
     "evidence": Step(
         "make parts of the lung healthy and score again",
         "covid3d.chapters.evidence:ensure_evidence",
-        needs=("explain",),
+        needs=("explain", "random_labels"),
         keys=("model", "explain", "training.threads_per_fold", *WINDOW),
         makes=("evidence",),
         budget="windows and maps",
@@ -210,11 +219,20 @@ STEPS: dict[str, Step] = {
         makes=("comparators/summary",),
         trains=True,
     ),
+    "nested": Step(
+        "choose epochs and rate inside one fold's training patients",
+        "covid3d.chapters.nested:ensure_nested",
+        needs=("fold",),
+        over=("fold",),
+        keys=("model", "training", *WINDOW),
+        makes=("nested",),
+        trains=True,
+    ),
     "01_data": Chapter(needs=("splits",)),
     "02_model": Chapter(needs=("selection",)),
-    "03_cross_validation": Chapter(needs=("selection", "windows"), stored=("seeds",)),
+    "03_cross_validation": Chapter(needs=("selection", "windows"), stored=("seeds",), optional=("nested",)),
     "04_external_tests": Chapter(
-        needs=("external", "windows", "explain", "evidence", "twins"),
+        needs=("external", "windows", "explain", "random_labels", "evidence", "twins"),
         stored=("comparators", "map_layers", "coverage", "levels", "window_order"),
         optional=("comparators",),
     ),
@@ -236,6 +254,7 @@ STEPS: dict[str, Step] = {
             "null_smoke",
             "phantom_course",
             "phantom_prognosis",
+            "phantom_gain",
             "phantom_speed",
         ),
         files=("book/images/phantom_contact_sheet.jpg",),
@@ -244,6 +263,8 @@ STEPS: dict[str, Step] = {
     "collect": Step("merge the chapters", "covid3d.report.collect:collect"),
     "book": Step("build the book", "covid3d.report.book:build", needs=("collect",), budget="book"),
 }
+EXTENDED = ("nested", "comparators")
+"""Steps that only `make extended` computes, with what they need."""
 CHAPTERS = tuple(name for name, step in STEPS.items() if isinstance(step, Chapter))
 BUDGET = {  # minutes of the profile `standard` on the reference machine
     "cohort and intake": 4.0,

@@ -1,6 +1,7 @@
 """The comparison: one row a model, the same scans, paired differences; kept, current, or not shown."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,11 @@ from covid3d.chapters import comparison, explanation, external_scores, results, 
 from covid3d.commands.pipeline import job_code, run_step
 from covid3d.comparators import catalogue
 from covid3d.comparators.volumes import covid3d_lungs
+from covid3d.network.weights import read_tensors
 from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, MissingResult
 from covid3d.run.fingerprint import code_fingerprint, imported_modules
+from covid3d.run.profile import TRUNK, FromTrunk, load_profile
 from covid3d.stats.auc import paired_delong, pooled_delong
 
 FEW = ("metadata", "histogram", "s3d")
@@ -54,7 +57,12 @@ def test_nothing_is_shown_before_it_was_trained_and_showing_trains_nothing(run):
 
 def test_every_model_has_a_row_of_the_same_scans_with_paired_differences(run):
     table = compute(run).set_index("model")
-    assert list(table.index) == ["COVID3D", "metadata alone", "histogram alone", "S3D (width 1/8, from scratch)"]
+    assert list(table.index) == [
+        "COVID3D",
+        "metadata alone",
+        "histogram alone",
+        "S3D (width 1/8, from scratch, 1 epoch)",
+    ]
     scores = pd.read_csv(run.path("comparators", "summary", "predictions.csv"), dtype={"scan_id": str})
     reference = results.external_scores(run).query("model == 'covid3d'")
     for site in ("B", "C"):
@@ -117,6 +125,19 @@ def test_lungs_alone_against_the_whole_scan_is_the_paired_test_of_the_same_scans
     pooled = pooled_delong([(labels[part], lungs[part], whole[part]) for part in sites.values()])
     assert found.at["pooled", "difference"].value == pytest.approx(pooled.estimate.value)
     assert found.at["pooled", "p"].value == pytest.approx(pooled.p)
+
+
+def test_the_lungs_alone_start_where_the_whole_scan_starts_and_other_models_where_they_did():
+    profile, go_on = load_profile("standard"), FromTrunk(epochs=6, learning_rate=2e-4)
+    run, trunk = SimpleNamespace(pretrained=TRUNK, from_trunk=go_on), read_tensors(TRUNK)[0]
+    lungs, other = (comparison.create(name, profile) for name in ("covid3d_lungs", "s3d"))
+    plan = other.plan
+    for model in (lungs, other):
+        comparison.start_as_task_1(run, model)
+    started = lungs.net.extractor.state_dict()
+    assert trunk and all(np.array_equal(started[name], tensor) for name, tensor in trunk.items())
+    assert (lungs.plan.epochs, lungs.plan.learning_rate, lungs.head_first) == (6, 2e-4, True)
+    assert other.plan is plan and plan.epochs == profile.training.epochs // 2
 
 
 def test_without_a_network_of_the_lungs_alone_it_is_said_not_to_have_been_run(run):

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from synthetic_run import synthetic_run, write_masks
 
-from covid3d.chapters import evidence, explanation
-from covid3d.chapters.evidence import BOXES, MAP, OPAQUE, PIECES, RANDOM_MAP, RANDOM_PIECES, ROWS
+from covid3d.chapters import evidence, explanation, random_labels, task1
+from covid3d.chapters.evidence import BOXES, MAP, OPAQUE, PIECES, RANDOMISED, ROWS
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import occlusion
@@ -25,11 +26,13 @@ def run(tmp_path_factory):
     """A run of noise whose scans all have one lung and one lesion; the case is A000, B and C are scored by fold 1."""
     patch, root = pytest.MonkeyPatch(), tmp_path_factory.mktemp("evidence")
     patch.setenv("COVID3D_ROOT", str(root))
-    patch.setattr(occlusion, "lung_mask", lambda hu, spacing, closing: LUNG)
+    patch.setattr(evidence, "whole_lung", lambda hu, spacing: LUNG)
     patch.setattr(evidence, "RANDOM_SCANS", 1)
+    patch.setattr(task1, "require_certificate", lambda run: None)
     made = synthetic_run(root)
     write_masks(made, lesion=LESION, lung=LUNG)
     explanation.ensure_explain(made)
+    random_labels.ensure_random_labels(made)
     evidence.ensure_evidence(made)
     yield made
     patch.undo()
@@ -46,7 +49,7 @@ def test_pieces_are_tried_in_every_external_scan_and_in_the_case_and_boxes_in_a_
     assert external.groupby("method")["label"].value_counts().unstack().loc[PIECES].tolist() == [7, 7]
     assert external.groupby("method")["label"].value_counts().unstack().loc[BOXES].tolist() == [2, 2]
     assert set(table.loc[table["role"] != "external", "scan_id"]) == {"A000-0", "A000-0r", "A000-1", "A000-2"}
-    assert set(external.loc[external["method"] == RANDOM_MAP, "scan_id"]) < set(
+    assert set(external.loc[external["method"] == RANDOMISED[MAP]["random weights"], "scan_id"]) < set(
         external.loc[external["method"] == BOXES, "scan_id"]
     )
     assert evidence.drawn(external, 2, 1) == evidence.drawn(external.iloc[::-1], 2, 1)
@@ -58,7 +61,7 @@ def test_the_stored_evidence_is_that_of_the_fold_that_never_saw_the_patient(run,
     window = nominal_window(run.profile.windows)
     for scan_id, fold in (("A000-1", 0), ("B001-0", 1)):
         grid = np.asarray(Store.of(run).get(scan_id))
-        wanted = occlusion.by_pieces(load_fold(run, "task1", "covid3d", fold), grid, (1, 1, 1), window)
+        wanted = occlusion.by_pieces(load_fold(run, "task1", "covid3d", fold), grid, LUNG, window)
         np.testing.assert_allclose(evidence.read_maps(run, scan_id)["pieces"], wanted.values, atol=1e-5)
         row = found.summary.set_index(["scan_id", "method"]).loc[(scan_id, PIECES)]
         assert (row["parts"], row["healthy_hu"], row["fold"]) == (len(wanted.falls), wanted.healthy_hu, fold)
@@ -93,7 +96,7 @@ def test_tables_have_a_row_for_every_method_and_place(found):
     table = found.methods()
     assert list(table.index) == list(ROWS)
     assert table.at[BOXES, "scans"] == "2 / 2" and table.at[MAP, "scans"] == "7 / 7"
-    assert table["ratio, COVID+"].map(lambda one: one.known).all()
+    assert table["ratio, COVID+"].drop(list(RANDOMISED[MAP].values())).map(lambda one: one.known).all()
     same = table.at["the same in the lung", "ratio, COVID+"]
     assert same.value == pytest.approx(1.0, rel=1e-5), "the lung that was searched is the true one here"
     assert table.at["the same everywhere", "inside the lung, COVID+"].value == pytest.approx(1.0, rel=1e-3)
@@ -181,7 +184,60 @@ def test_a_ratio_against_the_null_line_compares_the_same_scans(make_run):
     opaque.loc[0, "lesion_share"] = np.nan
     found = evidence.Evidence(found.run, found.maps, pd.concat([pieces, opaque]), found.causal)
     assert found.against_null(PIECES).value == pytest.approx(2.0, rel=0.005)
-    assert not found.against_null(OPAQUE).known and not found.against_null(RANDOM_PIECES).known
+    assert not found.against_null(OPAQUE).known and not found.against_null(RANDOMISED[PIECES]["random weights"]).known
+
+
+def test_random_labels_say_nothing_of_the_true_ones_and_are_as_many():
+    labels = np.array([1] * 30 + [0] * 50)
+    rng = np.random.default_rng(3)
+    drawn = [random_labels.permuted(labels, rng) for _ in range(200)]
+    assert {int(one.sum()) for one in drawn} == {30}
+    assert all(abs(one[:30].mean() - 30 / 80) < 1 / 30 for one in drawn), "as large a share of each class"
+    assert 0.3 < np.mean(drawn, axis=0).min() < np.mean(drawn, axis=0).max() < 0.5, "any patient may get either label"
+
+
+def test_the_network_of_random_labels_is_the_deployed_folds_but_for_its_labels(run, monkeypatch):
+    fold = run.model("random_labels", "covid3d", 1)
+    assert not (fold / "predictions.csv").exists(), "its scores are in no table of scores"
+    seen = []
+    monkeypatch.setattr(task1, "fit", lambda model, *examples, **how: seen.append((model, *examples, how)))
+    monkeypatch.setattr(task1, "write_fold", lambda folder, *rest: (folder / "predictions.csv").touch())
+    for ensure in (task1.ensure_fold, lambda run, fold: random_labels.ensure_random_labels(run)):
+        monkeypatch.setattr(steps, "is_done", lambda *path: False)
+        monkeypatch.setattr(steps, "mark_done", lambda *path: None)
+        ensure(run.with_options(), 1)
+    (model, train, held, plan, how), (other, random, held_too, plan_too, how_too) = seen
+    assert (plan, how, held.labels.tolist()) == (plan_too, how_too, held_too.labels.tolist())
+    assert train.scan_ids == random.scan_ids and train.labels.tolist() != random.labels.tolist()
+    pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    assert all((one == two).all() for one, two in pairs), "the same start"
+
+
+def test_maps_of_randomised_networks_are_compared_with_the_deployed_ones(run, found):
+    table = found.randomised()
+    assert table.loc[(PIECES, "deployed"), "ratio"].value == pytest.approx(
+        found.ratio(PIECES, 1, found.of_method(RANDOMISED[PIECES]["random labels"], 1).index).value
+    )
+    (scan_id,) = found.of_method(RANDOMISED[PIECES]["random labels"], 1).index
+    models = [load_fold(run, task, "covid3d", 1) for task in ("task1", "random_labels")]
+    grid, window = np.asarray(Store.of(run).get(scan_id)), nominal_window(run.profile.windows)
+    falls = [occlusion.by_pieces(model, grid, LUNG, window).falls for model in models]
+    wanted = stats.spearmanr(*falls).statistic
+    assert table.loc[(PIECES, "random labels"), "alike"].value == pytest.approx(wanted, abs=1e-6)
+    assert -1 <= table.loc[(MAP, "random weights"), "alike"].value <= 1
+    assert set(found.sanity()) == {MAP, PIECES}
+
+
+@pytest.mark.parametrize(("random", "words"), [(0.1, True), (0.3, False), (0.5, False)])
+def test_what_follows_is_said_by_the_comparison_with_random_labels(make_run, random, words):
+    one = judged(make_run(), 0.3, 0.05, GOOD, CHANCE, activation=0.3)
+    methods = {PIECES: 0.3} | {name: random for others in RANDOMISED.values() for name in others.values()}
+    near = np.tile([1.0, 1.02, 0.98], 4)
+    parts = [one.summary.assign(method=name, lesion_share=share * near, alike=0.1) for name, share in methods.items()]
+    found = evidence.Evidence(one.run, one.maps, pd.concat(parts), one.causal)
+    for sentence in found.sanity().values():
+        assert sentence.startswith(f"3.0 times with the true labels, {10 * random:.1f} times with random ones")
+        assert sentence.endswith(evidence.LEARNED[words])
 
 
 def test_the_step_is_part_of_the_chapters_that_show_it():

@@ -8,12 +8,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from synthetic_run import small_profile, synthetic_run, write_truth
 
-from covid3d.chapters import evidence, explanation, robustness
+from covid3d.chapters import evidence, explanation, random_labels, robustness, task1
 from covid3d.chapters import external_tests as external
 from covid3d.chapters.external_scores import ensure_external
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
+from covid3d.figures.picture import Picture
 from covid3d.network import scoring as inference
 from covid3d.network import training
 from covid3d.run import steps
@@ -31,6 +32,8 @@ def run(tmp_path_factory):
     ensure_external(made)
     robustness.ensure_windows(made)
     explanation.ensure_explain(made)
+    patch.setattr(task1, "require_certificate", lambda run: None)
+    random_labels.ensure_random_labels(made)
     evidence.ensure_evidence(made)
     yield made
     patch.undo()
@@ -298,12 +301,36 @@ def test_every_drawn_case_has_its_own_voxels_in_picture_and_caption(ext):
     )
 
 
+def test_the_hottest_part_of_figure_1_is_measured_on_what_is_shown(ext, monkeypatch):
+    """A tenth of what is shown is above half of the peak; a quarter of that is lung, a half lesion."""
+    mask, lung, ill = np.zeros((3, 10, 10, 20), bool)
+    mask[4], lung[4, :5, :10], ill[4, :, 10:] = True, True, True
+    shown = Picture(mask * 0, (2.0, 1.0, 0.5), lung, ill, ill * 1.0, (4, 0, 0), "", (0.0,) * 3, (1.0,) * 3)
+    heat, names = (
+        mask * 3.0 + ~mask * 1.5,
+        ["above half of the map's peak", "of that in the lungs", "of that in true lesions"],
+    )
+    cases = ext.cases(1)
+    for one, values, wanted in (
+        (shown, heat, [0.2, 25, 50]),
+        (shown._replace(lesions=None), heat, [0.2, 25, np.nan]),
+        (shown, -heat, [np.nan] * 3),
+    ):
+        monkeypatch.setattr(type(ext), "picture", lambda self, scan, one=one: one)
+        monkeypatch.setattr(type(ext), "heat", lambda self, scan, values=values: values)
+        found = [ext._hottest(cases)[name].value for name in names]
+        np.testing.assert_allclose(found, wanted)
+
+
 def test_figure_1_is_one_external_covid_scan_whose_map_costs_one_pass_each_way(run, ext):
     cases = ext.cases(1)
     facts = ext.figure_1_facts(cases)
     assert (facts["external COVID+ scans"], facts["one forward and one backward pass"]) == (1, True)
     assert not facts["from the map's peak to the nearest lesion"].known, "no true lesions here"
     assert "Scan and map on the network's grid of 16 x 32 x 32" in ext.figure_1_words(cases)
+    assert ext.figure_1_ground(cases) == "Scan and map on the network's grid of 16 x 32 x 32."
+    assert len(ext.plot_figure_1_in_space(cases).axes) == 3
+    assert "no COVID+ scan" in ext.plot_figure_1_in_space(cases.iloc[1:]).axes[0].texts[0].get_text()
     assert ext.figure_1_words(cases.iloc[1:]) == "No COVID+ scan outside A."
     negative = ext.maps.external.query("label == 0")["scan_id"].iloc[0]
     wrong = cases.assign(scan=[negative, *cases["scan"][1:]])

@@ -73,7 +73,7 @@ def test_real_scans_have_opacity_and_no_burden(tmp_path, monkeypatch):
     )
     assert table["burden_fraction"].isna().all() and table["oracle_grid_logit"].isna().all()
     asked = Severity(table.assign(day=[0.0, 8.0], above_700=np.nan), table.head(0))
-    assert str(asked.bar()["found"]) == str(asked.bar()["verdict"]) == "not available (real scans have no known burden)"
+    assert asked.bar()["found"].method == asked.bar()["verdict"] == "real scans have no known burden"
     assert (
         str(severity.shares_in_words(table)["true burden"].iloc[0]) == "not available (real scans have no known burden)"
     )

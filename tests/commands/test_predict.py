@@ -20,6 +20,7 @@ from dicom_series import body, write_series
 from covid3d.chapters.explanation import signed_map
 from covid3d.commands.predict import RESEARCH, SIMULATED_WEIGHTS, predict, weights_profile, weights_window
 from covid3d.ct.grid import grid_spacing, resample, to_volume_space
+from covid3d.ct.lungs import whole_lung
 from covid3d.ct.windows import Window, apply_window
 from covid3d.dicom.series import read_ct
 from covid3d.network.occlusion import by_pieces
@@ -246,7 +247,7 @@ def test_the_evidence_of_a_scan_lies_beside_its_map_in_its_own_voxels(weights, m
     assert [path.name for path in found.files] == names and all(path.is_file() for path in found.files)
     volume = read_ct(ill)
     grid = resample(volume, (16, 48, 48))
-    wanted = by_pieces(model, grid, grid_spacing(volume, grid.shape), WINDOW)
+    wanted = by_pieces(model, grid, whole_lung(grid, grid_spacing(volume, grid.shape)), WINDOW)
     assert len(wanted.falls) > 0 and wanted.values.any()
     image = sitk.ReadImage(str(tmp_path / "out" / "evidence.nii.gz"))
     other = sitk.ReadImage(str(tmp_path / "out" / "map.nii.gz"))

@@ -15,10 +15,11 @@ from covid3d.chapters.comparison import create
 from covid3d.comparators import tables, video, volumes
 from covid3d.comparators.catalogue import COMPARATORS
 from covid3d.comparators.interface import Cases, cells_of, spread
+from covid3d.network.scoring import to_input
 from covid3d.network.slices import MaxPooledResNet
 from covid3d.network.tabular import contributions, fit_linear, logistic
 from covid3d.run.errors import ConfigError, Covid3DError
-from covid3d.run.profile import load_profile
+from covid3d.run.profile import FromTrunk, load_profile
 
 
 @pytest.mark.parametrize("name", sorted(COMPARATORS))
@@ -110,6 +111,18 @@ def test_what_lies_outside_the_lungs_does_not_reach_the_masked_network():
         create("covid3d", profile, seed=1).score(other).tolist()
         != create("covid3d", profile, seed=1).score(cases).tolist()
     )
+
+
+def test_batch_norm_that_stays_fixed_is_measured_on_what_the_network_sees():
+    model, cases = create("covid3d_lungs", small_profile(), seed=1), easy_cases(8, 5)
+    model.go_on(FromTrunk(epochs=1, learning_rate=1e-12))
+    fitted = model.fit(cases, cases, seed=1)
+    assert len(fitted.history) == 1
+    stem = model.net.extractor.Conv3d_1a_7x7
+    with torch.no_grad():
+        seen = stem.conv3d(stem.pad(to_input(volumes.lungs_alone(cases), model.plan.window)))
+    torch.testing.assert_close(stem.bn.running_mean, seen.mean((0, 2, 3, 4)), rtol=1e-3, atol=1e-5)
+    assert not stem.bn.train().training
 
 
 def cases_rest(cases: Cases) -> tuple[np.ndarray, pd.DataFrame]:

@@ -7,8 +7,8 @@ import pytest
 from dicom_series import SPACING, body
 
 from covid3d.ct import opacity as module
-from covid3d.ct.lungs import lung_mask
-from covid3d.ct.opacity import CLOSING_MM, opacity
+from covid3d.ct.lungs import whole_lung
+from covid3d.ct.opacity import opacity
 
 
 def test_the_example_of_the_docstring_holds():
@@ -17,7 +17,7 @@ def test_the_example_of_the_docstring_holds():
 
 def test_shares_count_what_was_put_into_the_lung():
     clear = body()
-    inside = lung_mask(clear, SPACING, CLOSING_MM)
+    inside = whole_lung(clear, SPACING)
     before = opacity(clear, SPACING)
     deep = np.zeros_like(inside)
     deep[8:13, 22:28, 12:20] = True

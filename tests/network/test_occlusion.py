@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from covid3d.ct.lungs import lung_mask
+from covid3d.ct.lungs import lung_mask, whole_lung
 from covid3d.ct.windows import Window
 from covid3d.network import occlusion
 from covid3d.network.covid3d import Covid3D
@@ -58,7 +58,7 @@ def test_healthy_lung_is_the_median_of_aerated_voxels_that_touch_nothing_opaque(
 
 def test_the_searched_lung_holds_the_lesions_at_its_border_too():
     grid, lung, lesion = chest()
-    searched = occlusion.searched_lung(grid, SPACING)
+    searched = whole_lung(grid, SPACING)
     at_wall = lesion & (np.arange(64) >= 32)
     assert searched[lesion & ~at_wall].all()
     assert searched[at_wall].mean() >= 2 / 3 > 0.5 > lung_mask(grid, SPACING)[at_wall].mean()
@@ -114,7 +114,7 @@ def test_the_evidence_of_a_linear_model_is_exactly_what_its_weights_say():
     grid, _, lesion = chest()
     weights = np.zeros(SHAPE)
     weights[:, :, :32], weights[:, :, 32:] = 0.01, -0.02
-    found = occlusion.by_pieces(Weighted(weights), grid, SPACING, WINDOW)
+    found = occlusion.by_pieces(Weighted(weights), grid, whole_lung(grid, SPACING), WINDOW)
     assert found.healthy_hu == HEALTHY
     seen = lesion & found.lung
     right, left = (seen & (np.arange(64) < 32)).sum(), (seen & (np.arange(64) >= 32)).sum()
@@ -134,15 +134,15 @@ def test_what_two_lesions_say_twice_is_lost_only_without_both():
     grid[lesion] = 0
     either = Weighted(np.zeros(SHAPE))
     either.forward = lambda x: (x[:, 0][:, lung] > 0.5).any(1).float()  # one lesion is enough
-    grid[lesion & ~occlusion.searched_lung(grid, SPACING)] = HEALTHY
-    found = occlusion.by_pieces(either, grid, SPACING, WINDOW)
+    grid[lesion & ~whole_lung(grid, SPACING)] = HEALTHY
+    found = occlusion.by_pieces(either, grid, whole_lung(grid, SPACING), WINDOW)
     assert len(found.falls) >= 2 and not found.falls.any() and not found.values.any()
     assert (found.logit, found.together) == (1, 1)
 
 
 def test_boxes_give_a_linear_model_its_lesions_and_nothing_where_the_lung_is_healthy():
     grid = chest()[0]
-    found = occlusion.by_boxes(Weighted(np.full(SHAPE, 0.01)), grid, SPACING, WINDOW)
+    found = occlusion.by_boxes(Weighted(np.full(SHAPE, 0.01)), grid, whole_lung(grid, SPACING), WINDOW)
     middle = (slice(8, 12), slice(30, 36), slice(16, 22))
     assert found.values[middle].min() > 0 and found.values.min() > -1e-6
     far = np.ones(SHAPE, bool)
@@ -170,7 +170,7 @@ def test_batches_do_not_change_the_numbers():
 
 def test_a_scan_without_lung_or_without_opacity_has_no_evidence_and_says_why():
     model, grid = Weighted(np.ones(SHAPE)), np.full(SHAPE, TISSUE, np.int16)
-    found = occlusion.by_pieces(model, grid, SPACING, WINDOW)
+    found = occlusion.by_pieces(model, grid, whole_lung(grid, SPACING), WINDOW)
     assert not found.values.any() and found.words == "none: no lung was found"
     grid, lung, _ = chest()
     grid[lung] = HEALTHY

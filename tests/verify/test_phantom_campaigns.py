@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import fairness, phantom, phantom_truth, scaling, seeds
+from benchmarks import fairness, phantom, phantom_evidence, phantom_gain, phantom_truth, scaling, seeds
 
 pytestmark = pytest.mark.verify
 
@@ -28,6 +28,19 @@ def test_the_true_course_is_the_one_the_paper_describes():
         "the change between two scans tells the stay"
     )
     assert burden.loc["age and sex", "auc_low"] < 0.5
+
+
+def test_evidence_grows_with_disease_within_the_patients_of_other_order_forms():
+    announce("the perfect reader on the scans of six order forms; 6 min on 2 cores")
+    table = phantom_evidence.campaign()
+    assert (table["reached"] == 1).all(), table.to_string()
+
+
+def test_a_second_scan_tells_the_network_more_of_the_stay():
+    announce("300 followed patients, two scans each, seen by the deployed network of 'standard'; 5 min on 2 cores")
+    gain = phantom_gain.campaign().set_index("predictor").loc["network, two scans - one scan"]
+    assert gain["patients"] >= 300
+    assert gain["auc"] > 0 and gain["p"] < 0.05, gain.to_string()
 
 
 @pytest.mark.parametrize("size", ["scan", "cohort"])

@@ -1,0 +1,106 @@
+"""Does a second scan tell the network more of the stay? Three hundred simulated patients, where a run has some fifty.
+
+The network is the deployed one of the run `standard`, which has seen none of these patients; for one scan and for two a head is
+fitted to its features as in chapter 7, ten folds by patient, and the p of the gain comes from permuted outcomes.
+
+`python -m benchmarks.phantom_gain` (after `make report`; about 5 min on 2 cores) writes benchmarks/results/phantom_gain.csv.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import campaigns
+from benchmarks.null_world import FOLDS, order_form
+from benchmarks.phantom_evidence import days_of, seen
+from benchmarks.pretrain import render_grid
+from benchmarks.seeds import run_of
+from covid3d.chapters.fine_tuning import head_inputs, pairs_of
+from covid3d.chapters.results import deployed_fold
+from covid3d.cohort.folds import make_folds
+from covid3d.ct.windows import nominal_window
+from covid3d.network.scoring import features
+from covid3d.network.start import COMPONENTS
+from covid3d.network.training import load_fold
+from covid3d.phantom.build import pattern_labels
+from covid3d.run.files import cpu_count, parallel_map, random_seed
+from covid3d.run.profile import load_profile
+from covid3d.stats import risk
+from covid3d.stats.survival import permuted_log_rank, permuted_logits, permuted_orders, principal_components
+
+NAME, FORMS, PERMUTATIONS, DRAWS = "phantom_gain", range(31, 38), 999, 2000
+MADE_BY = ("covid3d.chapters.fine_tuning", "covid3d.phantom.build", "covid3d.stats.risk", __file__)
+VARIANTS = {"one scan": "single", "two scans": "pair"}
+
+
+def followed(number: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the index pairs of A's patients in one order form, and their grids, prior and index: int16 (N, 2, z, y, x)."""
+    profile = load_profile("standard")
+    form, courses = order_form(number)
+    pairs = pairs_of(form, make_folds(form, FOLDS, number), profile.prognosis.high_risk_days)
+    pairs = pairs[(pairs["scan_index"] == 1) & (pairs["test"] == 1) & pairs["label"].notna()]
+    form["pattern"] = form["patient_id"].map(pattern_labels(form, "effect", number))
+    rows = form.set_index("scan_id", drop=False).loc[pairs[["prior_scan_id", "scan_id"]].to_numpy().ravel()]
+    work = partial(_grid, seed=number, courses=courses, days=days_of(form))
+    grids = list(parallel_map(work, rows.to_dict("records"), workers=cpu_count(), description=f"order form {number}"))
+    return pairs.assign(patient_id=f"{number}-" + pairs["patient_id"]), np.stack(grids).reshape(
+        len(pairs), 2, *grids[0].shape
+    )
+
+
+def _grid(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[int]]) -> np.ndarray:
+    rng = np.random.default_rng(random_seed(seed, scan["scan_id"], "scanner"))
+    patient, look = seen(scan, seed, courses, days)
+    return render_grid(patient, look, str(scan["hospital"]), load_profile("standard"), rng)[0]
+
+
+def foretold(pairs: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
+    """Return one row a predictor, and the gain: predictor, patients, auc, c_index, hazard_ratio, their limits, and p.
+
+    found: the network's features of prior and index scan, (N, 2C). p: of the log-rank, of the gain that of its AUC.
+    """
+    rng, held = np.random.default_rng(random_seed(NAME, "folds")), np.arange(len(pairs)) % FOLDS
+    held = rng.permutation(held)
+    orders = permuted_orders(len(pairs), PERMUTATIONS, rng)
+    label, days, event = (pairs[name].to_numpy(float) for name in ("label", "remaining_days", "event"))
+    logits, scored, rows = {}, {}, []
+    for words, variant in VARIANTS.items():
+        values = head_inputs(variant, found if variant == "pair" else found[:, found.shape[1] // 2 :])
+        inputs = [principal_components(values, held != fold, COMPONENTS) for fold in range(FOLDS)]
+        logits[words] = permuted_logits(inputs, held, label, orders)
+        scored[words] = pairs.assign(fold=held, logit=logits[words][0], high=(logits[words][0] >= 0).astype(float))
+        apart = risk.separation(scored[words], DRAWS, rng)
+        p = permuted_log_rank(logits[words], orders, days, event).p
+        rows.append(
+            _row(words, pairs, p, {"auc": apart["AUC"], "c": apart["C-index"], "hazard": apart["hazard ratio"]})
+        )
+    two, one = scored["two scans"], scored["one scan"]
+    gain = risk.compare(two, one, DRAWS, rng)["difference"]
+    p = risk.permuted_gain(pairs, orders, logits["two scans"], logits["one scan"]).loc["auc", "permutation p"].value
+    rows.append(_row("two scans - one scan", pairs, p, {"auc": gain["auc"], "c": gain["c_index"]}))
+    return pd.DataFrame(rows)
+
+
+def _row(words: str, pairs: pd.DataFrame, p: float, found: dict[str, Any]) -> dict[str, Any]:
+    row = {"predictor": f"network, {words}", "patients": len(pairs), "p": p}
+    for short, one in found.items():
+        name = {"c": "c_index", "hazard": "hazard_ratio"}.get(short, short)
+        row |= {name: one.value, f"{short}_low": one.low, f"{short}_high": one.high}
+    return row
+
+
+def campaign() -> pd.DataFrame:
+    """Simulate the patients and let the network look; return and write phantom_gain.csv."""
+    run = run_of(1)
+    model = load_fold(run, "task1", "covid3d", deployed_fold(run))
+    tables, grids = zip(*(followed(number) for number in FORMS), strict=True)
+    scans = np.concatenate(grids)
+    flat = features(model, scans.reshape(-1, 1, *scans.shape[2:]), nominal_window(run.profile.windows))
+    table = foretold(pd.concat(tables, ignore_index=True), flat.reshape(len(scans), -1).astype(float))
+    return campaigns.write(NAME, table, MADE_BY)
+
+
+if __name__ == "__main__":
+    print(campaign().drop(columns=list(campaigns.STAMP)).to_string(index=False))
