@@ -138,10 +138,22 @@ def loss_of(model: Tasks, x: Tensor, masks: Tensor, wanted: Tensor) -> Tensor:
     return loss
 
 
-def train(grids: np.ndarray, lesion: np.ndarray, lung: np.ndarray, profile: Profile, epochs: int = EPOCHS) -> nn.Module:
-    """Return the trained trunk; grids int16 (N, z, y, x), shares (N, z, y, x). The last `HELD_OUT` scans only measure."""
+def train(
+    grids: np.ndarray,
+    lesion: np.ndarray,
+    lung: np.ndarray,
+    profile: Profile,
+    epochs: int = EPOCHS,
+    *,
+    trunk: nn.Module | None = None,
+    layers: tuple[str, ...] = LAYERS,
+) -> nn.Module:
+    """Return the trained trunk; grids int16 (N, z, y, x), shares (N, z, y, x). The last `HELD_OUT` scans only measure.
+
+    trunk: another one than COVID3D's, with `channels` and `forward_features`, and the `layers` whose cells are asked for.
+    """
     torch.manual_seed(SEED)
-    trunk = build("covid3d", profile).get_submodule("extractor")
+    trunk = trunk or build("covid3d", profile).get_submodule("extractor")
     where = np.stack([amounts(*pair) for pair in zip(lesion, lung, strict=True)])
     burden = np.log((where[:, :-2] ** 2).sum(1, keepdims=True) + 1e-3)
     fit, held = np.arange(len(grids) - HELD_OUT), np.arange(len(grids) - HELD_OUT, len(grids))
@@ -152,12 +164,14 @@ def train(grids: np.ndarray, lesion: np.ndarray, lung: np.ndarray, profile: Prof
     ]
     wanted = torch.tensor(np.concatenate(parts, axis=1), dtype=torch.float32)
     size = torch.zeros(1, 1, *profile.model.grid)
-    channels = {name: trunk.forward_features(size, stop=name).shape[1] for name in LAYERS}  # type: ignore[operator]
-    model = Tasks(trunk, channels, wanted.shape[1]).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    channels = {name: trunk.forward_features(size, stop=name).shape[1] for name in layers}  # type: ignore[operator]
+    model = Tasks(trunk, channels, wanted.shape[1])
+    if all(parameter.ndim != 4 for parameter in model.parameters()):  # kernels of slices have no such layout
+        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     changes = {"epochs": epochs, "learning_rate": RATE, "hold": 0.2, "shift_voxels": 0, "rotation_degrees": 0.0}
     plan = replace(Plan.of(profile.training, nominal_window(profile.windows), **changes), flip=False)
     optimiser = torch.optim.Adam(model.parameters(), RATE, weight_decay=plan.weight_decay)
-    masks = torch.tensor(np.stack([lesion, lung], axis=1).astype(np.float32))
+    masks = torch.from_numpy(np.stack([lesion, lung], axis=1).astype(np.float32, copy=False))
     for epoch in progress(range(1, epochs + 1), "epochs"):
         rng = np.random.default_rng(random_seed(SEED, "pretrain", epoch))
         batches = np.array_split(rng.permutation(fit), math.ceil(len(fit) / plan.batch_size))
@@ -201,8 +215,8 @@ def _held_out(model: Tasks, grids: np.ndarray, wanted: Tensor, held: np.ndarray,
     return float(np.corrcoef(torch.cat(parts).numpy(), wanted[held, -1].numpy())[0, 1])
 
 
-def save(trunk: nn.Module, profile: Profile, path: Path = TRUNK) -> None:
-    """Write the trunk with what it is in its metadata."""
+def save(trunk: nn.Module, profile: Profile, path: Path = TRUNK, **changes: str) -> None:
+    """Write the trunk with what it is in its metadata; `changes` replace some of them."""
     metadata = {
         "model": "i3d",
         "width": f"{profile.model.width:g}",
@@ -217,16 +231,21 @@ def save(trunk: nn.Module, profile: Profile, path: Path = TRUNK) -> None:
         "source": f"python -m benchmarks.pretrain: {SCANS} simulated scans, seed {SEED}, {EPOCHS} epochs",
         "task": "share of lesion and lung in each cell, of each part of the lungs that is ill, number of lesions, no class",
     }
-    save_weights(path, trunk, metadata)
+    save_weights(path, trunk, metadata | changes)
+
+
+def scans(count: int, profile: Profile) -> Scan:
+    """Simulate the first `count` scans: their grids, shares of lesion and shares of lung, (N, z, y, x)."""
+    work = partial(simulate, profile=profile)
+    found = list(parallel_map(work, range(count), workers=cpu_count(), description="scans to learn from"))
+    grids, lesion, lung = (np.stack(part) for part in zip(*found, strict=True))
+    return grids, lesion, lung
 
 
 def main(count: int = SCANS, epochs: int = EPOCHS, path: Path = TRUNK) -> None:
     """Simulate the scans, train, and write the trunk."""
     profile = load_profile("standard")
-    work = partial(simulate, profile=profile)
-    scans = list(parallel_map(work, range(count), workers=cpu_count(), description="scans to learn from"))
-    grids, lesion, lung = (np.stack(part) for part in zip(*scans, strict=True))
-    save(train(grids, lesion, lung, profile, epochs), profile, path)
+    save(train(*scans(count, profile), profile, epochs), profile, path)
 
 
 if __name__ == "__main__":

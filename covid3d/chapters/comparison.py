@@ -19,6 +19,7 @@ from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
 from covid3d.comparators.interface import TASK, Cases, Comparator, Network, fold_seed, is_covid3d, train_fold
 from covid3d.kinetics.convert import load_trunk
 from covid3d.network import training
+from covid3d.network.registry import slices_start
 from covid3d.network.scoring import prediction_rows, use_device
 from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, MissingResult, nearest
@@ -49,12 +50,13 @@ def folder_of(run: Run, name: str, fold: int) -> Path:
 def ensure_comparator(run: Run, model: str, fold: int) -> Path:
     """Return the folder of one fold of a compared model, training it when needed."""
     split = split_of(run, fold)
+    start = {REFERENCE: run.pretrained, "resnet": slices_start(run.profile)}.get(model.partition("_")[0])
     inputs: Mapping[str, Any] = {
         "model": [model, fold, code_fingerprint(COMPARATORS[model])],
         "split": [list(zip(side["scan_id"], map(int, side["label"]), strict=True)) for side in split],
         "intake": run.intake,
         "manifest": run.manifest,
-        "starts_from": run.pretrained if model.startswith(REFERENCE) and run.pretrained else "random values",
+        "starts_from": start or "random values",
     }
     again = f"python -m covid3d step comparator --run {run.name} --model {model} --fold {fold}"
 

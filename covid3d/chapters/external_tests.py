@@ -417,12 +417,11 @@ def first_scores(predictions: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFra
 def row_names(run: Run) -> Mapping[str, tuple[str, str]]:
     """Return the names of Table 1's rows, each with what it is: with backbone, start and size that were used."""
     settings, model = run.profile.slices, run.profile.model
-    backbone = settings.backbone.replace("resnet", "ResNet-")
-    start = "pretrained on ImageNet" if settings.pretrained else "from scratch"
+    seen = f"{settings.slices_per_scan} slices of {settings.size} px"
     return {
         TWO_D: (
             draw.NAMES[TWO_D],
-            f"{backbone} {start}, {settings.slices_per_scan} slices of {settings.size} px (printed: ResNet-50, ImageNet)",
+            f"{settings.network} {settings.start}, {seen} (printed: ResNet-50, ImageNet)",
         ),
         THREE_D: (draw.NAMES[THREE_D], f"I3D Inception of width {model.width:g}, the fold that is deployed"),
         TUNED: (draw.NAMES[TUNED], "the same in a window tuned after the evaluation"),

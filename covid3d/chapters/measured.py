@@ -105,6 +105,12 @@ def _scaling(table: pd.DataFrame) -> pd.DataFrame:
     return shown.set_index("setting").T.rename_axis("measure")
 
 
+def _recipes(table: pd.DataFrame) -> pd.DataFrame:
+    shown = table[["recipe"]].assign(AUC=_estimates(table, "auc", "auc_low", "auc_high"))
+    shown["rank correlation with burden, COVID+"] = _estimates(table, "rho", "rho_low", "rho_high")
+    return shown.assign(**{"CPU minutes a fold": table["minutes"]}).set_index("recipe")
+
+
 def _null_world(table: pd.DataFrame) -> pd.DataFrame:
     ordered = table.sort_values("world", key=lambda world: world != "null", kind="stable")
     shown = ordered[["world", "quantity", "replicates", "rejections"]].copy()
@@ -183,6 +189,7 @@ WORDS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "phantom_evidence": _evidence,
     "seeds": _seeds,
     "scaling": _scaling,
+    "recipes": _recipes,
     "null_world": _null_world,
     "null_smoke": _null_runs,
     "phantom_course": _whole_course,

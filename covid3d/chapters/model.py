@@ -116,9 +116,10 @@ class Model:
         net = registry.build(TWO_D, self.run.profile, seed=self.run.seed)
         return {
             "backbone": settings.backbone,
+            "width": settings.width,
             "parameters": Estimate(registry.parameter_count(net), unit="parameters"),
             "slices a scan": Estimate(settings.slices_per_scan, unit="slices"),
-            "pretrained": settings.pretrained,
+            "start": settings.start,
         }
 
     def logit(self) -> float:

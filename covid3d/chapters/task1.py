@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from covid3d.chapters import results
 from covid3d.chapters.results import TASK, THREE_D, TWO_D
@@ -17,7 +18,7 @@ from covid3d.cohort.intake import accepted, read_intake
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.kinetics.convert import load_trunk
-from covid3d.network.registry import build
+from covid3d.network.registry import build, slices_start
 from covid3d.network.scoring import use_device
 from covid3d.network.start import fit_head_first
 from covid3d.network.training import Examples, Plan, fit, write_fold
@@ -37,12 +38,10 @@ def ensure_fold(run: Run, fold: int) -> Path:
     """Return the folder of one trained fold of COVID3D, training it when needed."""
     train, validation = split_of(run, fold)
     folder = run.model(TASK, THREE_D, fold)
-    changes = run.from_trunk.model_dump() if run.from_trunk else {}
-    plan = Plan.of(run.profile.training, nominal_window(run.profile.windows), **changes)
     command = f"python -m covid3d step fold --run {run.name} --fold {fold}"
     inputs = {**_inputs(run, fold, train, validation), "starts_from": run.pretrained or "random values"}
     return steps.ensure(
-        run, "fold", folder, inputs, lambda out: _train(run, THREE_D, fold, plan, train, validation, out), again=command
+        run, "fold", folder, inputs, lambda out: _train(run, THREE_D, fold, train, validation, out), again=command
     )
 
 
@@ -50,19 +49,9 @@ def ensure_slices(run: Run) -> Path:
     """Return the folder of the 2D baseline, trained on the deployed fold's split (Table 1 has no 2D row for A)."""
     fold = results.deployed_fold(run)
     train, validation = split_of(run, fold)
-    settings = run.profile.slices
-    plan = Plan.of(
-        run.profile.training,
-        nominal_window(run.profile.windows),
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-    )
     folder = run.model(TASK, TWO_D, fold)
-    inputs = _inputs(run, fold, train, validation)
-    return steps.ensure(
-        run, "slices", folder, inputs, lambda out: _train(run, TWO_D, fold, plan, train, validation, out)
-    )
+    inputs = {**_inputs(run, fold, train, validation), "starts_from": slices_start(run.profile) or "random values"}
+    return steps.ensure(run, "slices", folder, inputs, lambda out: _train(run, TWO_D, fold, train, validation, out))
 
 
 def ensure_selection(run: Run) -> Path:
@@ -141,19 +130,32 @@ def _inputs(run: Run, fold: int, train: pd.DataFrame, validation: pd.DataFrame) 
     return {"fold": fold, **parts}
 
 
-def _train(
-    run: Run, name: str, fold: int, plan: Plan, train: pd.DataFrame, validation: pd.DataFrame, folder: Path
-) -> None:
+def plan_of(run: Run, name: str) -> Plan:
+    """Return how the profile trains COVID3D or the 2D baseline, each from what it starts from."""
+    if name == TWO_D:
+        changes = run.profile.slices.model_dump(include={"epochs", "batch_size", "learning_rate"})
+    else:
+        changes = run.from_trunk.model_dump() if run.from_trunk else {}
+    return Plan.of(run.profile.training, nominal_window(run.profile.windows), **changes)
+
+
+def first_model(run: Run, name: str, train: Examples, seed: int) -> nn.Module:
+    """Return COVID3D or the 2D baseline as training finds it: drawn from the seed, or pretrained with its head fitted."""
+    model = build(name, run.profile, seed=seed)
+    if name == THREE_D and run.pretrained:
+        load_trunk(model, run.pretrained)
+    if run.from_trunk if name == THREE_D else run.profile.slices.head_first:
+        fit_head_first(model, train.grids, train.labels, nominal_window(run.profile.windows), use_device(run))
+    return model
+
+
+def _train(run: Run, name: str, fold: int, train: pd.DataFrame, validation: pd.DataFrame, folder: Path) -> None:
     """Train one fold and write its folder; a checkpoint outside the folder survives a kill."""
     store = Store.of(run)
     examples, held_out = (Examples.of(table, store.stack(table["scan_id"])) for table in (train, validation))
     seed = random_seed(run.seed, TASK, name, fold)
-    model = build(name, run.profile, seed=seed)
-    if name == THREE_D and run.pretrained:
-        load_trunk(model, run.pretrained)
+    model = first_model(run, name, examples, seed)
     checkpoint = run.path("checkpoints", f"{TASK}__{name}__fold_{fold:02d}.safetensors")
-    device = use_device(run)
-    if name == THREE_D and run.from_trunk:
-        fit_head_first(model, examples.grids, examples.labels, plan.window, device)
+    plan, device = plan_of(run, name), use_device(run)
     result = fit(model, examples, held_out, plan, checkpoint=checkpoint, device=device, seed=seed)
     write_fold(folder, run, TASK, name, fold, model, result, held_out)

@@ -139,7 +139,7 @@ class Network(Comparator):
     """A network from windowed grids (N, 1, z, y, x) in [-1, 1] to N logits.
 
     layer: the submodule whose cells carry the explanation, by its dotted name; prepare: changes the HU before windowing,
-    (N, z, y, x) in and out; head_first: see `go_on`.
+    (N, z, y, x) in and out; head_first: training goes on from a pretrained trunk, see `start.fit_head_first`.
     """
 
     row: str
@@ -158,18 +158,20 @@ class Network(Comparator):
         net: nn.Module,
         layer: str,
         prepare: Callable[[Cases], np.ndarray] = whole_grid,
+        head_first: bool = False,
         **changes: float,
     ) -> "Network":
         """Return a network that trains as the profile says; `changes` (epochs, batch_size …) replace its values."""
         plan = Plan.of(profile.training, nominal_window(profile.windows), **changes)
-        return cls(row, net, layer, plan, profile.model.grid, prepare)
+        return cls(row, net, layer, plan, profile.model.grid, prepare, head_first)
 
     def fit(
         self, train: Cases, validation: Cases, *, seed: int, checkpoint: Path | None = None, device: str = "cpu"
     ) -> Fit:
         one, two = (Examples.of(part.facts, self._seen(part)) for part in (train, validation))
         if self.head_first:
-            self._measure_batch_norm(one, device)
+            if self.prepare is not whole_grid:
+                self._measure_batch_norm(one, device)
             fit_head_first(self.net, one.grids, one.labels, self.plan.window, device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # for layers that draw, such as dropout; a fold that is resumed draws anew

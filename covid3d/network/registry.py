@@ -9,13 +9,26 @@ from torch import nn
 from covid3d.network.covid3d import Covid3D, PairedCovid3D
 from covid3d.network.i3d import InceptionI3d
 from covid3d.network.slices import SliceResNet
+from covid3d.network.weights import load_weights
 from covid3d.run.errors import ConfigError, nearest
-from covid3d.run.profile import Profile, repository_root
+from covid3d.run.profile import SLICES_TRUNK, Profile, repository_root
 
 
-def imagenet_file(backbone: str) -> Path:
-    """Return where the ImageNet weights of a 2D backbone are looked for."""
-    return repository_root() / "data" / "weights" / f"{backbone}.safetensors"
+def slices_start(profile: Profile) -> Path | None:
+    """Return the weights that the 2D baseline starts from; None when its values are drawn."""
+    settings = profile.slices
+    imagenet = repository_root() / "data" / "weights" / f"{settings.backbone}.safetensors"
+    return {"imagenet": imagenet, "phantom": SLICES_TRUNK, None: None}[settings.pretrained]
+
+
+def slice_network(profile: Profile, kind: type[SliceResNet] = SliceResNet) -> SliceResNet:
+    """Return a ResNet on slices as the profile wants it; WeightsError when what it starts from does not fit."""
+    settings, start = profile.slices, slices_start(profile)
+    ours = settings.pretrained == "phantom"
+    model = kind(settings.backbone, None if ours else start, settings.size, settings.slices_per_scan, settings.width)
+    if start and ours:
+        load_weights(start, model.net, expect={"model": settings.backbone, "width": f"{settings.width:g}"})
+    return model
 
 
 def _covid3d(profile: Profile) -> nn.Module:
@@ -26,15 +39,9 @@ def _pair(profile: Profile) -> nn.Module:
     return PairedCovid3D(InceptionI3d(in_channels=1, width=profile.model.width))
 
 
-def _resnet_2d(profile: Profile) -> nn.Module:
-    settings = profile.slices
-    pretrained = imagenet_file(settings.backbone) if settings.pretrained else None
-    return SliceResNet(settings.backbone, pretrained, settings.size, settings.slices_per_scan)
-
-
 MODELS: dict[str, Callable[[Profile], nn.Module]] = {
     "covid3d": _covid3d,
-    "resnet_2d": _resnet_2d,
+    "resnet_2d": slice_network,
     "single": _covid3d,
     "pair": _pair,
 }

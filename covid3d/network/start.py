@@ -11,19 +11,22 @@ from covid3d.stats.survival import linear_head
 COMPONENTS = 8
 
 
-class FixedBatchNorm(nn.BatchNorm3d):
-    """BatchNorm that keeps its statistics while few scans in small batches fine-tune the rest."""
+class FixedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm of slices or volumes that keeps its statistics while few scans in small batches fine-tune the rest."""
 
     def train(self, mode: bool = True) -> "FixedBatchNorm":
         """Stay in evaluation mode whatever is asked for."""
         super().train(False)
         return self
 
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        """Take what the layer took before."""
+
 
 def fix_batch_norm(model: nn.Module) -> None:
     """Let every BatchNorm of a model keep its statistics from now on."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             module.__class__ = FixedBatchNorm
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from covid3d.ct.volume import HU_MAX, HU_MIN
 from covid3d.ct.windows import Window, apply_window
-from covid3d.network.registry import build, imagenet_file
+from covid3d.network.registry import build, slices_start
 from covid3d.network.scoring import place, prediction_rows, score
 from covid3d.network.team import Team
 from covid3d.network.weights import describe_weights, grid_text, load_weights, read_tensors, save_weights, write_tensors
@@ -403,8 +403,8 @@ def starts_from(run: Run, name: str = "covid3d") -> str:
     """Return what a model's trunk was before its first epoch: what weights were trained on, and their SHA-256."""
     if run.pretrained and name in ("covid3d", "single", "pair"):
         return f"{describe_weights(run.pretrained)['trained_on']} {sha256_file(run.pretrained)}"
-    if name.startswith("resnet") and run.profile.slices.pretrained:
-        return f"imagenet {sha256_file(imagenet_file(run.profile.slices.backbone))}"
+    if name.startswith("resnet") and (start := slices_start(run.profile)):
+        return f"{run.profile.slices.pretrained} {sha256_file(start)}"
     return "random values"
 
 

@@ -26,6 +26,8 @@ TRUNK, TRUNK_WIDTH = DATA / "trunk.safetensors", 0.25
 OPEN_LICENCE = r"(CC|PDDL|MIT|TCIA)[A-Za-z0-9 .-]{0,30}"
 OUTSIDE = "outside:"
 """What config.yaml has, before a hash of its path, for a manifest outside the repository."""
+SLICES_TRUNK = DATA / "slices_trunk.safetensors"
+"""The same for the 2D baseline (`benchmarks.pretrain_slices`)."""
 
 
 class Cohort(Strict):
@@ -94,12 +96,31 @@ class Slices(Strict):
     """The 2D baseline."""
 
     backbone: Literal["resnet10t", "resnet18", "resnet50"]
+    width: float = Field(gt=0, le=1, description="scales the number of channels of the backbone")
     size: int = Field(ge=32, description="pixels in each row and column of a slice")
     slices_per_scan: int = Field(ge=1)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0)
-    pretrained: bool
+    pretrained: Literal["imagenet", "phantom"] | None = Field(
+        description="start from ImageNet (data/weights), from simulated scans (the package's own), or null: random values"
+    )
+
+    @property
+    def head_first(self) -> bool:
+        """Whether the head is fitted first and batch norm stays as it is: after pretraining on scans like these."""
+        return self.pretrained == "phantom"
+
+    @property
+    def network(self) -> str:
+        """The backbone in words, its width where it is not timm's own."""
+        return self.backbone.replace("resnet", "ResNet-") + (f" of width {self.width:g}" if self.width < 1 else "")
+
+    @property
+    def start(self) -> str:
+        """What training starts from, in words."""
+        known = {"imagenet": "pretrained on ImageNet", "phantom": "pretrained on simulated scans", None: "from scratch"}
+        return known[self.pretrained]
 
 
 class Windows(Strict):

@@ -252,6 +252,7 @@ STEPS: dict[str, Step] = {
             "phantom_evidence",
             "seeds",
             "scaling",
+            "recipes",
             "null_world",
             "null_smoke",
             "phantom_course",

@@ -50,8 +50,8 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
     ("name", "layer", "bias"),
     [
         ("covid3d", "extractor.Mixed_5c", "head.bias"),
-        ("resnet_2d", "net.layer4", "net.fc.bias"),
-        ("resnet_maxpool", "net.layer4", "net.fc.bias"),
+        ("resnet_2d", "net.layer4", "head.bias"),
+        ("resnet_maxpool", "net.layer4", "head.bias"),
         ("s3d", "net.features.15", "net.classifier.1.bias"),
         ("r3d_18", "net.layer4", "net.fc.bias"),
     ],
@@ -79,10 +79,8 @@ def test_a_max_pooled_scan_is_judged_by_its_strongest_slices():
     net = MaxPooledResNet("resnet10t", None, size=32, slices_per_scan=4).eval()
     x = torch.randn(1, 1, 4, 32, 32)
     with torch.no_grad():
-        each = torch.stack(
-            [net.net.forward_head(net.net.forward_features(x[:, :, z]), pre_logits=True) for z in range(4)]
-        )
-        torch.testing.assert_close(net(x), net.net.fc(each.amax(0)).squeeze(1), rtol=1e-4, atol=1e-5)
+        each = torch.stack([net.net(x[:, :, z]) for z in range(4)])
+        torch.testing.assert_close(net(x), net.head(each.amax(0)).squeeze(1), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(net(x), net(x[:, :, [3, 0, 0, 2, 1, 1]][:, :, [0, 1, 3, 4]]), rtol=1e-4, atol=1e-5)
 
 

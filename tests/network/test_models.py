@@ -88,7 +88,7 @@ def test_scan_logit_is_the_mean_of_the_slice_logits():
     model = SliceResNet("resnet10t", None, size=32, slices_per_scan=3).eval()
     x = torch.randn(2, 1, 9, 32, 32)
     with torch.no_grad():
-        each = torch.stack([model.net(x[:, :, z])[:, 0] for z in (1, 4, 7)])
+        each = torch.stack([model.head(model.net(x[:, :, z]))[:, 0] for z in (1, 4, 7)])
         torch.testing.assert_close(model(x), each.mean(0), rtol=1e-4, atol=1e-5)
 
 
