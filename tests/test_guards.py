@@ -42,7 +42,7 @@ def test_every_fold_starts_from_its_own_seed(make_run, monkeypatch, tmp_path):
     monkeypatch.setattr(task1, "fit", lambda *args, seed, **kwargs: seeds.append(seed))
     monkeypatch.setattr(task1, "write_fold", lambda *args: None)
     for fold in range(4):
-        task1._train(run, "covid3d", fold, None, rows, rows, tmp_path)
+        task1.train_fold(run, "covid3d", fold, None, rows, rows, tmp_path)
     assert len(set(seeds)) == 4
 
 

@@ -15,7 +15,6 @@ from covid3d.chapters import results, task1
 from covid3d.chapters.results import TASK, THREE_D
 from covid3d.cohort.folds import make_folds
 from covid3d.cohort.intake import accepted
-from covid3d.ct.windows import nominal_window
 from covid3d.network.training import Plan
 from covid3d.run import steps
 from covid3d.run.errors import MissingResult
@@ -47,14 +46,14 @@ def _nest(run: Run, fold: int, folder: Path) -> None:
     curves = []
     for rate in RATES:
         for number, sides in enumerate(inner):
-            task1._train(run, THREE_D, fold, plan_of(run, rate), *sides, place)
+            task1.train_fold(run, THREE_D, fold, plan_of(run, rate), *sides, place)
             curve = pd.read_csv(place / "history.csv").rename(columns={"validation_auc": "auc"})
             curves.append(curve[["epoch", "auc"]].assign(rate=rate, inner=number))
     table = pd.concat(curves, ignore_index=True)[["rate", "inner", "epoch", "auc"]]
     rate, epoch = choose(table)
     chosen = run.model(TASK, THREE_D, fold)
     if rate != 1:
-        task1._train(run, THREE_D, fold, plan_of(run, rate), train, held_out, place)
+        task1.train_fold(run, THREE_D, fold, plan_of(run, rate), train, held_out, place)
         chosen = place
     scores = results.read_predictions(chosen / "predictions.csv")
     write_csv(folder / "inner.csv", table)
@@ -64,8 +63,7 @@ def _nest(run: Run, fold: int, folder: Path) -> None:
 
 def plan_of(run: Run, rate: float) -> Plan:
     """Return how Task 1 trains in this run, its highest rate multiplied."""
-    changes = run.from_trunk.model_dump() if run.from_trunk else {}
-    plan = Plan.of(run.profile.training, nominal_window(run.profile.windows), **changes)
+    plan = task1.plan_of(run, THREE_D)
     return replace(plan, learning_rate=rate * plan.learning_rate)
 
 
@@ -97,8 +95,8 @@ def choose(curves: pd.DataFrame) -> tuple[float, int]:
     curves: rate, inner, epoch, auc.
     """
     mean = curves.groupby(["rate", "epoch"])["auc"].mean().round(12)  # equal means may differ in their last bit
-    rate, epoch = mean.idxmax()
-    return float(rate), int(epoch)
+    best = mean.reset_index().iloc[int(mean.to_numpy().argmax())]
+    return float(best["rate"]), int(best["epoch"])
 
 
 def shown(run: Run) -> pd.DataFrame | None:
@@ -117,12 +115,13 @@ def beside(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     scores: fold, label, logit of the last epoch. AUC by Student's t over folds, and so is the difference, fold by fold.
     """
     fixed, best, inside = _by_fold(scores), results.selection(run).set_index("fold"), shown(run)
-    rows = [
+    rows: list[tuple[str, Estimate, Estimate, object, object]] = [
         (FIXED, mean_auc(fixed.tolist()), Estimate.missing("-"), str(run.epochs), "the profile's"),
         (OWN, *_against(best["auc_best"], fixed), _range(best["epoch_best"]), "the profile's"),
     ]
     if inside is None:
-        rows.append((INSIDE, *[Estimate.missing(NOT_RUN)] * 2, NOT_RUN, NOT_RUN))
+        missing = Estimate.missing(NOT_RUN)
+        rows.append((INSIDE, missing, missing, NOT_RUN, NOT_RUN))
     else:
         one = inside.drop_duplicates("fold")
         rates = [f"x {rate:g} ({count})" for rate, count in one["rate"].value_counts().sort_index().items()]

@@ -12,8 +12,6 @@ import numpy as np
 
 from covid3d.chapters import results, task1
 from covid3d.chapters.results import RANDOM_LABELS, THREE_D
-from covid3d.ct.windows import nominal_window
-from covid3d.network.training import Plan
 from covid3d.run import steps
 from covid3d.run.files import random_seed
 from covid3d.run.profile import Run
@@ -51,7 +49,6 @@ def permuted(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _train(run: Run, fold: int, folder: Path) -> None:
     train, validation = task1.split_of(run, fold)
     labels = permuted(train["label"].to_numpy(int), np.random.default_rng(random_seed(run.seed, RANDOM_LABELS, fold)))
-    changes = run.from_trunk.model_dump() if run.from_trunk else {}
-    plan = Plan.of(run.profile.training, nominal_window(run.profile.windows), **changes)
-    task1._train(run, THREE_D, fold, plan, train.assign(label=labels), validation, folder)
+    plan = task1.plan_of(run, THREE_D)
+    task1.train_fold(run, THREE_D, fold, plan, train.assign(label=labels), validation, folder)
     (folder / "predictions.csv").unlink()

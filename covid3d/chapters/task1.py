@@ -38,10 +38,16 @@ def ensure_fold(run: Run, fold: int) -> Path:
     """Return the folder of one trained fold of COVID3D, training it when needed."""
     train, validation = split_of(run, fold)
     folder = run.model(TASK, THREE_D, fold)
+    plan = plan_of(run, THREE_D)
     command = f"python -m covid3d step fold --run {run.name} --fold {fold}"
     inputs = {**_inputs(run, fold, train, validation), "starts_from": run.pretrained or "random values"}
     return steps.ensure(
-        run, "fold", folder, inputs, lambda out: _train(run, THREE_D, fold, train, validation, out), again=command
+        run,
+        "fold",
+        folder,
+        inputs,
+        lambda out: train_fold(run, THREE_D, fold, plan, train, validation, out),
+        again=command,
     )
 
 
@@ -51,7 +57,10 @@ def ensure_slices(run: Run) -> Path:
     train, validation = split_of(run, fold)
     folder = run.model(TASK, TWO_D, fold)
     inputs = {**_inputs(run, fold, train, validation), "starts_from": slices_start(run.profile) or "random values"}
-    return steps.ensure(run, "slices", folder, inputs, lambda out: _train(run, TWO_D, fold, train, validation, out))
+    plan = plan_of(run, TWO_D)
+    return steps.ensure(
+        run, "slices", folder, inputs, lambda out: train_fold(run, TWO_D, fold, plan, train, validation, out)
+    )
 
 
 def ensure_selection(run: Run) -> Path:
@@ -149,13 +158,15 @@ def first_model(run: Run, name: str, train: Examples, seed: int) -> nn.Module:
     return model
 
 
-def _train(run: Run, name: str, fold: int, train: pd.DataFrame, validation: pd.DataFrame, folder: Path) -> None:
+def train_fold(
+    run: Run, name: str, fold: int, plan: Plan, train: pd.DataFrame, validation: pd.DataFrame, folder: Path
+) -> None:
     """Train one fold and write its folder; a checkpoint outside the folder survives a kill."""
     store = Store.of(run)
     examples, held_out = (Examples.of(table, store.stack(table["scan_id"])) for table in (train, validation))
     seed = random_seed(run.seed, TASK, name, fold)
     model = first_model(run, name, examples, seed)
     checkpoint = run.path("checkpoints", f"{TASK}__{name}__fold_{fold:02d}.safetensors")
-    plan, device = plan_of(run, name), use_device(run)
+    device = use_device(run)
     result = fit(model, examples, held_out, plan, checkpoint=checkpoint, device=device, seed=seed)
     write_fold(folder, run, TASK, name, fold, model, result, held_out)

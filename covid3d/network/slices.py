@@ -38,7 +38,7 @@ class SliceResNet(nn.Module):
             "stem_width": scaled(32, width),
         }
         self.net = timm.create_model(backbone, in_chans=1, num_classes=0, **(narrow if width < 1 else {}))
-        self.head = nn.Linear(self.net.num_features, 1)
+        self.head = nn.Linear(self.net.num_features, 1)  # type: ignore[arg-type]
         if pretrained is not None:
             _load_imagenet(self.net, Path(pretrained), backbone)
 

@@ -27,7 +27,7 @@ def fix_batch_norm(model: nn.Module) -> None:
     """Let every BatchNorm of a model keep its statistics from now on."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
-            module.__class__ = FixedBatchNorm
+            module.__class__ = FixedBatchNorm  # type: ignore[assignment]
 
 
 def set_head(model: nn.Module, weight: np.ndarray, bias: float) -> None:

@@ -44,7 +44,7 @@ def trained(run, monkeypatch):
         ]
         write_csv(folder / "predictions.csv", pd.concat(rows))
 
-    monkeypatch.setattr(task1, "_train", note)
+    monkeypatch.setattr(task1, "train_fold", note)
     for fold in range(2):
         task1.ensure_fold(run, fold)
     calls.clear()
@@ -86,7 +86,7 @@ def test_other_labels_of_the_held_out_patients_change_nothing_that_chooses(run):
 def test_a_kill_costs_one_fold_and_finished_folds_are_kept(run, trained, monkeypatch):
     nested.ensure_nested(run, 1)
     trained.clear()
-    whole = task1._train
+    whole = task1.train_fold
 
     def killed(*arguments):
         if len(trained) == 4:
@@ -94,7 +94,7 @@ def test_a_kill_costs_one_fold_and_finished_folds_are_kept(run, trained, monkeyp
         whole(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(task1, "_train", killed)
+        patch.setattr(task1, "train_fold", killed)
         with pytest.raises(KeyboardInterrupt):
             nested.ensure_nested(run, 0)
     assert nested.shown(run) is None and [path.name for path in run.path("nested").iterdir()] == ["fold_01"]
