@@ -57,11 +57,12 @@ NULL_LINE = {
 }
 """The map that knows nothing, with which each method is compared: it lies wherever the method can."""
 ROWS = (MAP, BOXES, PIECES, GRID, LUNG, OPAQUE, *RANDOMISED[MAP].values(), *RANDOMISED[PIECES].values())
-RANDOM_SCANS = 8
-"""External scans of each class, among those searched by boxes, that the networks of `RANDOMISED` score too."""
+RANDOM_SCANS, FEWEST = 8, 5
+"""External scans of each class, among those searched by boxes, that the networks of `RANDOMISED` score too; with fewer COVID+
+scans than the second number nothing is said to follow."""
 LEARNED = {
-    True: "what was learned from the labels shows in it",
-    False: "it cannot be told from a picture of what was there before any label: the contrast of the image, and the start",
+    True: "true labels move it towards the lesions",
+    False: "true labels do not move it towards the lesions, and what it shows of them is contrast, or was there at the start",
 }
 """What follows for a picture, by whether it finds more of the lesions than that of the network trained on random labels."""
 ABOVE, BELOW, LEAST_FALL = 2.0, 1.0, 0.25
@@ -359,7 +360,9 @@ class Evidence:
             true, random = (table["ratio"][method, network] for network in ("deployed", "random labels"))
             more = table["deployed over it"][method, "random labels"]
             numbers = f"{true.value:.1f} times with the true labels, {random.value:.1f} times with random ones"
-            found[method] = f"{numbers}: {LEARNED[more.low > 1]}" if more.known else f"not known: {more.method}"
+            few = table["scans"][method, "deployed"] < FEWEST
+            follows = "too few scans to say what follows" if few else LEARNED[more.low > 1]
+            found[method] = f"{numbers}: {follows}" if more.known else f"not known: {more.method}"
         return found
 
     def agreement(self) -> pd.DataFrame:
