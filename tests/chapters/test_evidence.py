@@ -235,17 +235,21 @@ def test_maps_of_randomised_networks_are_compared_with_the_deployed_ones(run, fo
 @pytest.mark.parametrize(("random", "words"), [(0.1, True), (0.3, False), (0.5, False)])
 def test_what_follows_is_said_by_the_comparison_with_random_labels(make_run, random, words):
     one = judged(make_run(), 0.3, 0.05, GOOD, CHANCE, activation=0.3)
-    methods = {PIECES: 0.3} | {name: random for others in RANDOMISED.values() for name in others.values()}
+    names = [others.values() for others in RANDOMISED.values()]
+    methods = {PIECES: 0.3} | {name: share for pair in names for name, share in zip(pair, (random, 0.1), strict=True)}
     near = np.tile([1.01, 1.01, 0.98], 4)
     parts = [one.summary.assign(method=name, lesion_share=share * near, alike=0.1) for name, share in methods.items()]
-    parts[0]["lesion_share"] = 0.3 * near[::-1]
+    for part in parts[::2]:  # no two methods are in step
+        part["lesion_share"] *= near[::-1] / near
     found = evidence.Evidence(one.run, one.maps, pd.concat(parts, ignore_index=True), one.causal)
     for sentence in found.sanity().values():
-        assert sentence.startswith(f"3.0 times with the true labels, {10 * random:.1f} times with random ones")
-        assert sentence.endswith(evidence.LEARNED[words])
+        assert sentence.startswith(
+            f"3.0 times with true labels, {10 * random:.1f} with random ones, 1.0 with random weights"
+        )
+        assert sentence.endswith(f"{evidence.LEARNED[words]}, and {evidence.STARTED[random > 0.1]}")
     for table in (found.summary, found.maps.summary):
         table.drop(table.index[table["scan_id"].isin(["B0", "B1"])], inplace=True)
-    assert all(sentence.endswith("too few scans to say what follows") for sentence in found.sanity().values())
+    assert all(sentence.endswith(": too few scans") for sentence in found.sanity().values())
 
 
 def test_the_step_is_part_of_the_chapters_that_show_it():
