@@ -57,13 +57,19 @@ NULL_LINE = {
 }
 """The map that knows nothing, with which each method is compared: it lies wherever the method can."""
 ROWS = (MAP, BOXES, PIECES, GRID, LUNG, OPAQUE, *RANDOMISED[MAP].values(), *RANDOMISED[PIECES].values())
-RANDOM_SCANS = 8
-"""External scans of each class, among those searched by boxes, that the networks of `RANDOMISED` score too."""
+RANDOM_SCANS, FEWEST = 8, 5
+"""External scans of each class, among those searched by boxes, that the networks of `RANDOMISED` score too; with fewer COVID+
+scans than the second number nothing is said to follow."""
 LEARNED = {
-    True: "what was learned from the labels shows in it",
-    False: "it cannot be told from a picture of what was there before any label: the contrast of the image, and the start",
+    True: "true labels move it towards the lesions",
+    False: "true labels do not move it towards the lesions",
 }
 """What follows for a picture, by whether it finds more of the lesions than that of the network trained on random labels."""
+STARTED = {
+    True: "without them it is ahead of random weights already, by the image's contrast or by what the trunk brought along",
+    False: "without them it is not ahead of random weights",
+}
+"""What follows further, by whether with random labels it finds more of the lesions than with random weights."""
 ABOVE, BELOW, LEAST_FALL = 2.0, 1.0, 0.25
 """The bars of the protocol: the ratio's interval in COVID+ and in COVID-, and the fall of the AUC without lesions."""
 LEAST_LESION, SOFT_TISSUE_HU = 0.05, 40.0
@@ -353,13 +359,15 @@ class Evidence:
         return pd.DataFrame([*rows, ("nothing: a guess", math.log(2), 0.5)], columns=columns).set_index("trained on")
 
     def sanity(self) -> dict[str, str]:
-        """Return, by picture, what follows from the network that was trained on random labels."""
+        """Return, by picture, what follows from the randomised networks: what the labels add, and what was there without them."""
         table, found = self.randomised(), {}
-        for method in RANDOMISED:
-            true, random = (table["ratio"][method, network] for network in ("deployed", "random labels"))
-            more = table["deployed over it"][method, "random labels"]
-            numbers = f"{true.value:.1f} times with the true labels, {random.value:.1f} times with random ones"
-            found[method] = f"{numbers}: {LEARNED[more.low > 1]}" if more.known else f"not known: {more.method}"
+        for method, others in RANDOMISED.items():
+            true, labels, weights = (f"{ratio.value:.1f}" for ratio in table["ratio"][method])
+            more, ahead = table["deployed over it"][method, "random labels"], self.against(*others.values())
+            numbers = f"{true} times with true labels, {labels} with random ones, {weights} with random weights"
+            few = table["scans"][method, "deployed"] < FEWEST
+            follows = "too few scans" if few else f"{LEARNED[more.low > 1]}, and {STARTED[ahead.low > 1]}"
+            found[method] = f"{numbers}: {follows}" if more.known and ahead.known else f"not known: {more.method}"
         return found
 
     def agreement(self) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from synthetic_run import synthetic_run, write_masks
 
-from covid3d.chapters import evidence, explanation, random_labels, task1
+from covid3d.chapters import evidence, explanation, random_labels, results, task1
 from covid3d.chapters.evidence import BOXES, MAP, OPAQUE, PIECES, RANDOMISED, ROWS
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
@@ -196,16 +196,16 @@ def test_random_labels_say_nothing_of_the_true_ones_and_are_as_many():
     assert 0.3 < np.mean(drawn, axis=0).min() < np.mean(drawn, axis=0).max() < 0.5, "any patient may get either label"
 
 
-def test_the_network_of_random_labels_is_the_deployed_folds_but_for_its_labels(run, monkeypatch):
+def test_the_network_of_random_labels_is_the_deployed_folds_but_for_its_labels(run, monkeypatch, tmp_path):
     fold = run.model("random_labels", "covid3d", 1)
     assert not (fold / "predictions.csv").exists(), "its scores are in no table of scores"
     seen = []
+    monkeypatch.setattr(task1, "_inputs", lambda *scans: {})
     monkeypatch.setattr(task1, "fit", lambda model, *examples, **how: seen.append((model, *examples, how)))
     monkeypatch.setattr(task1, "write_fold", lambda folder, *rest: (folder / "predictions.csv").touch())
-    for ensure in (task1.ensure_fold, lambda run, fold: random_labels.ensure_random_labels(run)):
-        monkeypatch.setattr(steps, "is_done", lambda *path: False)
-        monkeypatch.setattr(steps, "mark_done", lambda *path: None)
-        ensure(run.with_options(), 1)
+    monkeypatch.setattr(steps, "ensure", lambda run, name, folder, inputs, compute, again="": compute(tmp_path))
+    task1.ensure_fold(run, 1)
+    random_labels.ensure_random_labels(run)
     (model, train, held, plan, how), (other, random, held_too, plan_too, how_too) = seen
     assert (plan, how, held.labels.tolist()) == (plan_too, how_too, held_too.labels.tolist())
     assert train.scan_ids == random.scan_ids and train.labels.tolist() != random.labels.tolist()
@@ -213,7 +213,7 @@ def test_the_network_of_random_labels_is_the_deployed_folds_but_for_its_labels(r
     assert all((one == two).all() for one, two in pairs), "the same start"
 
 
-def test_maps_of_randomised_networks_are_compared_with_the_deployed_ones(run, found):
+def test_maps_of_randomised_networks_are_compared_with_the_deployed_ones(run, found, monkeypatch):
     table = found.randomised()
     assert table.loc[(PIECES, "deployed"), "ratio"].value == pytest.approx(
         found.ratio(PIECES, 1, found.of_method(RANDOMISED[PIECES]["random labels"], 1).index).value
@@ -226,18 +226,30 @@ def test_maps_of_randomised_networks_are_compared_with_the_deployed_ones(run, fo
     assert table.loc[(PIECES, "random labels"), "alike"].value == pytest.approx(wanted, abs=1e-6)
     assert -1 <= table.loc[(MAP, "random weights"), "alike"].value <= 1
     assert set(found.sanity()) == {MAP, PIECES}
+    curves = pd.DataFrame({"fold": [0, 1, 1], "train_loss": [0.1, 0.5, 0.2], "validation_auc": [0.6, 0.7, 0.8]})
+    monkeypatch.setattr(results, "learning_curves", lambda run: curves)
+    assert found.learned().loc["true labels"].tolist() == [0.2, 0.8]
+    assert found.learned().loc["random labels"].tolist() != [0.2, 0.8]
 
 
 @pytest.mark.parametrize(("random", "words"), [(0.1, True), (0.3, False), (0.5, False)])
 def test_what_follows_is_said_by_the_comparison_with_random_labels(make_run, random, words):
     one = judged(make_run(), 0.3, 0.05, GOOD, CHANCE, activation=0.3)
-    methods = {PIECES: 0.3} | {name: random for others in RANDOMISED.values() for name in others.values()}
-    near = np.tile([1.0, 1.02, 0.98], 4)
+    names = [others.values() for others in RANDOMISED.values()]
+    methods = {PIECES: 0.3} | {name: share for pair in names for name, share in zip(pair, (random, 0.1), strict=True)}
+    near = np.tile([1.01, 1.01, 0.98], 4)
     parts = [one.summary.assign(method=name, lesion_share=share * near, alike=0.1) for name, share in methods.items()]
-    found = evidence.Evidence(one.run, one.maps, pd.concat(parts), one.causal)
+    for part in parts[::2]:  # no two methods are in step
+        part["lesion_share"] *= near[::-1] / near
+    found = evidence.Evidence(one.run, one.maps, pd.concat(parts, ignore_index=True), one.causal)
     for sentence in found.sanity().values():
-        assert sentence.startswith(f"3.0 times with the true labels, {10 * random:.1f} times with random ones")
-        assert sentence.endswith(evidence.LEARNED[words])
+        assert sentence.startswith(
+            f"3.0 times with true labels, {10 * random:.1f} with random ones, 1.0 with random weights"
+        )
+        assert sentence.endswith(f"{evidence.LEARNED[words]}, and {evidence.STARTED[random > 0.1]}")
+    for table in (found.summary, found.maps.summary):
+        table.drop(table.index[table["scan_id"].isin(["B0", "B1"])], inplace=True)
+    assert all(sentence.endswith(": too few scans") for sentence in found.sanity().values())
 
 
 def test_the_step_is_part_of_the_chapters_that_show_it():

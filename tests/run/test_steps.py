@@ -149,7 +149,8 @@ def test_the_budget_is_that_of_a_report():
 
 
 @pytest.mark.parametrize(
-    "name", ["fold", "selection", "slices", "windows", "explain", "evidence", "prognosis", "comparator"]
+    "name",
+    ["fold", "selection", "slices", "windows", "explain", "random_labels", "evidence", "prognosis", "comparator"],
 )
 def test_what_takes_minutes_does_not_depend_on_how_it_is_drawn_or_told(name):
     modules = imported_modules(steps.STEPS[name].module)
