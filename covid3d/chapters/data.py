@@ -4,16 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from covid3d.chapters.pictured import on_grid, picture, voxels
 from covid3d.cohort.clinical import CODES, FEWEST_PCR_TESTS
 from covid3d.cohort.folds import read_splits, require_certificate
 from covid3d.cohort.intake import grid_spacing, read_intake
 from covid3d.cohort.manifest import ROLES, read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.grid import axis_weights
+from covid3d.ct.lungs import lung_mask
+from covid3d.ct.windows import nominal_window
 from covid3d.figures import data as draw
+from covid3d.figures.privacy import WHOLE, shown_box
 from covid3d.run import steps
 from covid3d.run.files import read_json
 from covid3d.run.profile import Run
@@ -88,15 +93,33 @@ class Data:
         return sum(int((axis_weights(size, depth).sum(axis=0) == 0).sum()) for size in sizes)
 
     def plot_examples(self, label: int) -> Figure:
-        """Return three planes of one first scan of each hospital, each with its own voxel size."""
-        good = self.intake[(self.intake["ok"] == 1) & (self.intake["label"] == label)]
-        chosen = good[good["role"].isin(["development", "external"])].groupby("hospital").head(1)
+        """Return three planes of one first scan of each hospital, each with its own voxel size; of a site's the lungs' box."""
         grid, window, store = self.run.profile.model.grid, self.run.profile.windows, Store.of(self.run)
-        scans: dict[str, draw.Scan] = {
-            f"hospital {row['hospital']}": (store.get(row["scan_id"]), grid_spacing(row, grid))
-            for row in chosen.to_dict("records")
-        }
-        return draw.planes(scans, window.level, window.width)
+        scans: dict[str, draw.Scan] = {}
+        for row in examples(self.intake, label).to_dict("records"):
+            hu, spacing = np.asarray(store.get(row["scan_id"])), grid_spacing(row, grid)
+            box = shown_box(self.run.cohort, lung_mask(hu, spacing)) if self.run.cohort == "site" else WHOLE
+            scans[f"hospital {row['hospital']}"] = hu[box], spacing
+        return draw.planes({name: scan for name, scan in scans.items() if scan[0].size}, window.level, window.width)
+
+    def look_closely(self, label: int) -> tuple[Figure, str]:
+        """Return the first of these scans as a reader sees it and as the network does, and a caption that says which is which."""
+        rows = examples(self.intake, label).head(1).to_dict("records")
+        if not rows:
+            return draw.empty("no scan of this kind was accepted"), "As a reader sees a scan, and as the network does."
+        facts, scan = rows[0], rows[0]["scan_id"]
+        source = self.scans.loc[self.scans["scan_id"] == scan, "source"].iloc[0]
+        fine = picture(self.run, scan, facts, str(source))
+        coarse = on_grid(self.run, scan, facts, fine)
+        what = "the same simulated patient in smaller voxels" if self.run.is_phantom else "the scan as it was read"
+        grid = " x ".join(map(str, self.run.profile.model.grid))
+        caption = (
+            f"{'COVID+' if label else 'COVID-'}: scan {scan} of hospital {facts['hospital']}. "
+            f"Above {'what is stored' if fine.step == coarse.step else what}, {voxels(fine.spacing)}; "
+            f"below the network's grid of {grid}, {voxels(coarse.spacing)}. The planes meet in {fine.where}. "
+            f"Lung window; bar: 5 cm{'' if fine.lesions is None else '; yellow: true lesions'}."
+        )
+        return draw.closely(fine, coarse, nominal_window(self.run.profile.windows)), caption
 
     # --- patients ----------------------------------------------------------------------------------------------------
 
@@ -185,6 +208,12 @@ class Data:
         checks = pd.DataFrame(self.certificate["checks"])[["check", "question", "compared", "passed"]]
         whole = ("all of them", "Has every check passed?", len(checks), bool(self.certificate["passed"]))
         return pd.concat([checks, pd.DataFrame([whole], columns=checks.columns)], ignore_index=True).set_index("check")
+
+
+def examples(intake: pd.DataFrame, label: int) -> pd.DataFrame:
+    """Return the first accepted first scan of each hospital with this label, rows of intake.csv."""
+    good = intake[(intake["ok"] == 1) & (intake["label"] == label) & intake["role"].isin(["development", "external"])]
+    return good.groupby("hospital").head(1)
 
 
 def load(run: Run) -> Data:

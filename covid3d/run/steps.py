@@ -92,6 +92,15 @@ STEPS: dict[str, Step] = {
         makes=("splits.csv", "leakage.json"),
         budget="cohort and intake",
     ),
+    "examples": Step(
+        "simulate the examples of chapter 1 again in smaller voxels",
+        "covid3d.commands.twins:ensure_examples",
+        needs=("intake",),
+        keys=("cohort", "phantom"),
+        makes=("examples",),
+        budget="cohort and intake",
+        all_cores=True,
+    ),
     "fold": Step(
         "train one fold of COVID3D",
         "covid3d.chapters.task1:ensure_fold",
@@ -210,7 +219,7 @@ STEPS: dict[str, Step] = {
         makes=("comparators/summary",),
         trains=True,
     ),
-    "01_data": Chapter(needs=("splits",)),
+    "01_data": Chapter(needs=("splits", "examples")),
     "02_model": Chapter(needs=("selection",)),
     "03_cross_validation": Chapter(needs=("selection", "windows"), stored=("seeds",)),
     "04_external_tests": Chapter(
