@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters.pictured import on_grid, picture, voxels
 from covid3d.cohort.clinical import CODES, FEWEST_PCR_TESTS
 from covid3d.cohort.folds import read_splits, require_certificate
 from covid3d.cohort.intake import grid_spacing, read_intake
@@ -16,7 +15,6 @@ from covid3d.cohort.manifest import ROLES, read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.grid import axis_weights
 from covid3d.ct.lungs import lung_mask
-from covid3d.ct.windows import nominal_window
 from covid3d.figures import data as draw
 from covid3d.figures.privacy import WHOLE, shown_box
 from covid3d.run import steps
@@ -102,24 +100,11 @@ class Data:
             scans[f"hospital {row['hospital']}"] = hu[box], spacing
         return draw.planes({name: scan for name, scan in scans.items() if scan[0].size}, window.level, window.width)
 
-    def look_closely(self, label: int) -> tuple[Figure, str]:
-        """Return the first of these scans as a reader sees it and as the network does, and a caption that says which is which."""
-        rows = examples(self.intake, label).head(1).to_dict("records")
-        if not rows:
-            return draw.empty("no scan of this kind was accepted"), "As a reader sees a scan, and as the network does."
-        facts, scan = rows[0], rows[0]["scan_id"]
-        source = self.scans.loc[self.scans["scan_id"] == scan, "source"].iloc[0]
-        fine = picture(self.run, scan, facts, str(source))
-        coarse = on_grid(self.run, scan, facts, fine)
-        what = "the same simulated patient in smaller voxels" if self.run.is_phantom else "the scan as it was read"
-        grid = " x ".join(map(str, self.run.profile.model.grid))
-        caption = (
-            f"{'COVID+' if label else 'COVID-'}: scan {scan} of hospital {facts['hospital']}. "
-            f"Above {'what is stored' if fine.step == coarse.step else what}, {voxels(fine.spacing)}; "
-            f"below the network's grid of {grid}, {voxels(coarse.spacing)}. The planes meet in {fine.where}. "
-            f"Lung window; bar: 5 cm{'' if fine.lesions is None else '; yellow: true lesions'}."
-        )
-        return draw.closely(fine, coarse, nominal_window(self.run.profile.windows)), caption
+    def example(self, label: int) -> dict[Any, Any]:
+        """Return the first of these scans: its row of intake.csv, and the manifest's source; empty where there is none."""
+        sources = self.scans[["scan_id", "source"]]
+        rows = examples(self.intake, label).head(1).merge(sources, on="scan_id", validate="1:1").to_dict("records")
+        return rows[0] if rows else {}
 
     # --- patients ----------------------------------------------------------------------------------------------------
 

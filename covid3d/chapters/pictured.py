@@ -1,10 +1,10 @@
 """How the scans of a run are shown: simulated ones as their finer twins, real ones as they are read or stored."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import ndimage
 
 from covid3d.chapters.truth import lesion_mask as true_lesions
@@ -13,7 +13,9 @@ from covid3d.cohort.delivery import source_of
 from covid3d.cohort.intake import grid_spacing
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import lung_mask
+from covid3d.ct.windows import nominal_window
 from covid3d.dicom.series import read_ct
+from covid3d.figures import data as draw
 from covid3d.figures.picture import Picture, middle_of
 from covid3d.figures.privacy import shown_box
 from covid3d.network.occlusion import opaque
@@ -58,8 +60,9 @@ def picture(run: Run, scan_id: str, facts: Mapping[Any, Any], source: str = "") 
 def on_grid(run: Run, scan_id: str, facts: Mapping[Any, Any], shown: Picture) -> Picture:
     """Return what the network sees of what is shown: the same box on its grid, and the voxel where the same planes meet."""
     grid = run.profile.model.grid
-    start = [max(0, math.floor(first)) for first in shown.first]
-    ends = [math.ceil(f + s * (n - 1)) + 1 for f, s, n in zip(shown.first, shown.step, shown.hu.shape, strict=True)]
+    edges = [f - s / 2 + 0.5 for f, s in zip(shown.first, shown.step, strict=True)]
+    start = [max(0, round(edge)) for edge in edges]
+    ends = [round(edge + s * n) for edge, s, n in zip(edges, shown.step, shown.hu.shape, strict=True)]
     box = tuple(slice(low, min(high, size)) for low, high, size in zip(start, ends, grid, strict=True))
     lesions = true_lesions(run, scan_id)
     own = [f + s * at - low for f, s, at, low in zip(shown.first, shown.step, shown.at, start, strict=True)]
@@ -92,6 +95,25 @@ def _cut(whole: Picture, box: tuple[slice, ...]) -> Picture:
         begin + step * (side.start or 0) for begin, step, side in zip(whole.first, whole.step, box, strict=True)
     )
     return whole._replace(hu=hu, lung=lung, ill=ill, lesions=lesions, at=at, where=where, first=first)  # type: ignore[arg-type]
+
+
+def look_closely(run: Run, facts: Mapping[Any, Any]) -> tuple[Figure, str]:
+    """Return one scan as a reader sees it and as the network does, and a caption that says which is which.
+
+    facts: the scan's row of intake.csv with the manifest's source; empty where there is no scan.
+    """
+    if not facts:
+        return draw.empty("no scan of this kind was accepted"), "A scan as a reader sees it, and as the network does."
+    fine = picture(run, facts["scan_id"], facts, facts["source"])
+    coarse = on_grid(run, facts["scan_id"], facts, fine)
+    what = "the same simulated patient" if run.is_phantom else "the scan as it was read"
+    caption = (
+        f"{'COVID+' if facts['label'] == 1 else 'COVID-'}: scan {facts['scan_id']} of hospital {facts['hospital']}. "
+        f"Above {'what is stored' if fine.step == coarse.step else what}, {voxels(fine.spacing)}; "
+        f"below the network's grid of {' x '.join(map(str, run.profile.model.grid))}, {voxels(coarse.spacing)}. "
+        f"The planes meet in {fine.where}. Lung window; bar: 5 cm{'' if fine.lesions is None else '; yellow: true lesions'}."
+    )
+    return draw.closely(fine, coarse, nominal_window(run.profile.windows)), caption
 
 
 def voxels(spacing: tuple[float, float, float]) -> str:

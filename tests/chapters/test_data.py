@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import data
+from covid3d.chapters import data, pictured
 from covid3d.cohort.intake import read_intake
 from covid3d.cohort.manifest import read_manifest
 from covid3d.run import steps
@@ -132,14 +132,11 @@ def test_a_sites_patients_are_shown_no_further_than_their_lungs(chapter, monkeyp
     assert drawn[0] == {} and {hu.shape for hu, _ in drawn[1].values()} == {(2, 4, 4)}
 
 
-def test_a_look_closely_at_a_scan_says_which_picture_is_which(chapter, monkeypatch):
-    asked = []
-    real = data.picture
-    monkeypatch.setattr(data, "picture", lambda run, *about: asked.append(about[0]) or real(run, *about))
-    figure, words = chapter.look_closely(label=1)
-    assert len(figure.axes) == 6 and asked[0] in words and "COVID+" in words
+def test_a_look_closely_at_a_scan_says_which_picture_is_which(chapter):
+    figure, words = pictured.look_closely(chapter.run, chapter.example(label=1))
+    assert len(figure.axes) == 6 and "COVID+: scan A" in words
     assert "Above what is stored" in words, "there is no twin, and no file to read again"
-    nobody, _ = replace(chapter, intake=chapter.intake.head(0)).look_closely(label=1)
+    nobody, _ = pictured.look_closely(chapter.run, replace(chapter, intake=chapter.intake.head(0)).example(label=1))
     assert "no scan of this kind" in nobody.axes[0].texts[0].get_text()
 
 
