@@ -9,6 +9,7 @@ from covid3d.figures import cross_validation, data, in_space, model, privacy, pr
 from covid3d.figures import external_tests as external
 from covid3d.figures import picture as pictures
 from covid3d.figures import reader_comparison as readers
+from covid3d.figures.words import seen
 from covid3d.show import render
 from covid3d.stats.estimate import Estimate
 
@@ -222,8 +223,8 @@ def test_solids_in_space_are_drawn_where_the_arrays_say():
     middles = {"lesion": ((6.5, 14.5), (6.5, 9.5), (9.5, 14.5)), "hot": ((32.5, 64.5), (32.5, 47.5), (47.5, 64.5))}
     for number, axes in enumerate(figure.axes):
         red, green, blue = np.moveaxis(_pixels(axes), -1, 0)
-        seen = {"lesion": (green > blue + 0.05) & (red < green + 0.1), "hot": red > green + 0.1}
-        for name, mask in seen.items():
+        drawn = {"lesion": (green > blue + 0.05) & (red < green + 0.1), "hot": red > green + 0.1}
+        for name, mask in drawn.items():
             np.testing.assert_allclose(np.argwhere(mask).mean(0), middles[name][number], atol=1, err_msg=name)
         letters = [text.get_text() for text in axes.texts]
         assert letters == (["A", "P"] if number == 1 else ["R", "L"])
@@ -308,6 +309,13 @@ def test_without_lungs_to_show_the_pictures_of_maps_say_so():
     assert "no lung was found" in _words(external.figure_1(NOTHING, nothing, WINDOW))
     assert "no case was drawn" in _words(external.examples([("TP", NOTHING, nothing)], WINDOW))
     assert "no lung was found" in _words(trajectories.figure_4([NOTHING], {"H": [nothing]}, CASE.head(1), 0.5, WINDOW))
+
+
+def test_the_text_alternative_of_a_scan_says_what_lies_over_it_and_which_side_is_where():
+    words = seen(external.figure_1(PICTURE, HEAT, WINDOW))
+    assert "(1) axial; picture, R on the left and L on the right, outlines." in words
+    assert "(6) picture with a map in colours, A on the left and P on the right, outlines, a cross." in words
+    assert "(3) from below; picture, R on the left and L on the right." in seen(in_space.in_space(PICTURE, HEAT))
 
 
 def test_a_plane_says_right_and_left_and_has_a_bar_of_five_centimetres():

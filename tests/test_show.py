@@ -206,7 +206,7 @@ def test_a_text_alternative_says_what_is_seen():
     assert seen(figure) == "Hospital B; 1 line; x: day, 0 to 1; y: logit, 0 to 1; shown: network."
     assert not has_pixels(figure)
     axes.imshow([[0, 1]])
-    assert has_pixels(figure) and "1 picture" in seen(figure)
+    assert has_pixels(figure) and "; picture;" in seen(figure)
 
 
 def test_cells_of_a_table_name_p_columns():

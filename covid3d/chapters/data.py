@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -13,7 +14,9 @@ from covid3d.cohort.intake import grid_spacing, read_intake
 from covid3d.cohort.manifest import ROLES, read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.grid import axis_weights
+from covid3d.ct.lungs import lung_mask
 from covid3d.figures import data as draw
+from covid3d.figures.privacy import WHOLE, shown_box
 from covid3d.run import steps
 from covid3d.run.files import read_json
 from covid3d.run.profile import Run
@@ -88,15 +91,20 @@ class Data:
         return sum(int((axis_weights(size, depth).sum(axis=0) == 0).sum()) for size in sizes)
 
     def plot_examples(self, label: int) -> Figure:
-        """Return three planes of one first scan of each hospital, each with its own voxel size."""
-        good = self.intake[(self.intake["ok"] == 1) & (self.intake["label"] == label)]
-        chosen = good[good["role"].isin(["development", "external"])].groupby("hospital").head(1)
+        """Return three planes of one first scan of each hospital, each with its own voxel size; of a site's the lungs' box."""
         grid, window, store = self.run.profile.model.grid, self.run.profile.windows, Store.of(self.run)
-        scans: dict[str, draw.Scan] = {
-            f"hospital {row['hospital']}": (store.get(row["scan_id"]), grid_spacing(row, grid))
-            for row in chosen.to_dict("records")
-        }
-        return draw.planes(scans, window.level, window.width)
+        scans: dict[str, draw.Scan] = {}
+        for row in examples(self.intake, label).to_dict("records"):
+            hu, spacing = np.asarray(store.get(row["scan_id"])), grid_spacing(row, grid)
+            box = shown_box(self.run.cohort, lung_mask(hu, spacing)) if self.run.cohort == "site" else WHOLE
+            scans[f"hospital {row['hospital']}"] = hu[box], spacing
+        return draw.planes({name: scan for name, scan in scans.items() if scan[0].size}, window.level, window.width)
+
+    def example(self, label: int) -> dict[Any, Any]:
+        """Return the first of these scans: its row of intake.csv, and the manifest's source; empty where there is none."""
+        sources = self.scans[["scan_id", "source"]]
+        rows = examples(self.intake, label).head(1).merge(sources, on="scan_id", validate="1:1").to_dict("records")
+        return rows[0] if rows else {}
 
     # --- patients ----------------------------------------------------------------------------------------------------
 
@@ -185,6 +193,12 @@ class Data:
         checks = pd.DataFrame(self.certificate["checks"])[["check", "question", "compared", "passed"]]
         whole = ("all of them", "Has every check passed?", len(checks), bool(self.certificate["passed"]))
         return pd.concat([checks, pd.DataFrame([whole], columns=checks.columns)], ignore_index=True).set_index("check")
+
+
+def examples(intake: pd.DataFrame, label: int) -> pd.DataFrame:
+    """Return the first accepted first scan of each hospital with this label, rows of intake.csv."""
+    good = intake[(intake["ok"] == 1) & (intake["label"] == label) & intake["role"].isin(["development", "external"])]
+    return good.groupby("hospital").head(1)
 
 
 def load(run: Run) -> Data:

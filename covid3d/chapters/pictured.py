@@ -1,40 +1,51 @@
-"""How the scans of a run are shown: simulated ones as their finer twins, real ones as they are stored."""
+"""How the scans of a run are shown: simulated ones as their finer twins, real ones as they are read or stored."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import ndimage
 
 from covid3d.chapters.truth import lesion_mask as true_lesions
 from covid3d.chapters.truth import lung_mask as true_lung
+from covid3d.cohort.delivery import source_of
 from covid3d.cohort.intake import grid_spacing
 from covid3d.cohort.store import Store
 from covid3d.ct.lungs import lung_mask
+from covid3d.ct.windows import nominal_window
+from covid3d.dicom.series import read_ct
+from covid3d.figures import data as draw
 from covid3d.figures.picture import Picture, middle_of
 from covid3d.figures.privacy import shown_box
 from covid3d.network.occlusion import opaque
 from covid3d.run.profile import Run
 
+TWINS = ("twins", "examples")
 MARGIN_MM = 25.0
 """What is shown around the lungs; of a site's patient nothing."""
 LEAST_SHARE = 0.5
 
 
-def picture(run: Run, scan_id: str, facts: Mapping[Any, Any]) -> Picture:
+def picture(run: Run, scan_id: str, facts: Mapping[Any, Any], source: str = "") -> Picture:
     """Return a scan as it is shown; facts: its row of intake.csv.
 
-    A simulated scan is shown as its twin (the step `twins`) where there is one: the same patient on the same day, by the same
-    simulator, in smaller voxels. The twin's first slice lies where the scan's does, and both have one field of view.
+    A simulated scan is shown as its twin (the steps in `TWINS`) where there is one: the same patient on the same day, by the
+    same simulator, in smaller voxels. The twin's first slice lies where the scan's does, and both have one field of view.
+    source: that of the manifest, where a real scan is to be read again and shown as it is, which takes seconds.
     """
     grid = run.profile.model.grid
     coarse = grid_spacing(facts, grid)
-    twin = run.path("twins", f"{scan_id}.npz")
-    if twin.is_file():
-        with np.load(twin, allow_pickle=False) as file:
+    twins = [path for folder in TWINS if (path := run.path(folder, f"{scan_id}.npz")).is_file()]
+    place = source_of(run, source) if source and not run.is_phantom else None
+    if twins:
+        with np.load(twins[0], allow_pickle=False) as file:
             hu, spacing = file["hu"], tuple(file["spacing_mm"].tolist())
             lesions, lung = (file[name].astype(np.float32) / 255 for name in ("lesion", "lung"))
         ends = (float(facts["spacing_z_mm"]), spacing[1], spacing[2])
+    elif place and place.path.exists():
+        volume = read_ct(place.path, place.series)
+        hu, spacing, ends, lesions, lung = volume.hu, volume.spacing_mm, volume.spacing_mm, None, None
     else:
         hu, spacing, ends = np.asarray(Store.of(run).get(scan_id)), coarse, coarse
         lesions, lung = true_lesions(run, scan_id), true_lung(run, scan_id)
@@ -44,6 +55,22 @@ def picture(run: Run, scan_id: str, facts: Mapping[Any, Any]) -> Picture:
     step = tuple(small / big for small, big in zip(spacing, coarse, strict=True))
     whole = Picture(hu, spacing, found, ill, lesions, (0, 0, 0), "", first, step)
     return _cut(whole, shown_box(run.cohort, found) if run.cohort == "site" else around(found, spacing))
+
+
+def on_grid(run: Run, scan_id: str, facts: Mapping[Any, Any], shown: Picture) -> Picture:
+    """Return what the network sees of what is shown: the same box on its grid, and the voxel where the same planes meet."""
+    grid = run.profile.model.grid
+    edges = [f - s / 2 + 0.5 for f, s in zip(shown.first, shown.step, strict=True)]
+    start = [max(0, round(edge)) for edge in edges]
+    ends = [round(edge + s * n) for edge, s, n in zip(edges, shown.step, shown.hu.shape, strict=True)]
+    box = tuple(slice(low, min(high, size)) for low, high, size in zip(start, ends, grid, strict=True))
+    lesions = true_lesions(run, scan_id)
+    own = [f + s * at - low for f, s, at, low in zip(shown.first, shown.step, shown.at, start, strict=True)]
+    at = tuple(min(max(round(place), 0), side.stop - side.start - 1) for place, side in zip(own, box, strict=True))
+    hu, ill = np.asarray(Store.of(run).get(scan_id))[box], None if lesions is None else lesions[box]
+    none = np.zeros(hu.shape, bool)
+    spacing, first = grid_spacing(facts, grid), tuple(map(float, start))
+    return Picture(hu, spacing, none, none, ill, at, shown.where, first, (1.0, 1.0, 1.0))  # type: ignore[arg-type]
 
 
 def around(lung: np.ndarray, spacing: tuple[float, ...], margin_mm: float = MARGIN_MM) -> tuple[slice, ...]:
@@ -70,10 +97,33 @@ def _cut(whole: Picture, box: tuple[slice, ...]) -> Picture:
     return whole._replace(hu=hu, lung=lung, ill=ill, lesions=lesions, at=at, where=where, first=first)  # type: ignore[arg-type]
 
 
+def look_closely(run: Run, facts: Mapping[Any, Any]) -> tuple[Figure, str]:
+    """Return one scan as a reader sees it and as the network does, and a caption that says which is which.
+
+    facts: the scan's row of intake.csv with the manifest's source; empty where there is no scan.
+    """
+    if not facts:
+        return draw.empty("no scan of this kind was accepted"), "A scan as a reader sees it, and as the network does."
+    fine = picture(run, facts["scan_id"], facts, facts["source"])
+    coarse = on_grid(run, facts["scan_id"], facts, fine)
+    what = "the same simulated patient" if run.is_phantom else "the scan as it was read"
+    caption = (
+        f"{'COVID+' if facts['label'] == 1 else 'COVID-'}: scan {facts['scan_id']} of hospital {facts['hospital']}. "
+        f"Above {'what is stored' if fine.step == coarse.step else what}, {voxels(fine.spacing)}; "
+        f"below the network's grid of {' x '.join(map(str, run.profile.model.grid))}, {voxels(coarse.spacing)}. "
+        f"The planes meet in {fine.where}. Lung window; bar: 5 cm{'' if fine.lesions is None else '; yellow: true lesions'}."
+    )
+    return draw.closely(fine, coarse, nominal_window(run.profile.windows)), caption
+
+
+def voxels(spacing: tuple[float, float, float]) -> str:
+    """Return a voxel's size for captions."""
+    return f"voxels of {' x '.join(f'{side:.1f}' for side in spacing)} mm"
+
+
 def made_on(run: Run, shown: Picture) -> str:
     """Return, for captions, on what grid maps were made, and what is drawn beneath them."""
     grid = " x ".join(map(str, run.profile.model.grid))
     if shown.step == (1.0, 1.0, 1.0):
         return f"Scan and map on the network's grid of {grid}"
-    voxels = " x ".join(f"{side:.1f}" for side in shown.spacing)
-    return f"The map was made on {grid} and is laid over the same simulated patient in voxels of {voxels} mm"
+    return f"The map was made on {grid} and is laid over the same simulated patient in {voxels(shown.spacing)}"

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from covid3d.chapters.data import examples
 from covid3d.chapters.explanation import Maps, case_patient
-from covid3d.cohort.intake import accepted
+from covid3d.cohort.intake import accepted, read_intake
 from covid3d.dicom.series import read_ct
 from covid3d.phantom.build import build
 from covid3d.run import steps
@@ -30,6 +31,14 @@ def ensure_twins(run: Run) -> Path:
     scans = shown(run) if run.is_phantom else []
     inputs = {"scans": scans, "order form": run.order_form}
     return steps.ensure(run, "twins", run.path("twins"), inputs, partial(_build, run, scans))
+
+
+def ensure_examples(run: Run) -> Path:
+    """Return the folder of the twins that chapter 1 shows, one of each class; like `ensure_twins`, but no network is asked."""
+    table = read_intake(run)
+    scans = [scan for label in (0, 1) for scan in examples(table, label)["scan_id"].head(1)] if run.is_phantom else []
+    inputs = {"scans": scans, "order form": run.order_form}
+    return steps.ensure(run, "examples", run.path("examples"), inputs, partial(_build, run, scans))
 
 
 def shown(run: Run) -> list[str]:

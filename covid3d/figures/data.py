@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from covid3d.figures.picture import AXES, SHARPNESS, Picture, draw_plane, widths_of
 from covid3d.figures.style import BLUE, GREY, HOSPITALS, ORANGE, canvas, empty, plane, tidy, windowed
 
 Scan = tuple[np.ndarray, Sequence[float]]
@@ -67,4 +68,17 @@ def planes(scans: Mapping[str, Scan], level: float, width: float) -> Figure:
             middle = grid.shape[column] // 2
             plane(axes[row, column], grey, middle, which, spacing, cmap="gray", vmin=0, vmax=1)
             axes[row, column].set_title(f"{name}: {which}" if column == 0 else which, fontsize=9, loc="left")
+    return figure
+
+
+def closely(fine: Picture, coarse: Picture, window: tuple[float, float]) -> Figure:
+    """Draw a scan in three planes as a reader sees it, and beneath as the network does; window: (level, width) in HU."""
+    if not fine.hu.size:
+        return empty("no lung was found")
+    figure, axes = canvas(2, 3, width=7.0, height=4.2, dpi=SHARPNESS, gridspec_kw={"width_ratios": widths_of(fine)})
+    for row, (one, name) in enumerate(((fine, "to a reader"), (coarse, "to the network"))):
+        for column, which in enumerate(AXES):
+            draw_plane(axes[row, column], one, window, which)
+            axes[0, column].set_title(which, fontsize=12, loc="left")
+        axes[row, 0].set_ylabel(name, fontsize=12)
     return figure

@@ -96,7 +96,8 @@ def _mark(axes: Axes, shape: tuple[int, int], sides: str, step: float, origin: s
     long = BAR_MM / step
     if long < columns / 2:
         y = 0.95 * rows if origin == "upper" else 0.05 * rows
-        bar: dict[str, Any] = {"color": "white", "linewidth": 2, "path_effects": edge, "solid_capstyle": "butt"}
+        rim = [withStroke(linewidth=4.5, foreground="black")]
+        bar: dict[str, Any] = {"color": "white", "linewidth": 2, "path_effects": rim, "solid_capstyle": "butt"}
         axes.plot([0.96 * columns - long, 0.96 * columns], [y, y], **bar)
 
 

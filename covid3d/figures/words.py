@@ -24,16 +24,26 @@ def _panel(axes: Axes) -> str:
     if not axes.axison and not axes.images:
         return "; ".join(text.get_text() for text in axes.texts)
     title = next(filter(None, (axes.get_title(loc) for loc in ("left", "center", "right"))), "")
-    drawn = [f"{_count(number, name)}" for name, number in _kinds(axes) if number]
+    drawn = _picture(axes) if axes.images else [_count(number, name) for name, number in _kinds(axes) if number]
     parts = [title, ", ".join(drawn), _axis(axes, "x"), _axis(axes, "y"), _legend(axes)]
     text = "; ".join(_one_line(part) for part in parts if part)
     return f"{text}." if text else ""
 
 
+def _picture(axes: Axes) -> list[str]:
+    """Return what a picture shows: the image, a map laid over it, the sides that letters name, outlines, and a cross."""
+    sides = [text.get_text() for text in axes.texts]
+    return [
+        "picture with a map in colours" if len(axes.images) > 1 else "picture",
+        *([f"{sides[0]} on the left and {sides[1]} on the right"] if len(sides) == 2 else []),
+        *(["outlines"] if axes.collections else []),
+        *(["a cross"] if any(line.get_marker() == "+" for line in axes.lines) else []),
+    ]
+
+
 def _kinds(axes: Axes) -> list[tuple[str, int]]:
     bars = sum(len(container) for container in axes.containers if type(container).__name__ == "BarContainer")
     return [
-        ("picture", len(axes.images)),
         ("line", sum(np.size(line.get_xdata()) > 1 for line in axes.lines)),
         ("bar", bars),
         ("cloud of points", sum(type(item).__name__ == "PathCollection" for item in axes.collections)),

@@ -103,9 +103,10 @@ def page_part(about: str, maps: Sequence[str], window: Window) -> str:
     planes = "".join(f"<option value='{kind}'>{name}</option>" for kind, name in PLANES.items())
     kinds = "".join(f"<option value='{number}'>{name}</option>" for number, name in enumerate(maps))
     words = "Yellow: true lesions; bar: 5 cm. Above the window of the lung, below that of soft tissue."
+    seen = f"A simulated chest CT in axial, coronal and sagittal planes, the patient's right on the left. {words}"
     return f"""<div id="viewer" data-from="_static/">
 <p>{html.escape(about)}</p>
-<figure><img class="dark-light" src="_static/scan.png" alt="{words}"/><figcaption>{words}</figcaption></figure>
+<figure><img class="dark-light" src="_static/scan.png" alt="{seen}"/><figcaption>{words}</figcaption></figure>
 <p><button type="button" class="btn btn-primary" hidden>Walk through this scan</button> <output aria-live="polite"></output></p>
 <fieldset hidden><label>window <select name="window">{choices}</select></label>
 <label>planes <select name="planes">{planes}</select></label>

@@ -95,6 +95,15 @@ STEPS: dict[str, Step] = {
         makes=("splits.csv", "leakage.json"),
         budget="cohort and intake",
     ),
+    "examples": Step(
+        "simulate the examples of chapter 1 again in smaller voxels",
+        "covid3d.commands.twins:ensure_examples",
+        needs=("intake",),
+        keys=("cohort", "phantom"),
+        makes=("examples",),
+        budget="cohort and intake",
+        all_cores=True,
+    ),
     "fold": Step(
         "train one fold of COVID3D",
         "covid3d.chapters.task1:ensure_fold",
@@ -231,7 +240,7 @@ STEPS: dict[str, Step] = {
         makes=("nested",),
         trains=True,
     ),
-    "01_data": Chapter(needs=("splits",)),
+    "01_data": Chapter(needs=("splits", "examples")),
     "02_model": Chapter(needs=("selection",)),
     "03_cross_validation": Chapter(needs=("selection", "windows"), stored=("seeds",), optional=("nested",)),
     "04_external_tests": Chapter(

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import data
+from covid3d.chapters import data, pictured
 from covid3d.cohort.intake import read_intake
 from covid3d.cohort.manifest import read_manifest
 from covid3d.run import steps
@@ -116,6 +117,27 @@ def test_every_example_has_its_own_voxel_size(chapter, monkeypatch):
         "hospital B": 320 / depth,
         "hospital C": 480 / depth,
     }
+
+
+def test_a_sites_patients_are_shown_no_further_than_their_lungs(chapter, monkeypatch):
+    """Without lungs, as in these scans of noise, nothing is left to show."""
+    lung = np.zeros(chapter.run.profile.model.grid, bool)
+    monkeypatch.setattr(data, "lung_mask", lambda hu, spacing: lung)
+    monkeypatch.setattr(type(chapter.run), "cohort", "site")
+    drawn = []
+    monkeypatch.setattr(data.draw, "planes", lambda scans, level, width: drawn.append(scans))
+    chapter.plot_examples(label=1)
+    lung[2:4, 3:7, 5:9] = True
+    chapter.plot_examples(label=1)
+    assert drawn[0] == {} and {hu.shape for hu, _ in drawn[1].values()} == {(2, 4, 4)}
+
+
+def test_a_look_closely_at_a_scan_says_which_picture_is_which(chapter):
+    figure, words = pictured.look_closely(chapter.run, chapter.example(label=1))
+    assert len(figure.axes) == 6 and "COVID+: scan A" in words
+    assert "Above what is stored" in words, "there is no twin, and no file to read again"
+    nobody, _ = pictured.look_closely(chapter.run, replace(chapter, intake=chapter.intake.head(0)).example(label=1))
+    assert "no scan of this kind" in nobody.axes[0].texts[0].get_text()
 
 
 def test_no_slice_is_without_a_weight_and_one_that_is_would_be_counted(chapter, monkeypatch):
