@@ -73,7 +73,7 @@ def calibration_intercept(labels: ArrayLike, logits: ArrayLike) -> Estimate:
 def _logistic(truth: np.ndarray, columns: np.ndarray, offset: np.ndarray | None) -> Any:
     """Return statsmodels' fit of a logistic regression; logits so large that they overflow are not worth a warning."""
     with np.errstate(over="ignore"):
-        return sm.GLM(truth, columns, family=sm.families.Binomial(), offset=offset).fit()
+        return sm.GLM(truth, columns, family=sm.families.Binomial(), offset=offset).fit(tol=1e-12)
 
 
 def _limits(found: Any) -> list[tuple[float, float, float]]:

@@ -110,6 +110,7 @@ def test_simulated_readers_give_way_to_the_first_reading_and_a_cohort_made_anew_
     write_text(run.path("reader_study.csv"), simulated)
     session = Session.open(run, "R1", ["covid"])
     assert read_reader_study(run)["confidence"].tolist() == [0.9, 0.9]  # nobody has read yet
+    shutil.copytree(CHECKOUT / "notebooks", run.root / "notebooks")
     before = {chapter: fingerprint(run, chapter) for chapter in SHOWN_IN}
     read_all(session, 5)
     write_text(run.path("reader_study.csv"), simulated)  # the cohort was simulated again

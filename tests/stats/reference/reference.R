@@ -120,7 +120,9 @@ keep(lapply(seq_len(nrow(calls)), function(i) {
 
 # --- courses: a natural spline with a random intercept a patient -------------------------------------------------------
 d <- read("courses")
-fit <- lmer(logit ~ ns(day, knots = quantile(day, 1:3 / 4), Boundary.knots = range(day)) + (1 | patient_id), d)
+knots <- quantile(d$day, 1:2 / 3)
+ends <- range(d$day)
+fit <- lmer(logit ~ ns(day, knots = knots, Boundary.knots = ends) + (1 | patient_id), d)
 grid <- data.frame(day = seq(quantile(d$day, 0.05), quantile(d$day, 0.95), length.out = 61))
 sds <- as.data.frame(VarCorr(fit))$sdcor
 keep(list(data.frame(day = grid$day, s = predict(fit, grid, re.form = NA), between = sds[1], within = sds[2])), "courses")
