@@ -8,6 +8,7 @@ the fold's own patients (Varma & Simon, BMC Bioinformatics 2006). `make extended
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -95,8 +96,8 @@ def choose(curves: pd.DataFrame) -> tuple[float, int]:
     curves: rate, inner, epoch, auc.
     """
     mean = curves.groupby(["rate", "epoch"])["auc"].mean().round(12)  # equal means may differ in their last bit
-    best = mean.reset_index().iloc[int(mean.to_numpy().argmax())]
-    return float(best["rate"]), int(best["epoch"])
+    best: Any = mean.idxmax()
+    return float(best[0]), int(best[1])
 
 
 def shown(run: Run) -> pd.DataFrame | None:
@@ -115,7 +116,7 @@ def beside(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     scores: fold, label, logit of the last epoch. AUC by Student's t over folds, and so is the difference, fold by fold.
     """
     fixed, best, inside = _by_fold(scores), results.selection(run).set_index("fold"), shown(run)
-    rows: list[tuple[str, Estimate, Estimate, object, object]] = [
+    rows: list[tuple[Any, ...]] = [
         (FIXED, mean_auc(fixed.tolist()), Estimate.missing("-"), str(run.epochs), "the profile's"),
         (OWN, *_against(best["auc_best"], fixed), _range(best["epoch_best"]), "the profile's"),
     ]
