@@ -115,7 +115,7 @@ def test_no_dependency_is_declared_in_vain():
     tools |= {"types-pyyaml", "import-linter", "nbstripout", "ipykernel", "torchvision"}  # torchvision: needed by timm
     tools |= {"pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm"}  # plugins of pydicom
     tools |= {"flask", "flask-cors", "snakemake-executor-plugin-slurm"}  # moto's server; found by Snakemake itself
-    imported = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
+    imported = {"scikit-learn": "sklearn", "pyyaml": "yaml", "beautifulsoup4": "bs4"}
     text = "\n".join(path.read_text() for folder in ("covid3d", "tests") for path in (CHECKOUT / folder).rglob("*.py"))
     unused = []
     for requirement in wanted():

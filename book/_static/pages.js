@@ -21,6 +21,19 @@ document.addEventListener("DOMContentLoaded", () => {
       [...row.cells].forEach((cell, place) => heads[place] && cell.setAttribute("data-label", heads[place]));
     });
   });
+  document.querySelectorAll(".scrolls table").forEach((table) => {
+    const heads = [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim());
+    table.querySelectorAll("tbody tr").forEach((row) => {
+      const names = [...row.cells].filter((cell) => cell.tagName === "TH"); // one alone is the card's title
+      if (names.length > 1) names.forEach((cell) => cell.setAttribute("data-label", heads[cell.cellIndex]));
+    });
+  });
+  document.querySelectorAll(".scrolls td[data-label]").forEach((cell) => { // beside its label, a cell is one box
+    if (cell.childNodes.length < 2) return;
+    const whole = document.createElement("div");
+    whole.append(...cell.childNodes);
+    cell.append(whole);
+  });
   document.querySelectorAll("table.dataframe").forEach((table) => table.setAttribute("tabindex", "0")); // it scrolls
   document.querySelectorAll(".citation-list[role=list]").forEach((list) => list.removeAttribute("role")); // has no items
   // What is read aloud begins with what is written on a button.

@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from covid3d.report import findings
+from covid3d.report import findings, pdf
 from covid3d.report.banner import banner
 from covid3d.report.chapter import is_current, scrub
 from covid3d.report.claims import names_shown, published_texts, read_values, shown_in
@@ -69,6 +69,8 @@ def build(run: Run) -> Path:
         wanted = _folder_hash(staged)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if read_json(record)["fingerprint"] == wanted and index.is_file():
+                if not index.with_name(pdf.NAME).is_file():
+                    pdf.write_pdf(run, index.parent)
                 return index
         started = time.perf_counter()
         print("book: building …", flush=True)
@@ -76,6 +78,7 @@ def build(run: Run) -> Path:
         with atomic_folder(book) as temporary:
             shutil.copytree(staged, temporary, dirs_exist_ok=True)
     _render(run, book)
+    pdf.write_pdf(run, index.parent)
     write_json(record, {"fingerprint": wanted})
     seconds = time.perf_counter() - started
     note_cost(run, "book", seconds, budget="book")

@@ -250,8 +250,13 @@ def without_cell(table: pd.DataFrame) -> list[str]:
 
 
 def diff(run_a: Run, run_b: Run) -> pd.DataFrame:
-    """Compare the values of two runs: key, chapter, the claims it answers, both texts, difference b - a, and equal or not."""
-    a, b = read_values(run_a), read_values(run_b)
+    """Compare the values of two runs as `compare` does; the columns of texts are named as the runs."""
+    names = {"before": run_a.name, "after": run_b.name}
+    return compare(read_values(run_a), read_values(run_b)).rename(columns=names)
+
+
+def compare(a: Values, b: Values) -> pd.DataFrame:
+    """Compare two sets of values: key, chapter, the claims it answers, both texts, difference b - a, and equal or not."""
     served = answers()
     rows = []
     for key in sorted(a.keys() | b.keys()):
@@ -261,16 +266,15 @@ def diff(run_a: Run, run_b: Run) -> pd.DataFrame:
         rows.append(
             {
                 "key": key,
-                "chapter": (left or right)["chapter"],
+                "chapter": (left or right).get("chapter", ""),
                 "claims": " ".join(served.get(key, [])),
-                run_a.name: left.get("text", "absent"),
-                run_b.name: right.get("text", "absent"),
+                "before": left.get("text", "absent"),
+                "after": right.get("text", "absent"),
                 "difference": numbers[1] - numbers[0] if len(numbers) == 2 else math.nan,
-                "equal": bool(left) and bool(right) and pair[0] == pair[1] and left["text"] == right["text"],
+                "equal": bool(left) and bool(right) and pair[0] == pair[1] and left.get("text") == right.get("text"),
             }
         )
-    columns = ["key", "chapter", "claims", run_a.name, run_b.name, "difference", "equal"]
-    return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
+    return pd.DataFrame(rows, columns=["key", "chapter", "claims", "before", "after", "difference", "equal"])
 
 
 def show(run: Run) -> str:

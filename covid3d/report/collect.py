@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from covid3d.report.changes import keep_last
 from covid3d.report.claims import ledger, read_values
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import atomic_folder, read_json, sha256_file, write_csv, write_json
@@ -34,13 +35,15 @@ SCORED_ONCE = ("task", "model", "fold", "epoch", "scan_id", "window")
 def collect(run: Run) -> Path:
     """Merge the chapters into values.json, tables/, figures/, predictions.csv and claims.csv.
 
-    Also writes dictionary.csv, which says what their columns are, cost.json and passport.json. Raises Covid3DError when two
+    Also writes dictionary.csv, which says what their columns are, cost.json and passport.json, and keeps the values that it
+    replaces as values.previous.json. Raises Covid3DError when two
     chapters use one key or one name. Returns the path of values.json.
     """
     missing = [name for name in chapters_of(run) if not (run.chapter(name[:2]) / "values.json").is_file()]
     if missing:
         print(f"collect: without {', '.join(missing)}: not executed yet (`covid3d step {missing[0]} --run {run.name}`)")
     values = read_values(run)
+    keep_last(run, values)
     for group in ("tables", "figures"):
         _merge_files(run, group)
     write_csv(run.path("predictions.csv"), _predictions(run))

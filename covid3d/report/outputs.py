@@ -95,7 +95,7 @@ def as_files(text: str, folder: Path, name: str) -> str:
 
 def searchable(text: str) -> str:
     """Return HTML whose neighbouring cells are words apart: the search of the book takes tags away and nothing else."""
-    return text.replace("><", ">\n<")
+    return re.sub("><(?!/)", ">\n<", text)  # an empty cell stays empty
 
 
 def _fold(cell: Any) -> None:

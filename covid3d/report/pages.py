@@ -9,6 +9,7 @@ import pandas as pd
 
 from covid3d.dicom.refusals import CAUSES, CURES
 from covid3d.report import api, audit_page, checklists, landing
+from covid3d.report.changes import changes_html
 from covid3d.report.claims import key_numbers, ledger, read_values
 from covid3d.report.ledger_page import badge, ledger_html
 from covid3d.report.outputs import RESULTS, as_files, searchable
@@ -47,6 +48,7 @@ def write_fragments(run: Run, folder: Path, places: Mapping[str, tuple[str, str]
         "bars": landing.bars_html(values, places),
         "run": landing.details_html(run, made),
         "values": values_html(values, places),
+        "changes": changes_html(run, values, places),
         "tolerances": tolerances_html(values, places),
         "api": api.page(),
         **audit_page.fragments(),

@@ -248,3 +248,7 @@ def test_results_lie_beside_the_pages(run, shown, tmp_path):
     outputs.copy_results(run, tmp_path / "results")
     names = {path.name for path in (tmp_path / "results").iterdir()}
     assert {"roc.svg", "roc.png", "table_1.csv", "04_external_tests.ipynb", "values.json"} <= names
+
+
+def test_neighbouring_cells_are_words_apart_and_an_empty_cell_stays_empty():
+    assert outputs.searchable("<td>a</td><td></td><td>b</td>") == "<td>a</td>\n<td></td>\n<td>b</td>"
