@@ -3,6 +3,8 @@
 Numpy alone: VTK's wheel has half a gigabyte and draws nothing without libraries of X11 or EGL, which a bare server lacks.
 """
 
+from typing import Any
+
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -46,8 +48,8 @@ def seen(solid: np.ndarray, spacing: tuple[float, float, float]) -> dict[str, np
         near = hit.shape[axis] - 1 - np.flip(hit, axis).argmax(axis) if light[axis] > 0 else hit.argmax(axis)
         at = np.expand_dims(near, axis)
         outward = [-np.take_along_axis(s, at, axis) / step for s, step in zip(slopes, spacing, strict=True)]
-        facing = sum(one * way for one, way in zip(outward, light, strict=True))
-        bright = np.clip(facing / (np.sqrt(sum(one**2 for one in outward)) + 1e-12), 0, 1).squeeze(axis)
+        facing = np.tensordot(light, outward, 1) / (np.linalg.norm(outward, axis=0) + 1e-12)
+        bright = np.clip(facing, 0, 1).squeeze(axis)
         found[which] = np.where(hit.any(axis), bright, np.nan)
     return found
 
@@ -63,7 +65,11 @@ def in_space(picture: Picture, heat: np.ndarray) -> Figure:
     layers = [(lesions, OUTLINE, 1.0), (picture.lung, "white", GLASS), (of_peak(heat), HOT, GLASS)]
     parts = [(seen(mask, picture.spacing), np.array(to_rgb(colour)), opaque) for mask, colour, opaque in layers]
     z, y, x = (size * step for size, step in zip(picture.hu.shape, picture.spacing, strict=True))
-    sizes = {"width": 7.0, "height": 6.85 * z / (2 * x + y) + 0.3, "gridspec_kw": {"width_ratios": (x, y, x)}}
+    sizes: dict[str, Any] = {
+        "width": 7.0,
+        "height": 6.85 * z / (2 * x + y) + 0.3,
+        "gridspec_kw": {"width_ratios": (x, y, x)},
+    }
     figure, axes = canvas(1, 3, dpi=SHARPNESS, **sizes)
     for plot, (which, (name, _)) in zip(axes[0], VIEWS.items(), strict=True):
         axis = AXES.index(which)
