@@ -19,6 +19,7 @@ from covid3d.chapters import ceiling, evidence, explanation, results, scored
 from covid3d.chapters.evidence import Evidence
 from covid3d.chapters.explanation import Maps
 from covid3d.chapters.external_scores import logits_of
+from covid3d.chapters.measured import judged
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import ENSEMBLE, EVERY_FOLD, TASK, THREE_D, TWO_D
 from covid3d.chapters.robustness import TUNED, Windows
@@ -193,6 +194,13 @@ class ExternalTests:
             rows.append(("external minus internal", hospital, *_tested(drop)))
         table = pd.DataFrame(rows, columns=["comparison", "hospital", "difference", "p", "how"])
         return table.set_index(["comparison", "hospital"])
+
+    def volume_bar(self, comparisons: pd.DataFrame) -> pd.DataFrame:
+        """Return the protocol's bar for the third dimension: what it asks, what `comparisons` found, and whether it holds."""
+        difference, p = comparisons.loc[("3D minus 2D", "pooled"), ["difference", "p"]]
+        said = judged(difference if p.known else p, difference.value > 0 and p.value < 0.05)
+        row = ("3D above 2D, both hospitals", "difference above 0, p below 0.05", difference, p, said)
+        return pd.DataFrame([row], columns=["bar", "asks", "found", "p", "verdict"]).set_index("bar")
 
     def shuffled(self) -> dict[str, Any]:
         """Return the AUC that is lost when the slices of each scan are shuffled, at the first hospital with both classes."""

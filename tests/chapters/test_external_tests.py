@@ -151,6 +151,14 @@ def test_the_pooled_difference_is_the_weighted_mean_and_not_the_best_of_the_hosp
     assert table["pooled"].value < max(one.value for one in sites)
 
 
+@pytest.mark.parametrize(("difference", "p", "said"), [(0.2, 0.01, "reached"), (0.2, 0.06, "not"), (-0.2, 0.01, "not")])
+def test_the_bar_of_the_third_dimension_asks_for_its_side_and_for_a_p(ext, difference, p, said):
+    table = ext.comparisons()
+    table.at[("3D minus 2D", "pooled"), "difference"] = Estimate(difference)
+    table.at[("3D minus 2D", "pooled"), "p"] = Estimate(p)
+    assert ext.volume_bar(table)["verdict"].item().startswith(said)
+
+
 def test_b_and_c_have_a_place_in_every_table_of_a_run_with_other_hospitals(elsewhere):
     table = elsewhere.table_1()
     assert str(table.at["COVID3D", "AUC at C"]) == "not available (no scans of hospital C)"
