@@ -20,6 +20,7 @@ from covid3d.network import training
 from covid3d.run import steps
 from covid3d.run.errors import Covid3DError, MissingResult
 from covid3d.run.profile import DATA, Run, open_run
+from covid3d.stats.estimate import Estimate
 
 
 @pytest.fixture(scope="module")
