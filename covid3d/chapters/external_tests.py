@@ -197,7 +197,8 @@ class ExternalTests:
 
     def volume_bar(self, comparisons: pd.DataFrame) -> pd.DataFrame:
         """Return the protocol's bar for the third dimension: what it asks, what `comparisons` found, and whether it holds."""
-        difference, p = (comparisons.at[("3D minus 2D", "pooled"), name] for name in ("difference", "p"))
+        pooled: Any = comparisons.loc[("3D minus 2D", "pooled")]
+        difference, p = pooled["difference"], pooled["p"]
         said = judged(difference if p.known else p, difference.value > 0 and p.value < 0.05)
         row = ("3D above 2D, both hospitals", "difference above 0, p below 0.05", difference, p, said)
         return pd.DataFrame([row], columns=["bar", "asks", "found", "p", "verdict"]).set_index("bar")
