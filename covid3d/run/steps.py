@@ -254,20 +254,9 @@ STEPS: dict[str, Step] = {
     "08_claims": Chapter(),
     "09_simulator": Chapter(
         needs=("splits",),
-        stored=(
-            "phantom_realism",
-            "phantom_fairness",
-            "phantom_difficulty",
-            "phantom_evidence",
-            "seeds",
-            "scaling",
-            "recipes",
-            "null_world",
-            "null_smoke",
-            "phantom_course",
-            "phantom_prognosis",
-            "phantom_gain",
-            "phantom_speed",
+        stored=tuple(
+            "phantom_realism phantom_fairness phantom_difficulty phantom_evidence seeds scaling recipes null_world null_smoke "
+            "phantom_course phantom_prognosis phantom_gain phantom_speed".split()
         ),
         files=("book/images/phantom_contact_sheet.jpg",),
     ),
@@ -278,15 +267,6 @@ STEPS: dict[str, Step] = {
 EXTENDED = ("nested", "comparators")
 """Steps that only `make extended` computes, with what they need."""
 CHAPTERS = tuple(name for name, step in STEPS.items() if isinstance(step, Chapter))
-BUDGET = {  # minutes of the profile `standard` on the reference machine
-    "cohort and intake": 4.0,
-    "folds of Task 1": 5.0,
-    "2D baseline": 2.0,
-    "prognosis": 3.0,
-    "windows and maps": 6.0,
-    "notebooks": 3.0,
-    "book": 1.5,
-}
 
 
 def chapters_of(run: Run) -> tuple[str, ...]:
