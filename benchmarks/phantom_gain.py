@@ -1,7 +1,8 @@
-"""Does a second scan tell the network more of the stay? Three hundred simulated patients, where a run has some fifty.
+"""Does a second scan tell the network more of the stay? The followed patients of seven order forms, where a run has one.
 
 The network is the deployed one of the run `standard`, which has seen none of these patients; for one scan and for two a head is
-fitted to its features as in chapter 7, ten folds by patient, and the p of the gain comes from permuted outcomes.
+fitted to its features as in chapter 7, ten folds by patient. The p of the gain comes from permuted outcomes, under which
+neither scan tells anything: where one scan does, it is approximate, and the interval of the gain stands beside it.
 
 `python -m benchmarks.phantom_gain` (after `make report`; about 5 min on 2 cores) writes benchmarks/results/phantom_gain.csv.
 """
@@ -25,13 +26,14 @@ from covid3d.network.scoring import features
 from covid3d.network.start import COMPONENTS
 from covid3d.network.training import load_fold
 from covid3d.phantom.build import pattern_labels
+from covid3d.run import steps
 from covid3d.run.files import cpu_count, parallel_map, random_seed
 from covid3d.run.profile import load_profile
 from covid3d.stats import risk
 from covid3d.stats.survival import permuted_log_rank, permuted_logits, permuted_orders, principal_components
 
 NAME, FORMS, PERMUTATIONS, DRAWS = "phantom_gain", range(31, 38), 999, 2000
-MADE_BY = ("covid3d.chapters.fine_tuning", "covid3d.phantom.build", "covid3d.stats.risk", __file__)
+MADE_BY = ("covid3d.chapters.fine_tuning", "covid3d.phantom.build", "covid3d.stats.risk", __file__, *campaigns.STARTS)
 VARIANTS = {"one scan": "single", "two scans": "pair"}
 
 
@@ -45,9 +47,8 @@ def followed(number: int) -> tuple[pd.DataFrame, np.ndarray]:
     rows = form.set_index("scan_id", drop=False).loc[pairs[["prior_scan_id", "scan_id"]].to_numpy().ravel()]
     work = partial(_grid, seed=number, courses=courses, days=days_of(form))
     grids = list(parallel_map(work, rows.to_dict("records"), workers=cpu_count(), description=f"order form {number}"))
-    return pairs.assign(patient_id=f"{number}-" + pairs["patient_id"]), np.stack(grids).reshape(
-        len(pairs), 2, *grids[0].shape
-    )
+    own = {name: f"{number}-" + pairs[name] for name in ("patient_id", "scan_id")}
+    return pairs.assign(**own), np.stack(grids).reshape(len(pairs), 2, *grids[0].shape)
 
 
 def _grid(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[int]]) -> np.ndarray:
@@ -94,6 +95,7 @@ def _row(words: str, pairs: pd.DataFrame, p: float, found: dict[str, Any]) -> di
 def campaign() -> pd.DataFrame:
     """Simulate the patients and let the network look; return and write phantom_gain.csv."""
     run = run_of(1)
+    steps.ensure_needs(run, "slices")
     model = load_fold(run, "task1", "covid3d", deployed_fold(run))
     tables, grids = zip(*(followed(number) for number in FORMS), strict=True)
     scans = np.concatenate(grids)

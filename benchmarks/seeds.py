@@ -17,7 +17,13 @@ from covid3d.run.files import cpu_count, read_json
 from covid3d.run.profile import Run, open_run
 
 NAME, SEEDS = "seeds", (1, 2, 3)
-MADE_BY = ("covid3d.chapters.prognosis", "covid3d.chapters.trajectories", "covid3d.phantom.build", __file__)
+MADE_BY = (
+    "covid3d.chapters.prognosis",
+    "covid3d.chapters.trajectories",
+    "covid3d.phantom.build",
+    __file__,
+    *campaigns.STARTS,
+)
 BESIDE = ("internal.mean_of_the_folds.auc", "table_1.covid3d.auc_at_b", "table_1.covid3d.auc_at_c")
 """Numbers that no bar asks for, kept beside the bars."""
 

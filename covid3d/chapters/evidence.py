@@ -62,12 +62,12 @@ RANDOM_SCANS, FEWEST = 8, 5
 scans than the second number nothing is said to follow."""
 LEARNED = {
     True: "true labels move it towards the lesions",
-    False: "true labels do not move it towards the lesions",
+    False: "that true labels move it towards the lesions is not shown",
 }
 """What follows for a picture, by whether it finds more of the lesions than that of the network trained on random labels."""
 STARTED = {
     True: "without them it is ahead of random weights already, by the image's contrast or by what the trunk brought along",
-    False: "without them it is not ahead of random weights",
+    False: "that without them it is ahead of random weights is not shown",
 }
 """What follows further, by whether with random labels it finds more of the lesions than with random weights."""
 ABOVE, BELOW, LEAST_FALL = 2.0, 1.0, 0.25
@@ -341,10 +341,11 @@ class Evidence:
         """
         rows, own = [], Estimate.missing("it is the deployed one")
         for method, others in RANDOMISED.items():
+            shares = [self.of_method(one, 1)["lesion_share"] for one in (method, *others.values())]
+            scans = pd.concat(shares, axis=1, join="inner").dropna().index
             for name, other in {"deployed": method, **others}.items():
-                scans = self.of_method(others["random labels"], 1).index
                 shown = self.ratio(other, 1, scans), self.against(method, other) if other != method else own
-                alike = own if other == method else mean_interval(self.of_method(other, 1)["alike"])
+                alike = own if other == method else mean_interval(self.of_method(other, 1).loc[scans, "alike"])
                 rows.append((method, name, len(scans), *shown, alike))
         columns = ["picture", "network", "scans", "ratio", "deployed over it", "alike"]
         return pd.DataFrame(rows, columns=columns).set_index(columns[:2])
@@ -365,8 +366,8 @@ class Evidence:
             true, labels, weights = (f"{ratio.value:.1f}" for ratio in table["ratio"][method])
             more, ahead = table["deployed over it"][method, "random labels"], self.against(*others.values())
             numbers = f"{true} times with true labels, {labels} with random ones, {weights} with random weights"
-            few = table["scans"][method, "deployed"] < FEWEST
-            follows = "too few scans" if few else f"{LEARNED[more.low > 1]}, and {STARTED[ahead.low > 1]}"
+            scans = table["scans"][method, "deployed"]
+            follows = "too few scans" if scans < FEWEST else f"{LEARNED[more.low > 1]}, and {STARTED[ahead.low > 1]}"
             found[method] = f"{numbers}: {follows}" if more.known and ahead.known else f"not known: {more.method}"
         return found
 

@@ -200,7 +200,7 @@ class ExternalTests:
         pooled: Any = comparisons.loc[("3D minus 2D", "pooled")]
         difference, p = pooled["difference"], pooled["p"]
         said = judged(difference if p.known else p, difference.value > 0 and p.value < 0.05)
-        row = ("3D above 2D, both hospitals", "difference above 0, p below 0.05", difference, p, said)
+        row = ("3D above 2D, hospitals pooled", "difference above 0, p below 0.05", difference, p, said)
         return pd.DataFrame([row], columns=["bar", "asks", "found", "p", "verdict"]).set_index("bar")
 
     def shuffled(self) -> dict[str, Any]:

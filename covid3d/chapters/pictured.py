@@ -21,25 +21,26 @@ from covid3d.figures.privacy import shown_box
 from covid3d.network.occlusion import opaque
 from covid3d.run.profile import Run
 
-TWINS = ("twins", "examples")
+TWINS, EXAMPLES = "twins", "examples"
+"""Steps that make scans again in finer voxels: for the chapters that look at what the network sees, and for chapter 1."""
 MARGIN_MM = 25.0
 """What is shown around the lungs; of a site's patient nothing."""
 LEAST_SHARE = 0.5
 
 
-def picture(run: Run, scan_id: str, facts: Mapping[Any, Any], source: str = "") -> Picture:
+def picture(run: Run, scan_id: str, facts: Mapping[Any, Any], source: str = "", folder: str = TWINS) -> Picture:
     """Return a scan as it is shown; facts: its row of intake.csv.
 
-    A simulated scan is shown as its twin (the steps in `TWINS`) where there is one: the same patient on the same day, by the
+    A simulated scan is shown as its twin (made by the step `folder`) where there is one: the same patient on the same day, by the
     same simulator, in smaller voxels. The twin's first slice lies where the scan's does, and both have one field of view.
     source: that of the manifest, where a real scan is to be read again and shown as it is, which takes seconds.
     """
     grid = run.profile.model.grid
     coarse = grid_spacing(facts, grid)
-    twins = [path for folder in TWINS if (path := run.path(folder, f"{scan_id}.npz")).is_file()]
+    twin = run.path(folder, f"{scan_id}.npz")
     place = source_of(run, source) if source and not run.is_phantom else None
-    if twins:
-        with np.load(twins[0], allow_pickle=False) as file:
+    if twin.is_file():
+        with np.load(twin, allow_pickle=False) as file:
             hu, spacing = file["hu"], tuple(file["spacing_mm"].tolist())
             lesions, lung = (file[name].astype(np.float32) / 255 for name in ("lesion", "lung"))
         ends = (float(facts["spacing_z_mm"]), spacing[1], spacing[2])
@@ -104,7 +105,7 @@ def look_closely(run: Run, facts: Mapping[Any, Any]) -> tuple[Figure, str]:
     """
     if not facts:
         return draw.empty("no scan of this kind was accepted"), "A scan as a reader sees it, and as the network does."
-    fine = picture(run, facts["scan_id"], facts, facts["source"])
+    fine = picture(run, facts["scan_id"], facts, facts["source"], EXAMPLES)
     coarse = on_grid(run, facts["scan_id"], facts, fine)
     what = "the same simulated patient" if run.is_phantom else "the scan as it was read"
     caption = (

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from covid3d.cohort.manifest import read_manifest
+from covid3d.run.errors import ManifestError
 from covid3d.run.profile import Run
 from covid3d.run.tables import (
     Rule,
@@ -49,11 +50,15 @@ def read_reader_study(run: Run) -> pd.DataFrame:
     Columns reader_id (R1, R2 … in the order of the file's ids where these are no such numbers, so that no name is printed),
     scan_id, prior_scan_id ("" when blank), task (covid | stay_single | stay_pair), call (Int64), confidence, order, read_at.
     Scans and priors must be the manifest's, and a prior an earlier scan of the same patient. Raises ManifestError naming file,
-    row, column and cure.
+    row, column and cure; also for an id that both files hold, for they may be two people.
     """
     room, delivered = _checked(run, ROOM), _checked(run, DELIVERED)
     kept = delivered.head(0) if run.is_phantom and len(room) else delivered
-    cells = pd.concat([kept[~kept["reader_id"].isin(room["reader_id"])], room], ignore_index=True)
+    both = sorted(set(kept["reader_id"]) & set(room["reader_id"]))
+    if both:
+        what, cure = f"reader '{both[0]}' is in {ROOM} as well", "Give one of the two another id"
+        raise ManifestError(what, where=f"{DELIVERED}, column 'reader_id'", cure=cure)
+    cells = pd.concat([kept, room], ignore_index=True)
     ids = sorted(set(cells["reader_id"]), key=lambda name: (len(name), name))
     numbered = all(re.fullmatch(r"R\d+", name) for name in ids)
     names = {name: name if numbered else f"R{position}" for position, name in enumerate(ids, start=1)}

@@ -186,7 +186,7 @@ def leftovers(run: Run) -> list[Path]:
         path
         for name in ("models", "comparators", "nested", "checkpoints", "chapters")
         for path in sorted(run.path(name).rglob(".*"))
-    ]
+    ] + sorted(run.folder.glob(".*"))
     return [path for path in hidden if re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name)]
 
 
@@ -292,8 +292,10 @@ def own_files(run: Run, step: str) -> str:
     """Return the hash of the user's file that a step reads: the order form, weights to start from, or given weights."""
     if step == "cohort":
         return sha256_file(run.order_form)
-    if step in ("fold", "comparator"):
-        return sha256_file(run.pretrained) if run.pretrained else ""
+    starts = {"fold": [run.pretrained], "slices": [run.profile.slices.weights]}
+    starts["comparator"] = starts["fold"] + starts["slices"]
+    if step in starts:
+        return "".join(sha256_file(path) for path in starts[step] if path and path.is_file())
     return sha256_file(run.root / str(run.config.weights)) if step == "given" else ""
 
 

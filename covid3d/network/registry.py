@@ -10,15 +10,17 @@ from covid3d.network.covid3d import Covid3D, PairedCovid3D
 from covid3d.network.i3d import InceptionI3d
 from covid3d.network.slices import SliceResNet
 from covid3d.network.weights import load_weights
-from covid3d.run.errors import ConfigError, nearest
-from covid3d.run.profile import SLICES_TRUNK, Profile, repository_root
+from covid3d.run.errors import ConfigError, WeightsError, nearest
+from covid3d.run.profile import Profile
 
 
 def slices_start(profile: Profile) -> Path | None:
-    """Return the weights that the 2D baseline starts from; None when its values are drawn."""
-    settings = profile.slices
-    imagenet = repository_root() / "data" / "weights" / f"{settings.backbone}.safetensors"
-    return {"imagenet": imagenet, "phantom": SLICES_TRUNK, None: None}[settings.pretrained]
+    """Return the weights that the 2D baseline starts from, None when its values are drawn; WeightsError when they are missing."""
+    path = profile.slices.weights
+    if path and not path.is_file():
+        cure = f"Put timm's {profile.slices.backbone} weights there as safetensors, or set slices.pretrained to null"
+        raise WeightsError("the weights of the 2D baseline are not there", where=path.name, cure=cure)
+    return path
 
 
 def slice_network(profile: Profile, kind: type[SliceResNet] = SliceResNet) -> SliceResNet:

@@ -11,7 +11,7 @@ from covid3d.run.files import read_json, write_json
 from covid3d.run.profile import Run
 
 HEADS = ("before", "now", "answers", "shown in")
-FIRST = "<p>This is the first run of this name on this machine: there are no earlier numbers to compare with.</p>"
+FIRST = "<p>No number of this run has changed since it was first computed on this machine.</p>"
 
 
 def keep_last(run: Run, values: Values) -> None:
@@ -35,7 +35,7 @@ def changes_html(run: Run, values: Values, places: Mapping[str, tuple[str, str]]
     answers = seen["claims"] != ""
     others = f"Other numbers that differ: {(~answers).sum():,}."
     return (
-        f"<p><strong>{len(seen):,} of {len(table):,} numbers differ</strong> from the last run of this name on this machine"
+        f"<p><strong>{len(seen):,} of {len(table):,} numbers differ</strong> from what this run held before they last changed"
         f"{f', {hidden:,} more in digits that are not shown' if hidden else ''}. {_made_with(run, last['passport'])}</p>"
         f"{_rows(seen[answers], f'Numbers that answer a claim and differ: {answers.sum():,}.', places)}"
         f"<details class='unprinted'><summary>{others}</summary>{_rows(seen[~answers], others, places)}</details>"

@@ -107,6 +107,12 @@ class Slices(Strict):
     )
 
     @property
+    def weights(self) -> Path | None:
+        """The file of weights that training starts from, which may be missing; None when its values are drawn."""
+        imagenet = repository_root() / "data" / "weights" / f"{self.backbone}.safetensors"
+        return {"imagenet": imagenet, "phantom": SLICES_TRUNK, None: None}[self.pretrained]
+
+    @property
     def head_first(self) -> bool:
         """Whether the head is fitted first and batch norm stays as it is: after pretraining on scans like these."""
         return self.pretrained == "phantom"

@@ -1,5 +1,7 @@
 """The 2D trunk: it is trained slice by slice, and the 2D baseline starts from what was stored."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,13 @@ import torch
 from benchmarks import pretrain, pretrain_slices, recipes
 from covid3d.chapters.results import THREE_D, TWO_D
 from covid3d.chapters.task1 import plan_of
+from covid3d.commands import pipeline
 from covid3d.ct.windows import Window
 from covid3d.network import registry
 from covid3d.network.start import fit_head_first
+from covid3d.network.weights import describe_weights
 from covid3d.run.errors import WeightsError
-from covid3d.run.profile import Profile, Run, RunConfig, load_profile
+from covid3d.run.profile import SLICES_TRUNK, TRUNK, Profile, Run, RunConfig, load_profile
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def test_the_trunk_sees_one_slice_at_a_time_and_its_mean_is_what_the_baseline_se
 
 def test_the_baseline_starts_from_the_stored_trunk_and_keeps_its_batch_norm(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "HELD_OUT", 2)
-    monkeypatch.setattr(registry, "SLICES_TRUNK", tmp_path / "trunk.safetensors")
+    monkeypatch.setattr("covid3d.run.profile.SLICES_TRUNK", tmp_path / "trunk.safetensors")
     rng, shape = np.random.default_rng(0), (6, *profile.model.grid)
     lung = np.ones(shape, np.float32)
     lesion = (rng.random(shape) < rng.random((6, 1, 1, 1))).astype(np.float32)
@@ -63,3 +67,18 @@ def test_recipes_from_scratch_train_both_networks_alike(tmp_path):
     assert [changed.pretrained for changed in scratch] == [None, None]
     assert plan_of(scratch[0], THREE_D) == plan_of(scratch[1], TWO_D)
     assert plan_of(run, THREE_D) != plan_of(scratch[0], THREE_D)
+
+
+@pytest.mark.parametrize(("path", "epochs"), [(TRUNK, pretrain.EPOCHS), (SLICES_TRUNK, pretrain_slices.EPOCHS)])
+def test_a_stored_trunk_is_what_its_script_would_make(path, epochs):
+    said = describe_weights(path)["source"]
+    assert said.endswith(f"{pretrain.SCANS} simulated scans, seed {pretrain.SEED}, {epochs} epochs")
+
+
+def test_another_slices_trunk_is_planned_anew(profile, make_run, tmp_path, monkeypatch):
+    run = replace(make_run(), profile=profile)
+    before = [pipeline.own_files(run, step) for step in ("slices", "comparator")]
+    other = tmp_path / "trunk.safetensors"
+    other.write_bytes(SLICES_TRUNK.read_bytes() + b" ")
+    monkeypatch.setattr("covid3d.run.profile.SLICES_TRUNK", other)
+    assert all(pipeline.own_files(run, step) != old for step, old in zip(("slices", "comparator"), before, strict=True))

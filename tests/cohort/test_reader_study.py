@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from covid3d.cohort.manifest import COLUMNS, write_manifest
-from covid3d.cohort.reader_study import read_reader_study, whose
+from covid3d.cohort.reader_study import DELIVERED, ROOM, read_reader_study, whose
 from covid3d.run.errors import ManifestError
 
 HEADER = "reader_id,scan_id,prior_scan_id,task,call,confidence,order,read_at"
@@ -33,6 +33,15 @@ def test_calls_are_read_with_their_types(run):
     table = read_reader_study(run)
     assert table["call"].tolist() == [0, 1] and str(table["call"].dtype) == "Int64"
     assert table["prior_scan_id"].tolist() == ["", "P1-0"]
+
+
+def test_two_files_of_readings_must_not_name_one_reader(run, monkeypatch):
+    monkeypatch.setattr(type(run), "is_phantom", False)
+    for name in (DELIVERED, ROOM):
+        run.path(name).parent.mkdir(exist_ok=True)
+        run.path(name).write_text(study("R1,N1,,covid,0,0.9,1,"))
+    with pytest.raises(ManifestError, match=r"'R1' is in .*calls.csv as well"):
+        read_reader_study(run)
 
 
 def test_a_run_without_a_reader_study_has_no_calls(run):

@@ -89,15 +89,16 @@ def test_a_real_scan_is_shown_as_it_was_read_and_lies_on_the_grid_where_it_is(ma
     volume = SimpleNamespace(hu=hu, spacing_mm=spacing)
     monkeypatch.setattr(type(run), "is_phantom", False)
     monkeypatch.setattr(type(run), "cohort", "public")
-    monkeypatch.setattr(pictured, "TWINS", ())
     monkeypatch.setattr(pictured, "source_of", lambda run, source: SimpleNamespace(path=folder, series=None))
     monkeypatch.setattr(pictured, "read_ct", lambda path, series: volume)
     monkeypatch.setattr(pictured, "true_lesions", lambda run, scan: None)
-    shown = pictured.picture(run, SCAN, facts, "somewhere")
+    shown = pictured.picture(run, SCAN, facts, "somewhere", "no twins")
     assert shown.spacing == spacing and shown.lesions is None
     laid = shown.lay(stored)
     assert np.corrcoef(laid.ravel(), shown.hu.ravel())[0, 1] > 0.97
-    assert pictured.picture(run, SCAN, facts).step != shown.step, "other pictures do not read the files"
+    assert pictured.picture(run, SCAN, facts, folder="no twins").step != shown.step, (
+        "other pictures do not read the files"
+    )
 
 
 def test_the_twins_of_every_profile_are_at_most_half_of_the_papers_size():

@@ -29,7 +29,7 @@ def said(run):
 
 
 def test_a_first_run_has_nothing_to_compare_with(run_with):
-    assert "first run" in said(run_with(scans=397))
+    assert "No number of this run has changed" in said(run_with(scans=397))
 
 
 def test_a_changed_number_is_shown_with_what_it_was(run_with):
