@@ -125,14 +125,11 @@ def test_the_time_of_every_step_is_noted(smoke_run):
 
 def test_make_says_where_the_results_lie_and_a_second_run_does_nothing(smoke_run):
     before = {name: path.stat().st_mtime_ns for name, path in files_of(smoke_run.folder).items()}
-    started = time.perf_counter()
     found = command_line(smoke_run.root, "pipeline", "smoke", "--cores", "2")
-    seconds = time.perf_counter() - started
     assert found.returncode == 0, found.stderr
     assert "runs/smoke/book/_build/html/index.html" in found.stdout
     assert {name: path.stat().st_mtime_ns for name, path in files_of(smoke_run.folder).items()} == before
     assert "Nothing to be done" in smoke_run.path("logs", "snakemake.log").read_text()
-    assert seconds < 20
 
 
 # what a change runs again
