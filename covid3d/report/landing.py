@@ -1,6 +1,7 @@
 """The first page: published beside re-run in one picture, what was reached and what was not, and what the run was made with."""
 
 import html
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -165,16 +166,22 @@ def bars_html(values: Values, places: Mapping[str, tuple[str, str]]) -> str:
 def _lists(values: Values, found: Mapping[str, list[str]], places: Mapping[str, tuple[str, str]]) -> str:
     parts = []
     for verdict, addresses in found.items():
-        tables: dict[str, list[str]] = {}
-        for address in addresses:
-            table, *words = address.split(".")
-            name = " ".join(words or [table]).replace("_", " ")
-            name = name.replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
-            asks = next((values[f"{address}.{word}"]["text"] for word in ASKED if f"{address}.{word}" in values), "")
-            tables.setdefault(table, []).append(f"{name} ({html.escape(asks)})" if asks else name)
-        said = "; ".join(f"{', '.join(names)}{_link(table, places)}" for table, names in tables.items()) or "nothing"
-        parts.append(f"<p><strong>{verdict.capitalize()} ({len(addresses)}):</strong> {said}.</p>")
+        items = "".join(f"<li>{_bar(values, address, places)}</li>" for address in addresses)
+        parts.append(
+            f"<p><strong>{verdict.capitalize()} ({len(addresses)}):</strong></p><ul>{items or '<li>nothing</li>'}</ul>"
+        )
     return "".join(reversed(parts))
+
+
+def _bar(values: Values, address: str, places: Mapping[str, tuple[str, str]]) -> str:
+    """Return a bar in words: its name, what was found, what was asked, and its table as a link."""
+    table, *words = address.split(".")
+    name = re.sub(r"\b([23])d\b", r"\1D", " ".join(words or [table]).replace("_", " "))
+    name = name.replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
+    found = values.get(f"{address}.found", {}).get("text", "")
+    asks = next((values[f"{address}.{word}"]["text"] for word in ASKED if f"{address}.{word}" in values), "")
+    said = "; ".join(part for part in (found, f"asked: {asks}" if asks else "") if part)
+    return f"{html.escape(f'{name}: {said}' if said else name)}{_link(table, places)}"
 
 
 def _link(table: str, places: Mapping[str, tuple[str, str]]) -> str:

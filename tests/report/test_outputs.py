@@ -154,8 +154,11 @@ def test_what_was_reached_and_what_was_not_is_listed_by_name():
         "bars_of_seeds.skill.reached": entry("2 of 3", chapter="09"),
     }
     page = landing.bars_html(values, {"table.bars": ("Table 3.2", "notebooks/03.html#table-bars")})
-    assert "Not reached (1):</strong> skill (<a href='notebooks/03.html#table-bars'>Table 3.2</a>)." in page
-    assert "Reached (1):</strong> s follows burden." in page
+    asked = (
+        "Not reached (1):</strong></p><ul><li>skill (<a href='notebooks/03.html#table-bars'>Table 3.2</a>)</li></ul>"
+    )
+    assert asked in page
+    assert "Reached (1):</strong></p><ul><li>s follows burden</li></ul>" in page
     assert "<details><summary>The simulator's own bars</summary>" in page and "course" in page
     assert page.index("Not reached (1)") < page.index("Reached (1)")
 
