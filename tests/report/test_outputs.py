@@ -13,7 +13,7 @@ from conftest import CHECKOUT
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from covid3d.report import api, book, checklists, landing, outputs
+from covid3d.report import api, book, checklists, claims, landing, outputs
 from covid3d.report.claims import load_claims, shown_in
 from covid3d.report.pages import EXPECTED
 from covid3d.report.publish import publish
@@ -132,6 +132,23 @@ def test_the_first_picture_follows_the_run():
     first, second = (render(landing.picture(values_of(auc), "simulated scans"), "svg") for auc in (0.81, 0.62))
     assert first != second
     assert first == render(landing.picture(values_of(0.81), "simulated scans"), "svg")
+
+
+def test_one_changed_value_of_a_run_changes_its_first_page_its_picture_and_its_ledger(run, shown):
+    address = load_claims().set_index("claim_id").loc["C064", "address"]
+    sentence = (CHECKOUT / "book" / "index.md").read_text(encoding="utf-8")
+    assert f"{{glue:text}}`{address}`" in sentence
+    seen = []
+    for auc in (0.81, 0.62):
+        write_json(run.chapter("04") / "values.json", {address: entry(auc, 0.7, 0.9)})
+        values = claims.read_values(run)
+        page = book.with_numbers(
+            run, f"{{glue:text}}`{address}`", {name: one["text"] for name, one in values.items()}, "index"
+        )
+        row = claims.ledger(run).set_index("claim_id").loc["C064", "re_run"]
+        assert str(auc) in page and str(auc) in row and f"re-run {auc:.2f}" in landing.picture_words(values)
+        seen.append((page, row))
+    assert len({*seen}) == 2
 
 
 def test_the_first_picture_has_the_printed_values_with_the_interval_of_their_counts():
