@@ -178,7 +178,8 @@ def _bar(values: Values, address: str, places: Mapping[str, tuple[str, str]]) ->
     table, *words = address.split(".")
     name = re.sub(r"\b([23])d\b", r"\1D", " ".join(words or [table]).replace("_", " "))
     name = name.replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
-    found = values.get(f"{address}.found", {}).get("text", "")
+    one = values.get(f"{address}.found", {})
+    found = one["text"] if one.get("value") is not None else ""
     asks = next((values[f"{address}.{word}"]["text"] for word in ASKED if f"{address}.{word}" in values), "")
     said = "; ".join(part for part in (found, f"asked: {asks}" if asks else "") if part)
     return f"{html.escape(f'{name}: {said}' if said else name)}{_link(table, places)}"
