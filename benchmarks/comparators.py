@@ -18,4 +18,6 @@ if __name__ == "__main__":
         sys.exit("error: the compared models of 'standard' have not been run, or are out of date. Say `make extended`")
     about = f"{run.name}, seed {run.seed}, world {run.world}"
     table = table.assign(run=about, simulator=code_fingerprint(comparison.SIMULATOR))
-    print(campaigns.write("comparators", table, ("covid3d.chapters.comparison", __file__)).to_string())
+    print(
+        campaigns.write("comparators", table, ("covid3d.chapters.comparison", __file__, *campaigns.STARTS)).to_string()
+    )

@@ -1,6 +1,7 @@
 """Does the evidence of a simulated scan grow with disease? The perfect reader within the patients of other order forms.
 
-The bars are those of chapter 9, which has the few followed patients of a run; here there are enough of them to judge the world.
+The bars are those of chapter 9, which has the few followed patients of a run, and that of `benchmarks.fairness`; here there
+are enough patients to judge the world.
 
 `python -m benchmarks.phantom_evidence` (about 8 min on one core) writes benchmarks/results/phantom_evidence.csv.
 """
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import campaigns
+from benchmarks.fairness import ORACLE
 from benchmarks.null_world import order_form
-from covid3d.chapters.simulator import CLEAR, RANK, SILENT
+from covid3d.chapters.simulator import evidence_bars
 from covid3d.phantom import oracle, render
 from covid3d.phantom.build import pattern_labels
 from covid3d.phantom.cohort import controls
@@ -22,11 +24,8 @@ from covid3d.phantom.order_form import course_of
 from covid3d.run.files import cpu_count, parallel_map, random_seed
 from covid3d.run.profile import load_profile
 from covid3d.stats import auc
-from covid3d.stats.courses import rank_within
-from covid3d.stats.estimate import Estimate
 
 NAME, FORMS, CONTROLS = "phantom_evidence", range(21, 27), 40
-ORACLE_AT_A = (0.88, 0.96)
 MADE_BY = ("covid3d.phantom.build", "covid3d.stats.courses", "covid3d.stats.auc", __file__)
 
 
@@ -49,11 +48,16 @@ def days_of(form: pd.DataFrame) -> dict[str, list[int]]:
 
 
 def read_perfectly(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[int]]) -> dict[str, Any]:
-    """Return what the perfect reader says of a scan: patient_id, hospital, label, scan_index, burden, logit."""
+    """Return what the perfect reader says of a scan: as `evidence_bars` takes it, with hospital and scan_index."""
     patient, look = seen(scan, seed, courses, days)
     logit = oracle.oracle_logit(render.find_levels(patient, look).features)
-    known = {name: scan[name] for name in ("hospital", "label", "scan_index")}
-    return {"patient_id": f"{seed}-{scan['patient_id']}", **known, "burden": look.burden, "logit": logit}
+    known = {name: scan[name] for name in ("hospital", "label", "scan_index")} | {"kind": scan["role"]}
+    return {
+        "patient_id": f"{seed}-{scan['patient_id']}",
+        **known,
+        "burden_fraction": look.burden,
+        "oracle_logit": logit,
+    }
 
 
 def scans_of(number: int) -> pd.DataFrame:
@@ -69,40 +73,16 @@ def scans_of(number: int) -> pd.DataFrame:
 
 def judged(scans: pd.DataFrame) -> pd.DataFrame:
     """Return one row a bar: what, patients, value, low, high, asked, reached (1 | 0)."""
-    rows = []
-    for label, name, least in ((1, "COVID+", RANK), (0, "COVID-", -RANK)):
-        part = scans[scans["label"] == label]
-        found = rank_within(part, "logit", "burden")
-        asked = f"at least {RANK}" if label else f"at most -{RANK}"
-        rows.append(
-            (
-                f"rank correlation with burden, {name}",
-                found.patients,
-                found.estimate,
-                asked,
-                found.estimate.value / least >= 1,
-            )
-        )
-    for label, name in ((1, "COVID+"), (0, "COVID-")):
-        clear = scans[(scans["label"] == label) & (scans["burden"] < CLEAR)]
-        mean = Estimate(float(clear["logit"].mean()))
-        rows.append(
-            (
-                f"mean logit of a lung almost clear, {name}",
-                clear["patient_id"].nunique(),
-                mean,
-                f"within {SILENT} of 0",
-                abs(mean.value) <= SILENT,
-            )
-        )
     first = scans[(scans["scan_index"] == 0) & (scans["hospital"] == "A")]
-    area = auc.auc(first["label"], first["logit"])
-    low, high = ORACLE_AT_A
-    rows.append(("AUC of first scans, hospital A", len(first), area, f"{low} to {high}", low <= area.value <= high))
-    columns = ["what", "patients", "found", "asked", "reached"]
-    table = pd.DataFrame(rows, columns=columns)
-    limits = [{"value": one.value, "low": one.low, "high": one.high} for one in table.pop("found")]
-    return table.join(pd.DataFrame(limits)).astype({"reached": int})
+    area, (low, high) = auc.auc(first["label"], first["oracle_logit"]), ORACLE
+    asked = f"{low} to {high}"
+    bars = [
+        *evidence_bars(scans),
+        ("AUC of first scans, hospital A", len(first), area, asked, low <= area.value <= high),
+    ]
+    columns = ["what", "patients", "value", "low", "high", "asked", "reached"]
+    rows = [(what, count, one.value, one.low, one.high, asks, int(held)) for what, count, one, asks, held in bars]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def campaign() -> pd.DataFrame:

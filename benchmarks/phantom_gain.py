@@ -16,6 +16,7 @@ import pandas as pd
 from benchmarks import campaigns
 from benchmarks.null_world import FOLDS, order_form
 from benchmarks.phantom_evidence import days_of, seen
+from benchmarks.phantom_truth import separations
 from benchmarks.pretrain import render_grid
 from benchmarks.seeds import run_of
 from covid3d.chapters.fine_tuning import head_inputs, pairs_of
@@ -29,8 +30,7 @@ from covid3d.phantom.build import pattern_labels
 from covid3d.run import steps
 from covid3d.run.files import cpu_count, parallel_map, random_seed
 from covid3d.run.profile import load_profile
-from covid3d.stats import risk
-from covid3d.stats.survival import permuted_log_rank, permuted_logits, permuted_orders, principal_components
+from covid3d.stats.survival import permuted_logits, permuted_orders, principal_components
 
 NAME, FORMS, PERMUTATIONS, DRAWS = "phantom_gain", range(31, 38), 999, 2000
 MADE_BY = ("covid3d.chapters.fine_tuning", "covid3d.phantom.build", "covid3d.stats.risk", __file__, *campaigns.STARTS)
@@ -58,38 +58,19 @@ def _grid(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[in
 
 
 def foretold(pairs: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
-    """Return one row a predictor, and the gain: predictor, patients, auc, c_index, hazard_ratio, their limits, and p.
+    """Return the rows of `phantom_truth.separations` for one scan and two, and the gain.
 
-    found: the network's features of prior and index scan, (N, 2C). p: of the log-rank, of the gain that of its AUC.
+    found: the network's features of prior and index scan, (N, 2C).
     """
-    rng, held = np.random.default_rng(random_seed(NAME, "folds")), np.arange(len(pairs)) % FOLDS
-    held = rng.permutation(held)
-    orders = permuted_orders(len(pairs), PERMUTATIONS, rng)
-    label, days, event = (pairs[name].to_numpy(float) for name in ("label", "remaining_days", "event"))
-    logits, scored, rows = {}, {}, []
+    rng = np.random.default_rng(random_seed(NAME, "folds"))
+    held, orders = rng.permutation(np.arange(len(pairs)) % FOLDS), permuted_orders(len(pairs), PERMUTATIONS, rng)
+    pairs, logits = pairs.assign(fold=held), {}
     for words, variant in VARIANTS.items():
         values = head_inputs(variant, found if variant == "pair" else found[:, found.shape[1] // 2 :])
         inputs = [principal_components(values, held != fold, COMPONENTS) for fold in range(FOLDS)]
-        logits[words] = permuted_logits(inputs, held, label, orders)
-        scored[words] = pairs.assign(fold=held, logit=logits[words][0], high=(logits[words][0] >= 0).astype(float))
-        apart = risk.separation(scored[words], DRAWS, rng)
-        p = permuted_log_rank(logits[words], orders, days, event).p
-        rows.append(
-            _row(words, pairs, p, {"auc": apart["AUC"], "c": apart["C-index"], "hazard": apart["hazard ratio"]})
-        )
-    two, one = scored["two scans"], scored["one scan"]
-    gain = risk.compare(two, one, DRAWS, rng)["difference"]
-    p = risk.permuted_gain(pairs, orders, logits["two scans"], logits["one scan"]).loc["auc", "permutation p"].value
-    rows.append(_row("two scans - one scan", pairs, p, {"auc": gain["auc"], "c": gain["c_index"]}))
-    return pd.DataFrame(rows)
-
-
-def _row(words: str, pairs: pd.DataFrame, p: float, found: dict[str, Any]) -> dict[str, Any]:
-    row = {"predictor": f"network, {words}", "patients": len(pairs), "p": p}
-    for short, one in found.items():
-        name = {"c": "c_index", "hazard": "hazard_ratio"}.get(short, short)
-        row |= {name: one.value, f"{short}_low": one.low, f"{short}_high": one.high}
-    return row
+        logits[words] = permuted_logits(inputs, held, pairs["label"].to_numpy(float), orders)
+    table = separations(pairs, logits, orders, [("two scans", "one scan")], DRAWS, NAME)
+    return table.assign(predictor="network, " + table["predictor"])
 
 
 def campaign() -> pd.DataFrame:

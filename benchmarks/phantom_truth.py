@@ -5,6 +5,7 @@ beside what the paper says of its patients (claims C106 to C114), and phantom_pr
 and density of one scan or two, in 343 followed patients, for each `phase_visible`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,15 +80,31 @@ def foretold(phase_visible: float, forms: int = FORMS, draws: int = 2000) -> pd.
 
     p: of the log-rank by permutation. The last rows are the gains of two scans over one, paired; p is the AUC's.
     """
-    table, rows = followed(phase_visible, forms), []
+    table = followed(phase_visible, forms)
     table = table[table["label"].notna()].reset_index(drop=True)
     orders = permuted_orders(len(table), PERMUTATIONS, np.random.default_rng(random_seed("truth", "orders")))
-    days, event = (table[name].to_numpy(float) for name in ("remaining_days", "event"))
     logits = {name: refitted(table, columns, orders) for name, columns in PREDICTORS.items()}
+    return separations(table, logits, orders, GAINS, draws, "truth")
+
+
+def separations(
+    table: pd.DataFrame,
+    logits: dict[str, np.ndarray],
+    orders: np.ndarray,
+    gains: Sequence[tuple[str, str]],
+    draws: int,
+    stream: str,
+) -> pd.DataFrame:
+    """Return how well predictors tell the stay, and how much better the first of each of `gains` does than the second.
+
+    table: patients with known outcomes; logits: by predictor, out of fold, (P, N), refitted to the outcomes in each of `orders`.
+    """
+    days, event = (table[name].to_numpy(float) for name in ("remaining_days", "event"))
+    rows = []
     scored = {name: table.assign(logit=found[0], high=(found[0] >= 0).astype(float)) for name, found in logits.items()}
     names = {"AUC": "auc", "C-index": "c", "hazard ratio": "hazard"}
     for name, part in scored.items():
-        found = risk.separation(part, draws, np.random.default_rng(random_seed("truth", name)))
+        found = risk.separation(part, draws, np.random.default_rng(random_seed(stream, name)))
         row: dict[str, Any] = {
             "predictor": name,
             "patients": len(table),
@@ -97,8 +114,8 @@ def foretold(phase_visible: float, forms: int = FORMS, draws: int = 2000) -> pd.
         for word, short in names.items():
             row |= _limits(found[word], short)
         rows.append(row)
-    for two, one in GAINS:
-        gain = risk.compare(scored[two], scored[one], draws, np.random.default_rng(random_seed("truth", "gain")))
+    for two, one in gains:
+        gain = risk.compare(scored[two], scored[one], draws, np.random.default_rng(random_seed(stream, "gain")))
         p = risk.permuted_gain(table, orders, logits[two], logits[one]).loc["auc", "permutation p"].value
         row = {"predictor": f"{two} - {one}", "patients": len(table), "p": p}
         gains = gain["difference"]

@@ -31,7 +31,7 @@ from covid3d.stats.auc import auc_value, mean_interval
 from covid3d.stats.courses import rank_within
 
 NAME, FORM = "recipes", 11
-MADE_BY = ("covid3d.chapters.task1", "covid3d.phantom.build", "covid3d.stats.courses", __file__)
+MADE_BY = ("covid3d.chapters.task1", "covid3d.phantom.build", "covid3d.stats.courses", __file__, *campaigns.STARTS)
 
 
 class Recipe(NamedTuple):

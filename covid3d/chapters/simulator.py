@@ -79,20 +79,9 @@ class Simulator:
 
     def evidence(self) -> pd.DataFrame:
         """Return whether the evidence grows with disease: what, found, asked, verdict; all scans of a patient but rescans."""
-        rows = []
-        for label, name, least in ((1, "COVID+", RANK), (0, "COVID-", -RANK)):
-            scans = self.truth[(self.truth["label"] == label) & (self.truth["kind"] != "rescan")]
-            rank = rank_within(scans, "oracle_logit", "burden_fraction").estimate
-            asked = f"at least {RANK}" if label else f"at most -{RANK}"
-            rows.append((f"rank correlation with burden, {name}", rank, asked, rank.value / least >= 1))
-        for label, name in ((1, "COVID+"), (0, "COVID-")):
-            clear = self.truth[(self.truth["label"] == label) & (self.truth["burden_fraction"] < CLEAR)]
-            mean = _mean(clear["oracle_logit"], "no scan is that clear")
-            rows.append(
-                (f"mean logit of a lung almost clear, {name}", mean, f"within {SILENT} of 0", abs(mean.value) <= SILENT)
-            )
         judged = [
-            (name, found, asked, verdict(holds) if found.known else NOT_MEASURED) for name, found, asked, holds in rows
+            (what, found, asked, verdict(holds) if found.known else NOT_MEASURED)
+            for what, _, found, asked, holds in evidence_bars(self.truth)
         ]
         return pd.DataFrame(judged, columns=["what", "found", "asked", "verdict"]).set_index("what")
 
@@ -196,6 +185,25 @@ def load(run: Run) -> Simulator:
     assert isinstance(chapter, steps.Chapter)
     stored = {name: campaigns.read(name) for name in chapter.stored}
     return Simulator(run, truth, scans, stored, run.root / chapter.files[0])
+
+
+def evidence_bars(scans: pd.DataFrame) -> list[tuple[str, int, Estimate, str, bool]]:
+    """Return the bars of a perfect reader whose evidence grows with disease: what, patients, found, what is asked, held.
+
+    scans: patient_id, label, kind (rescans have no say in a course), burden_fraction, oracle_logit.
+    """
+    rows = []
+    for label, name, least in ((1, "COVID+", RANK), (0, "COVID-", -RANK)):
+        part = scans[(scans["label"] == label) & (scans["kind"] != "rescan")]
+        rank = rank_within(part, "oracle_logit", "burden_fraction")
+        asked, held = f"at least {RANK}" if label else f"at most -{RANK}", rank.estimate.value / least >= 1
+        rows.append((f"rank correlation with burden, {name}", rank.patients, rank.estimate, asked, held))
+    for label, name in ((1, "COVID+"), (0, "COVID-")):
+        clear = scans[(scans["label"] == label) & (scans["burden_fraction"] < CLEAR)]
+        mean, patients = _mean(clear["oracle_logit"], "no scan is that clear"), clear["patient_id"].nunique()
+        asked, held = f"within {SILENT} of 0", abs(mean.value) <= SILENT
+        rows.append((f"mean logit of a lung almost clear, {name}", patients, mean, asked, held))
+    return rows
 
 
 def _mean(values: pd.Series, why: str) -> Estimate:
