@@ -5,17 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.chapters.measured import judged
 from covid3d.chapters.opacity import measured
 from covid3d.chapters.truth import read_truth
 from covid3d.run.profile import Run
 from covid3d.stats import courses
 from covid3d.stats.estimate import Estimate
-from covid3d.stats.proportions import wilson
+from covid3d.stats.proportions import paired_difference, wilson
 
 NO_TRUTH = "real scans have no known burden"
-LEAST_RANK = 0.5
-"""The bar of s: its mean rank correlation with the true burden within COVID+ patients."""
 BURDEN, BEST = "burden_fraction", "oracle_grid_logit"
 MEASURES = {BURDEN: "true burden", "above_700": "lung above -700 HU", "above_500": "lung above -500 HU"}
 WEEK = (7, 10)
@@ -61,27 +58,45 @@ class Severity:
             return courses.Within(Estimate.missing(NO_TRUTH), 0, table["patient_id"].nunique(), 0)
         return courses.rank_within(table, score, column)
 
-    def bar(self) -> dict[str, Any]:
-        """Return the bar of s: what is asked, what was found, and whether it is reached."""
-        found = self._rank(self.course, "logit", BURDEN).estimate
-        verdict = judged(found, found.value >= LEAST_RANK)
-        return {"asks": f"at least {LEAST_RANK}", "found": found, "verdict": verdict}
+    def with_burden(self) -> Estimate:
+        """Return the mean rank correlation of s with the true burden within COVID+ patients."""
+        return self._rank(self.course, "logit", BURDEN).estimate
+
+    def week_apart(self) -> Estimate:
+        """Return by how many points more COVID+ patients have their highest s on days 7 to 10 than their highest true burden.
+
+        Patients who have both; paired, by Tango's score interval.
+        """
+        both = pd.DataFrame({"s": self._in_week("logit"), "burden": self._in_week(BURDEN)}).dropna().astype(bool)
+        if both.empty:
+            return Estimate.missing(NO_TRUTH)
+        s, burden = both["s"], both["burden"]
+        return (
+            paired_difference(int((s & ~burden).sum()), int((burden & ~s).sum()), len(both))
+            .of_unit("%")
+            .of_unit("points")
+        )
 
     def highest(self) -> pd.DataFrame:
         """Return how many COVID+ patients have their highest s, burden or opacity on days 7 to 10, and on the burden's scan.
 
         The last row is the schedule's: what share of a patient's scans lies on these days, so a scan drawn blindly would.
         """
-        tops = {words: self._top(column) for column, words in {"logit": "s", **MEASURES}.items()}
-        rows = []
-        for words, top in tops.items():
-            in_week, same = self.course.loc[top, "day"].between(*WEEK), top.isin(tops[MEASURES[BURDEN]])
+        ill, rows = self._top(BURDEN), []
+        for column, words in {"logit": "s", **MEASURES}.items():
+            top, in_week = self._top(column), self._in_week(column)
+            same = top.isin(ill)
             share = wilson(int(in_week.sum()), len(top)).of_unit("%") if len(top) else Estimate.missing(NO_TRUTH)
             rows.append((words, f"{in_week.sum()} of {len(top)}", share, f"{same.sum()} of {len(top)}"))
         week = self.course["day"].between(*WEEK).groupby(self.course["patient_id"]).mean()
         blind = Estimate(float(week.mean()), method="mean share of a patient's scans").of_unit("%")
         rows.append(("a scan drawn blindly", "", blind if len(week) else Estimate.missing("no scans"), ""))
         return pd.DataFrame(rows, columns=["highest", "patients", "share", "on the burden's scan"]).set_index("highest")
+
+    def _in_week(self, column: str) -> pd.Series:
+        """Return, by patient, whether the highest value lies on days 7 to 10."""
+        top = self._top(column)
+        return pd.Series(self.course.loc[top, "day"].between(*WEEK).to_numpy(), index=top.index)
 
     def _top(self, column: str) -> pd.Series:
         """Return, by patient, the row of the scan with the highest value, the earliest of equals."""

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from covid3d.chapters import evidence, explanation, results, severity
+from covid3d.chapters.measured import judged
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import EVERY_FOLD, THREE_D
 from covid3d.chapters.severity import NO_TRUTH, Severity
@@ -32,6 +33,9 @@ from covid3d.stats.estimate import NAN, Estimate
 from covid3d.stats.proportions import wilson
 
 NOBODY = "no patient has a follow-up scan"
+LATE_IN_BAND = "of these, s within the noise band around 0"
+LEAST_RANK, MOST_APART = 0.5, 15
+"""The bars of s: its mean rank correlation with the burden within patients; points between shares of patients."""
 SPANS = {"0 to 2": 2, "3 to 6": 6, "7 to 10": 10, "11 to 14": 14, "15 or later": np.inf}
 SIZE = ("n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm")
 AXES = {
@@ -148,6 +152,30 @@ class Trajectories:
         """How ill the lung is, beside s: what the chapter asks of burden and opacity."""
         return Severity(self.course, self.controls)
 
+    def bars(self) -> pd.DataFrame:
+        """Return the bars of s(t): what each asks, what was found, and whether it is reached.
+
+        A band makes room for scans late in the stay, and few controls seldom show a rise: read both beside `shares` and
+        `Severity.changes`.
+        """
+        ill, shares = self.severity, self.shares().set_index("what")["share"]
+        follows, apart = ill.with_burden(), ill.week_apart()
+        late, controls = shares[LATE_IN_BAND], ill.changes().loc["days 7 to 10", "COVID-"]
+        none = controls if controls.has_limits or not controls.known else Estimate.missing("no interval")
+        rows = [
+            ("s follows burden", f"at least {LEAST_RANK}", follows, follows.value >= LEAST_RANK),
+            (
+                "highest s on days 7 to 10",
+                f"within {MOST_APART} points of the share of the highest burden",
+                apart,
+                abs(apart.value) <= MOST_APART,
+            ),
+            ("last scan near discharge", "most within the noise band around 0", late, late.value > 50),
+            ("controls to days 7 to 10", "no rise: the interval of the change is not above 0", none, none.low <= 0),
+        ]
+        found = [(name, asks, value, judged(value, holds)) for name, asks, value, holds in rows]
+        return pd.DataFrame(found, columns=["bar", "asks", "found", "verdict"]).set_index("bar")
+
     def change(self, first_day: float = 7, last_day: float = 10) -> Estimate:
         """Return the mean change of s from the first scan to days 7 to 10 (paired t; patients with such a scan)."""
         return courses.change_of(self.course, first_day, last_day).of_unit("logit")
@@ -183,7 +211,7 @@ class Trajectories:
             "last scan near discharge": late.dropna().astype(bool),
             "of these, s below 0 at the last scan": ended["last"] < 0,
             "of these, last scan like COVID-": ended["last"].between(low, high),
-            "of these, s within the noise band around 0": silent if banded else silent.iloc[:0],
+            LATE_IN_BAND: silent if banded else silent.iloc[:0],
             "of these, fall from the peak beyond noise": fallen if banded else fallen.iloc[:0],
         }
         rows = [

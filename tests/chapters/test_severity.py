@@ -1,4 +1,4 @@
-"""s beside burden and opacity: rank within patients, the bar, days of the highest, and what controls do, by hand sums."""
+"""s beside burden and opacity: rank within patients, days of the highest, and what controls do, by hand sums."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from synthetic_run import synthetic_run
 
 from covid3d.chapters import severity
 from covid3d.chapters.severity import Severity
+from covid3d.stats.proportions import paired_difference
 
 
 def course_of(sign: float) -> pd.DataFrame:
@@ -25,10 +26,22 @@ def course_of(sign: float) -> pd.DataFrame:
 SICK = Severity(course_of(1), course_of(-1))
 
 
-def test_s_that_rises_with_burden_reaches_the_bar_and_s_that_falls_does_not():
-    assert SICK.bar()["found"].value == 1 and SICK.bar()["verdict"] == "reached"
-    turned = replace(SICK, course=SICK.controls).bar()
-    assert (turned["found"].value, turned["verdict"]) == (-1, "not reached")
+def test_s_goes_with_burden_or_against_it():
+    assert SICK.with_burden().value == 1
+    assert replace(SICK, course=SICK.controls).with_burden().value == -1
+
+
+def test_the_shares_of_the_week_are_compared_within_patients():
+    """Four patients with their burden's highest on day 8; two have s highest on day 0: 50 points, Tango's interval."""
+    assert SICK.week_apart().value == 0
+    early = SICK.course["patient_id"].isin(["P", "Q"]) & (SICK.course["day"] == 0)
+    table = SICK.course.assign(logit=SICK.course["logit"].mask(early, 99.0))
+    found = replace(SICK, course=table).week_apart()
+    expected = paired_difference(0, 2, 4)
+    assert (found.value, found.low, found.high) == pytest.approx((-50, 100 * expected.low, 100 * expected.high))
+    assert str(found).startswith("-50")
+    unscored = table.assign(logit=table["logit"].mask(table["patient_id"] == "P"))
+    assert replace(SICK, course=unscored).week_apart().value == pytest.approx(-100 / 3), "P counts in nothing"
 
 
 def test_both_groups_are_asked_of_every_measure():
@@ -73,7 +86,7 @@ def test_real_scans_have_opacity_and_no_burden(tmp_path, monkeypatch):
     )
     assert table["burden_fraction"].isna().all() and table["oracle_grid_logit"].isna().all()
     asked = Severity(table.assign(day=[0.0, 8.0], above_700=np.nan), table.head(0))
-    assert asked.bar()["found"].method == asked.bar()["verdict"] == "real scans have no known burden"
+    assert asked.with_burden().method == asked.week_apart().method == "real scans have no known burden"
     assert (
         str(severity.shares_in_words(table)["true burden"].iloc[0]) == "not available (real scans have no known burden)"
     )

@@ -114,6 +114,36 @@ def test_shares_count_patients_with_wilsons_interval(s):
     assert replace(s, late_days=7).shares().set_index("what").loc["last scan near discharge", "patients"] == "4 of 6"
 
 
+def with_s(found, values):
+    """The same courses with other scores s of the followed COVID+ patients and of the controls; a band one wide."""
+    course = found.course.assign(logit=values(found.course), burden_fraction=found.course["day"] / 100)
+    controls = found.controls.assign(logit=values(found.controls))
+    return replace(found, course=course, controls=controls)
+
+
+def test_the_bars_hold_for_s_that_follows_the_burden_and_fail_for_s_that_runs_against_it(s):
+    """Burden rises from day to day: s = day / 100 has rank correlation 1 and the same highest days, -day neither."""
+    table = with_s(s, lambda rows: rows["day"] / 100).bars()
+    assert (
+        table.loc["s follows burden", "found"].value == 1 and table.loc["highest s on days 7 to 10", "found"].value == 0
+    )
+    assert table["verdict"].tolist()[:3] == ["reached"] * 3
+    table = with_s(s, lambda rows: 100 - rows["day"]).bars()
+    assert table.loc["s follows burden", "found"].value == -1
+    assert table["verdict"].tolist()[:3] == ["not reached"] * 3
+
+
+def test_controls_that_surely_rise_fail_their_bar(s):
+    """Four controls, each 1 to 1.3 higher on day 8 than at first, or lower."""
+    rows = [(name, index, 8.0 * index) for name in "PQRS" for index in (0, 1)]
+    table = pd.DataFrame(rows, columns=["patient_id", "scan_index", "day"])
+    table["logit"] = table["scan_index"] * (1 + (table["patient_id"].map(ord) % 4) / 10)
+    said = [
+        replace(s, controls=table.assign(logit=sign * table["logit"])).bars()["verdict"].iloc[3] for sign in (1, -1)
+    ]
+    assert said == ["not reached", "reached"]
+
+
 def test_a_last_scan_is_near_zero_when_it_lies_within_the_noise_band(s):
     """Three patients have a late scan: s is set to 0, to just below the band's width, and above it."""
     late = s.course.groupby("patient_id").tail(1).loc[lambda rows: rows["days_to_discharge"] <= 3].index
@@ -250,7 +280,9 @@ def test_a_cohort_without_follow_up_says_so(s):
     assert not empty.curve().peak.known and not empty.change().known
     assert empty.case_study().empty and empty.plot_case() and empty.plot_curve(empty.curve())
     asked = empty.severity
-    assert not asked.bar()["found"].known and not asked.highest()["share"].iloc[0].known
+    assert not any(found.known for found in empty.bars()["found"])
+    assert not {*empty.bars()["verdict"]} & {"reached", "not reached"}, "what is missing is not judged"
+    assert not asked.highest()["share"].iloc[0].known
     assert not any(found.known for found in asked.follows()["s"])
     assert empty.followed()["together"] == 0
     assert not empty.shares()["share"].iloc[0].known

@@ -166,7 +166,7 @@ def test_the_first_picture_has_the_printed_values_with_the_interval_of_their_cou
 def test_what_was_reached_and_what_was_not_is_listed_by_name():
     values = {
         "bars.skill.reached": entry("not reached"),
-        "s_follows_burden.verdict": entry("reached"),
+        "course_bars.s_follows_burden.verdict": entry("reached"),
         "trust.course.verdict": entry("reached", chapter="09"),
         "bars_of_seeds.skill.reached": entry("2 of 3", chapter="09"),
     }
