@@ -158,9 +158,9 @@ class Trajectories:
         A band makes room for scans late in the stay, and few controls seldom show a rise: read both beside `shares` and
         `Severity.changes`.
         """
-        ill, shares = self.severity, self.shares().set_index("what")["share"]
+        ill, shares = self.severity, self.shares().set_index("what")["share"].to_dict()
         follows, apart = ill.with_burden(), ill.week_apart()
-        late, controls = shares[LATE_IN_BAND], ill.changes().loc["days 7 to 10", "COVID-"]
+        late, controls = shares[LATE_IN_BAND], ill.changes()["COVID-"].to_dict()["days 7 to 10"]
         none = controls if controls.has_limits or not controls.known else Estimate.missing("no interval")
         rows = [
             ("s follows burden", f"at least {LEAST_RANK}", follows, follows.value >= LEAST_RANK),
