@@ -4,7 +4,11 @@ The network is the deployed one of the run `standard`, which has seen none of th
 fitted to its features as in chapter 7, ten folds by patient. The p of the gain comes from permuted outcomes, under which
 neither scan tells anything: where one scan does, it is approximate, and the interval of the gain stands beside it.
 
-`python -m benchmarks.phantom_gain` (after `make report`; about 5 min on 2 cores) writes benchmarks/results/phantom_gain.csv.
+And how often would so few patients as a run has reach the bars of chapter 7? As many are drawn from these, again and again;
+folds, heads, bootstrap and permutations see them alone.
+
+`python -m benchmarks.phantom_gain` (after `make report`; about 10 min on 2 cores) writes benchmarks/results/phantom_gain.csv and
+phantom_power.csv.
 """
 
 from functools import partial
@@ -17,11 +21,15 @@ from benchmarks import campaigns
 from benchmarks.null_world import FOLDS, order_form
 from benchmarks.phantom_evidence import days_of, seen
 from benchmarks.phantom_truth import separations
-from benchmarks.pretrain import render_grid
+from benchmarks.pretrain import acquired, render_grid
 from benchmarks.seeds import run_of
+from covid3d.chapters import predictors
 from covid3d.chapters.fine_tuning import head_inputs, pairs_of
+from covid3d.chapters.measured import REACHED
+from covid3d.chapters.predictors import BARRED, NAMES
 from covid3d.chapters.results import deployed_fold
 from covid3d.cohort.folds import make_folds
+from covid3d.ct.opacity import Opacity, opacity
 from covid3d.ct.windows import nominal_window
 from covid3d.network.scoring import features
 from covid3d.network.start import COMPONENTS
@@ -30,15 +38,22 @@ from covid3d.phantom.build import pattern_labels
 from covid3d.run import steps
 from covid3d.run.files import cpu_count, parallel_map, random_seed
 from covid3d.run.profile import load_profile
-from covid3d.stats.survival import permuted_logits, permuted_orders, principal_components
+from covid3d.stats import risk
+from covid3d.stats.proportions import wilson
+from covid3d.stats.survival import permuted, permuted_log_rank, permuted_logits, permuted_orders, principal_components
 
 NAME, FORMS, PERMUTATIONS, DRAWS = "phantom_gain", range(31, 38), 999, 2000
-MADE_BY = ("covid3d.chapters.fine_tuning", "covid3d.phantom.build", "covid3d.stats.risk", __file__, *campaigns.STARTS)
+POWER, PATIENTS, SAMPLES, FEWER = "phantom_power", 49, 200, 99
+"""The few patients are as many as the embedded cohort's hospital A can judge, and as the paper has."""
+MADE_BY = ("covid3d.chapters.predictors", "covid3d.phantom.build", "covid3d.stats.risk", __file__, *campaigns.STARTS)
 VARIANTS = {"one scan": "single", "two scans": "pair"}
 
 
 def followed(number: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the index pairs of A's patients in one order form, and their grids, prior and index: int16 (N, 2, z, y, x)."""
+    """Return the index pairs of A's patients in one order form, with opacity, and their grids: int16 (N, 2, z, y, x).
+
+    The grids are those of the prior and of the index scan.
+    """
     profile = load_profile("standard")
     form, courses = order_form(number)
     pairs = pairs_of(form, make_folds(form, FOLDS, number), profile.prognosis.high_risk_days)
@@ -46,15 +61,22 @@ def followed(number: int) -> tuple[pd.DataFrame, np.ndarray]:
     form["pattern"] = form["patient_id"].map(pattern_labels(form, "effect", number))
     rows = form.set_index("scan_id", drop=False).loc[pairs[["prior_scan_id", "scan_id"]].to_numpy().ravel()]
     work = partial(_grid, seed=number, courses=courses, days=days_of(form))
-    grids = list(parallel_map(work, rows.to_dict("records"), workers=cpu_count(), description=f"order form {number}"))
+    found = parallel_map(work, rows.to_dict("records"), workers=cpu_count(), description=f"order form {number}")
+    grids, measured = zip(*found, strict=True)
+    pairs = predictors.with_opacity(pairs, pd.DataFrame(list(measured), index=rows.index))
     own = {name: f"{number}-" + pairs[name] for name in ("patient_id", "scan_id")}
     return pairs.assign(**own), np.stack(grids).reshape(len(pairs), 2, *grids[0].shape)
 
 
-def _grid(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[int]]) -> np.ndarray:
+def _grid(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[int]]) -> tuple[np.ndarray, Opacity]:
     rng = np.random.default_rng(random_seed(seed, scan["scan_id"], "scanner"))
     patient, look = seen(scan, seed, courses, days)
-    return render_grid(patient, look, str(scan["hospital"]), load_profile("standard"), rng)[0]
+    profile = load_profile("standard")
+    acquisition = acquired(patient, str(scan["hospital"]), profile, rng)
+    grid = render_grid(patient, look, acquisition, profile)[0]
+    cells = zip(acquisition.spacing_mm, acquisition.shape, grid.shape, strict=True)
+    z, y, x = (mm * count / all_ for mm, count, all_ in cells)
+    return grid, opacity(grid, (z, y, x))
 
 
 def foretold(pairs: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
@@ -73,16 +95,55 @@ def foretold(pairs: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
     return table.assign(predictor="network, " + table["predictor"])
 
 
+def bars_of(pairs: pd.DataFrame, found: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    """Return the bars of chapter 7 for patients with the network's features of both scans, all fitted to them alone."""
+    held, orders = rng.permutation(np.arange(len(pairs)) % FOLDS), permuted_orders(len(pairs), FEWER, rng)
+    pairs, label, rows = pairs.assign(fold=held), pairs["label"].to_numpy(float), {}
+    days, event = (pairs[name].to_numpy(float) for name in ("remaining_days", "event"))
+    for name in BARRED:
+        if name in VARIANTS.values():
+            own = found if name == "pair" else found[:, found.shape[1] // 2 :]
+            inputs = predictors.Inputs(
+                [principal_components(head_inputs(name, own), held != fold, COMPONENTS) for fold in range(FOLDS)]
+            )
+        else:
+            inputs = predictors.inputs_of_columns(pairs, name, FOLDS)
+        tried = orders if name == "opacity_pair" else orders[:1]
+        logits = permuted_logits(inputs.folds, held, label, tried, inputs.penalties)
+        scored = pairs.assign(logit=logits[0], high=(logits[0] >= 0).astype(float))
+        row = risk.separation(scored, FEWER, rng)
+        rows[NAMES[name]] = row | {"permutation p": permuted(permuted_log_rank(logits, tried, days, event).p)}
+    return predictors.bars(pd.DataFrame.from_dict(rows, orient="index"))
+
+
+def power(pairs: pd.DataFrame, found: np.ndarray, samples: int = SAMPLES) -> pd.DataFrame:
+    """Return one row a bar: bar, asks, patients, draws, and the share of the draws that reach it with Wilson's limits."""
+    work = partial(_drawn, pairs=pairs, found=found)
+    tables = list(parallel_map(work, range(samples), workers=cpu_count(), description="draws of few patients"))
+    rows = []
+    for bar, part in pd.concat(tables).groupby(level=0, sort=False):
+        share = wilson(int((part["verdict"] == REACHED).sum()), len(part))
+        rows.append((bar, part["asks"].iloc[0], PATIENTS, len(part), share.value, share.low, share.high))
+    return pd.DataFrame(rows, columns=["bar", "asks", "patients", "draws", "value", "low", "high"])
+
+
+def _drawn(number: int, pairs: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
+    rng = np.random.default_rng(random_seed(POWER, number))
+    few = rng.permutation(len(pairs))[:PATIENTS]
+    return bars_of(pairs.iloc[few].reset_index(drop=True), found[few], rng)
+
+
 def campaign() -> pd.DataFrame:
-    """Simulate the patients and let the network look; return and write phantom_gain.csv."""
+    """Simulate the patients and let the network look; return and write phantom_gain.csv, and write phantom_power.csv."""
     run = run_of(1)
     steps.ensure_needs(run, "slices")
     model = load_fold(run, "task1", "covid3d", deployed_fold(run))
     tables, grids = zip(*(followed(number) for number in FORMS), strict=True)
-    scans = np.concatenate(grids)
+    scans, pairs = np.concatenate(grids), pd.concat(tables, ignore_index=True)
     flat = features(model, scans.reshape(-1, 1, *scans.shape[2:]), nominal_window(run.profile.windows))
-    table = foretold(pd.concat(tables, ignore_index=True), flat.reshape(len(scans), -1).astype(float))
-    return campaigns.write(NAME, table, MADE_BY)
+    found = flat.reshape(len(scans), -1).astype(float)
+    campaigns.write(POWER, power(pairs, found), MADE_BY)
+    return campaigns.write(NAME, foretold(pairs, found), MADE_BY)
 
 
 if __name__ == "__main__":

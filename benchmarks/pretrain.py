@@ -58,16 +58,18 @@ def simulate(number: int, profile: Profile, seed: int = SEED) -> Scan:
     patient = render.make_patient(seed, name, sex, age, number // 2 % 2, "A")
     rng = np.random.default_rng(random_seed(seed, name))
     look = appearance(course, since, rng, phase_visible=profile.phantom.phase_visible)
-    return render_grid(patient, look, "A", profile, rng)
+    return render_grid(patient, look, acquired(patient, "A", profile, rng), profile)
 
 
-def render_grid(
-    patient: render.Patient, look: Appearance, hospital: str, profile: Profile, rng: np.random.Generator
-) -> Scan:
-    """Return the HU grid (int16) and the shares of lesion and lung (float32) of what a hospital's scanner sees of a patient."""
-    size = profile.phantom
-    levels, extent = render.find_levels(patient, look), (patient.thorax.height, patient.thorax.half_width)
-    acquisition = scanner.acquire(hospital, *extent, size.matrix, size.slices or 40, rng)
+def acquired(patient: render.Patient, hospital: str, profile: Profile, rng: np.random.Generator) -> scanner.Acquisition:
+    """Return how a hospital's scanner takes a scan of a patient at a profile's size."""
+    size, extent = profile.phantom, (patient.thorax.height, patient.thorax.half_width)
+    return scanner.acquire(hospital, *extent, size.matrix, size.slices or 40, rng)
+
+
+def render_grid(patient: render.Patient, look: Appearance, acquisition: scanner.Acquisition, profile: Profile) -> Scan:
+    """Return the HU grid (int16) and the shares of lesion and lung (float32) of what a scanner sees of a patient."""
+    levels = render.find_levels(patient, look)
     hu, lesion, lung = [], [], []
     for first, slab in render.slabs(patient, look, levels, acquisition):
         stored = scanner.store(scanner.expose(slab.hu, acquisition, first), acquisition)

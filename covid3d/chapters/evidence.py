@@ -435,7 +435,7 @@ class Evidence:
         )
         decides = "the network decides by the disease" if held[3] else "too little to say that disease decides"
         return {
-            "which picture": PICTURE[held[0], held[1] and held[2]].format(numbers),
+            "which picture": PICTURE[held[0], held[1]].format(numbers),
             "what it looks at": f"Where disease is made healthy, the AUC falls by {found[3].value:.2f}: {decides}.",
         }
 

@@ -21,6 +21,11 @@ def in_words(name: str, table: pd.DataFrame | None) -> pd.DataFrame:
     return WORDS[name](table.drop(columns=[*campaigns.STAMP]))
 
 
+def stored(name: str) -> pd.DataFrame:
+    """Return `in_words` of a campaign as it is stored beside the code."""
+    return in_words(name, campaigns.read(name))
+
+
 def bars(stored: dict[str, pd.DataFrame | None]) -> pd.DataFrame:
     """Return every bar of the campaigns: check, asks, in how many of its rows it holds, of how many, verdict."""
     rows = []
@@ -138,6 +143,18 @@ def _evidence(table: pd.DataFrame) -> pd.DataFrame:
     return shown[["what", "patients", "found", "asked", "verdict"]].set_index("what")
 
 
+def _boxes(table: pd.DataFrame) -> pd.DataFrame:
+    """Return, by evidence, class and reader, the ratio of each seed's run."""
+    shown = table.assign(ratio=_estimates(table, "value", "low", "high"), seed=table["seed"].map("seed {}".format))
+    keys = ["evidence", "class", "reader"]
+    return shown.pivot(index=keys, columns="seed", values="ratio").sort_index(ascending=[False, True, True])
+
+
+def _power(table: pd.DataFrame) -> pd.DataFrame:
+    shown = table[["bar", "asks", "patients", "draws"]].assign(reached=_estimates(table, "value", "low", "high"))
+    return shown.set_index("bar")
+
+
 def _prognosis(table: pd.DataFrame) -> pd.DataFrame:
     shown = _separation(table)
     shown.insert(0, "phase visible", table["phase_visible"].map("{:g}".format))
@@ -194,7 +211,9 @@ WORDS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "null_smoke": _null_runs,
     "phantom_course": _whole_course,
     "phantom_prognosis": _prognosis,
+    "phantom_boxes": _boxes,
     "phantom_gain": _gain,
+    "phantom_power": _power,
     "phantom_speed": _speed,
 }
 CHECKS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {

@@ -176,11 +176,12 @@ def ranking(verdicts: Mapping[str, str]) -> dict[str, str]:
 def bars(side: pd.DataFrame) -> pd.DataFrame:
     """Return the bars of the protocol: what each asks, what was found, and whether it is reached.
 
-    side: a row for each of `NAMES`, with the columns "AUC", "hazard ratio" and "permutation p", Estimates.
+    side: a row for each of `NAMES`, with the columns "AUC", "C-index" and "permutation p", Estimates. The direction is the
+    C-index's, which groups that are separated completely have as well; their hazard ratio is not finite.
     """
     wanted = side.loc[[NAMES[name] for name in BARRED]]
     two, one, opaque, chance = wanted["AUC"].tolist()
-    p, ratio = (wanted[column].tolist()[BARRED.index("opacity_pair")] for column in ("permutation p", "hazard ratio"))
+    p, order = (wanted[column].tolist()[BARRED.index("opacity_pair")] for column in ("permutation p", "C-index"))
     chance = chance if chance.has_limits or not chance.known else Estimate.missing("no interval")
     rows = [
         ("network, two scans", f"AUC at least {LEAST_AUC:.2f}", two, two.value >= LEAST_AUC),
@@ -190,7 +191,7 @@ def bars(side: pd.DataFrame) -> pd.DataFrame:
             "log-rank, opacity of two scans",
             "p by permutation below 0.05, high risk leaves later",
             p,
-            p.value < 0.05 and ratio.value < 1,
+            p.value < 0.05 and order.value > 0.5,
         ),
         ("age and sex", "the interval of the AUC holds 0.5", chance, chance.low <= 0.5 <= chance.high),
     ]

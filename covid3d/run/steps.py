@@ -245,7 +245,7 @@ STEPS: dict[str, Step] = {
     "03_cross_validation": Chapter(needs=("selection", "windows"), stored=("seeds",), optional=("nested",)),
     "04_external_tests": Chapter(
         needs=("external", "windows", "explain", "random_labels", "evidence", "twins"),
-        stored=("comparators", "map_layers", "coverage", "levels", "window_order"),
+        stored=("comparators", "map_layers", "coverage", "levels", "window_order", "phantom_boxes"),
         optional=("comparators",),
     ),
     "05_reader_comparison": Chapter(needs=("external",), said=READINGS),
@@ -256,7 +256,7 @@ STEPS: dict[str, Step] = {
         needs=("splits",),
         stored=tuple(
             "phantom_realism phantom_fairness phantom_difficulty phantom_evidence seeds scaling recipes null_world null_smoke "
-            "phantom_course phantom_prognosis phantom_gain phantom_speed".split()
+            "phantom_course phantom_prognosis phantom_gain phantom_power phantom_speed".split()
         ),
         files=("book/images/phantom_contact_sheet.jpg",),
     ),

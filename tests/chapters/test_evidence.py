@@ -162,7 +162,11 @@ def test_the_sentence_follows_the_bars_and_carries_their_numbers(make_run):
         .advice()["which picture"]
         .startswith("Trust the activation")
     )
-    none = judged(run, 0.3, 0.2, GOOD, GOOD).advice()
+    perfect = judged(run, 0.3, 0.2, GOOD, CHANCE)
+    assert perfect.bars()["verdict"].tolist()[2] == "not reached", "as of the perfect reader (phantom_boxes)"
+    assert perfect.advice() | {"which picture": ""} == trusted | {"which picture": ""}
+    assert perfect.advice()["which picture"].startswith("Trust the occlusion picture")
+    none = judged(run, 0.1, 0.05, GOOD, GOOD).advice()
     assert none["which picture"].startswith("Trust neither picture")
     assert none["what it looks at"].endswith("too little to say that disease decides.")
 

@@ -2,7 +2,17 @@
 
 import pytest
 
-from benchmarks import fairness, phantom, phantom_evidence, phantom_gain, phantom_truth, scaling, seeds
+from benchmarks import (
+    campaigns,
+    fairness,
+    phantom,
+    phantom_boxes,
+    phantom_evidence,
+    phantom_gain,
+    phantom_truth,
+    scaling,
+    seeds,
+)
 
 pytestmark = pytest.mark.verify
 
@@ -41,6 +51,14 @@ def test_a_second_scan_tells_the_network_more_of_the_stay():
     gain = phantom_gain.campaign().set_index("predictor").loc["network, two scans - one scan"]
     assert gain["patients"] >= 300
     assert gain["auc"] > 0 and gain["p"] < 0.05, gain.to_string()
+
+
+def test_evidence_against_covid_lies_in_the_lesions_of_the_other_class():
+    announce("the perfect reader and the networks of three seeds, searched by boxes; 1 min after 'make extended'")
+    table = campaigns.extend(
+        phantom_boxes.NAME, "seed", seeds.SEEDS, phantom_boxes.measure, phantom_boxes.MADE_BY
+    ).query("reader == 'network' and evidence == 'against COVID-19'")
+    assert (table.loc[table["class"] == "COVID-", "low"] > 1).all(), table.to_string()
 
 
 @pytest.mark.parametrize("size", ["scan", "cohort"])
