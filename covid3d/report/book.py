@@ -164,8 +164,9 @@ def links(places: Mapping[str, tuple[str, str]], up: str) -> dict[str, str]:
 def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> str:
     """Return prose with each {glue:text}`address` replaced by its number.
 
-    An address of a chapter that the run does not have prints "not available in this run"; one that nobody makes is a
-    Covid3DError that names it and its page.
+    An address of a chapter that the run does not have prints "not available in this run", and so does one that is shown of the
+    embedded cohort, in a run of another: its hospitals have other names. One that nobody makes is a Covid3DError that names
+    it and its page.
     """
     chapters = {name: chapter for name, (chapter, _) in shown_in(run.root / "notebooks").items()}
 
@@ -175,7 +176,7 @@ def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> s
             return texts[address]
         name = address.removeprefix("figure.").removeprefix("table.").split(".")[0]
         chapter = chapters.get(name, "")
-        if chapter and not run.chapter(chapter[:2]).is_dir():
+        if chapter and (run.config.manifest or not run.chapter(chapter[:2]).is_dir()):
             return "not available in this run"
         what = f"prose names a number that nobody makes: '{address}'"
         raise Covid3DError(what, where=where, cure="Take the address from the run's values.json")

@@ -145,6 +145,21 @@ def test_prose_gets_its_numbers_and_a_number_that_nobody_makes_is_named(run):
         book.with_numbers(run, "{glue:text}`count.scans`", texts, "page")
 
 
+def test_what_only_the_embedded_cohort_has_is_not_available_in_a_run_of_another(run):
+    notebook = new_notebook(cells=[new_code_cell('show(table, "auc", "By hospital.")', id="a")])
+    (run.root / "notebooks").mkdir()
+    nbformat.write(notebook, run.root / "notebooks" / "01_data.ipynb")
+    write_text(run.root / "own.csv", "scan_id\n")
+    other = open_run("other", profile="smoke", manifest="own.csv")
+    for one in (run, other):
+        leave(one, "01_data", "auc")
+    with pytest.raises(Covid3DError, match=r"nobody makes: 'auc\.b'"):
+        book.with_numbers(run, "{glue:text}`auc.b`", {}, "page")
+    assert book.with_numbers(other, "{glue:text}`auc.b`", {}, "page") == "not available in this run"
+    with pytest.raises(Covid3DError, match=r"nobody makes: 'aux\.b'"):
+        book.with_numbers(other, "{glue:text}`aux.b`", {}, "page")
+
+
 def test_staging_leaves_the_sources_alone_and_fills_every_number(run, tmp_path):
     shutil.copytree(CHECKOUT / "notebooks", run.root / "notebooks")
     before = {path.name: path.read_bytes() for path in (run.root / "book").glob("*") if path.is_file()}
