@@ -23,6 +23,7 @@ from covid3d.dicom.refusals import CURES
 from covid3d.figures.privacy import shown_box
 from covid3d.figures.style import canvas, empty, plane, windowed
 from covid3d.network import registry, scoring
+from covid3d.network.given import describe_classifier
 from covid3d.network.weights import describe_weights, grid_text, load_weights
 from covid3d.run import steps
 from covid3d.run.files import write_csv
@@ -157,6 +158,7 @@ def ensure_scores(run: Run) -> Path:
 
 def _score(run: Run) -> pd.DataFrame:
     """Score every accepted scan; no probability from weights made on simulated scans."""
+    describe_classifier(weights_file(run))
     model = registry.build(THREE_D, run.profile)
     expect = {"model": THREE_D, "grid": grid_text(run.profile.model.grid)}
     metadata = load_weights(weights_file(run), model, expect=expect)

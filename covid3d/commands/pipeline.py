@@ -274,12 +274,12 @@ def create(name: str, **options: Any) -> Run:
     """
     manifest, weights = (repository_root() / (options.get(key) or "") for key in ("manifest", "weights"))
     if options.get("weights"):
-        from covid3d.network.weights import describe_weights
+        from covid3d.network.given import describe_classifier
 
         if not weights.is_file():
             cure = "Give WEIGHTS=path of a safetensors file"
             raise ConfigError("there is no such weights file", where=str(options["weights"]), cure=cure)
-        describe_weights(weights)
+        describe_classifier(weights)
     if options.get("manifest") and manifest.is_file():
         from covid3d.cohort.manifest import read_manifest
 

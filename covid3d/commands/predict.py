@@ -17,11 +17,12 @@ from covid3d.ct.volume import CTVolume, to_source_axes
 from covid3d.ct.windows import Window
 from covid3d.dicom.series import read_ct
 from covid3d.figures.predict import three_planes
+from covid3d.network.given import describe_classifier
 from covid3d.network.occlusion import by_pieces
 from covid3d.network.registry import build
 from covid3d.network.scoring import features as pooled
 from covid3d.network.scoring import pick_device, score
-from covid3d.network.weights import describe_weights, grid_shape, load_weights
+from covid3d.network.weights import grid_shape, load_weights
 from covid3d.run.errors import ConfigError, WeightsError
 from covid3d.run.files import atomic_path, sha256_file, storage_errors, working_folder, write_json
 from covid3d.run.profile import Model, Profile, load_profile, profile_names
@@ -88,13 +89,7 @@ def predict(
         raise ConfigError("evidence needs a folder to be written to", where="--evidence", cure="Give --out FOLDER")
     if features is not None and (features.suffix.lower() != ".npz" or features.is_dir()):
         raise ConfigError("features are written to an .npz file", where=str(features), cure="Give --features NAME.npz")
-    metadata = describe_weights(weights)
-    if metadata["model"] != "covid3d" or metadata["trained_on"] == "kinetics600":
-        raise WeightsError(
-            f"these are weights of '{metadata['model']}' trained on {metadata['trained_on']}, not of a COVID3D classifier",
-            where=Path(weights).name,
-            cure="Give runs/NAME/models/task1/covid3d/fold_NN/weights.safetensors",
-        )
+    metadata = describe_classifier(weights)
     profile = weights_profile(metadata)
     model = build("covid3d", profile)
     load_weights(weights, model)

@@ -29,6 +29,7 @@ from covid3d.report.viewer import write_viewer
 from covid3d.run.environment import own_settings
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import atomic_folder, read_json, sha256_file, write_json, write_text
+from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Run, chapter_title
 from covid3d.run.steps import CHAPTERS, chapters_of, note_cost
 
@@ -54,7 +55,8 @@ GLUE = re.compile(r"\{glue:text\}`([^`]+)`")
 def build(run: Run) -> Path:
     """Stage the book's sources with the run's results and build it offline, warnings as errors; return index.html.
 
-    Nothing is built when the staged sources are the ones that were built last.
+    Nothing is built when the staged sources are the ones that were built last; the PDF alone is printed again where its code
+    is another.
     """
     book, record = run.path("book"), run.path("done", "book.json")
     old = [name for name in chapters_of(run) if run.chapter(name[:2]).is_dir() and not is_current(run, name)]
@@ -66,11 +68,13 @@ def build(run: Run) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder) / "book"
         stage(run, staged)
-        wanted = _folder_hash(staged)
+        wanted = {"fingerprint": _folder_hash(staged), "pdf": code_fingerprint(pdf.__name__)}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if read_json(record)["fingerprint"] == wanted and index.is_file():
-                if not index.with_name(pdf.NAME).is_file():
-                    pdf.write_pdf(run, index.parent)
+            done = read_json(record)
+            if done["fingerprint"] == wanted["fingerprint"] and index.is_file():
+                old_pdf = done.get("pdf") != wanted["pdf"] or not index.with_name(pdf.NAME).is_file()
+                if old_pdf and pdf.write_pdf(run, index.parent):
+                    write_json(record, wanted)
                 return index
         started = time.perf_counter()
         print("book: building …", flush=True)
@@ -79,7 +83,7 @@ def build(run: Run) -> Path:
             shutil.copytree(staged, temporary, dirs_exist_ok=True)
     _render(run, book)
     pdf.write_pdf(run, index.parent)
-    write_json(record, {"fingerprint": wanted})
+    write_json(record, wanted)
     seconds = time.perf_counter() - started
     note_cost(run, "book", seconds, budget="book")
     write_json(run.path("cost.json"), cost(run))
@@ -160,8 +164,9 @@ def links(places: Mapping[str, tuple[str, str]], up: str) -> dict[str, str]:
 def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> str:
     """Return prose with each {glue:text}`address` replaced by its number.
 
-    An address of a chapter that the run does not have prints "not available in this run"; one that nobody makes is a
-    Covid3DError that names it and its page.
+    An address of a chapter that the run does not have prints "not available in this run", and so does one that is shown of the
+    embedded cohort, in a run of another: its hospitals have other names. One that nobody makes is a Covid3DError that names
+    it and its page.
     """
     chapters = {name: chapter for name, (chapter, _) in shown_in(run.root / "notebooks").items()}
 
@@ -171,7 +176,7 @@ def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> s
             return texts[address]
         name = address.removeprefix("figure.").removeprefix("table.").split(".")[0]
         chapter = chapters.get(name, "")
-        if chapter and not run.chapter(chapter[:2]).is_dir():
+        if chapter and (run.config.manifest or not run.chapter(chapter[:2]).is_dir()):
             return "not available in this run"
         what = f"prose names a number that nobody makes: '{address}'"
         raise Covid3DError(what, where=where, cure="Take the address from the run's values.json")

@@ -38,15 +38,15 @@ def browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def write_pdf(run: Run, built: Path) -> None:
-    """Print a built book into `companion.pdf` beside its pages, and link it from the first page.
+def write_pdf(run: Run, built: Path) -> bool:
+    """Print a built book into `companion.pdf` beside its pages, link it from the first page, and return whether it was made.
 
     Without a Chromium, or where it fails, the book stays without the PDF, and a line says why.
     """
     program = browser()
     if program is None:
         print("book: without its PDF; install Chromium and repeat the command to get it", flush=True)
-        return
+        return False
     page = built / "whole_book.html"
     write_text(page, whole_book(run, built))
     try:
@@ -64,10 +64,11 @@ def write_pdf(run: Run, built: Path) -> None:
                 raise subprocess.SubprocessError("no page was printed")
     except (OSError, subprocess.SubprocessError) as error:
         print(f"book: without its PDF, {Path(program).name} failed: {type(error).__name__}", flush=True)
-        return
+        return False
     finally:
         page.unlink()
     _link(built, pages)
+    return True
 
 
 def _link(built: Path, pages: int) -> None:

@@ -52,6 +52,22 @@ def separation(
     return pd.DataFrame(rows).set_index(["reader", "saw"]) if rows else pd.DataFrame()
 
 
+def first(readers: pd.DataFrame) -> dict[str, Any]:
+    """Return the first reader of `separation` by number: whose groups, their log-rank p, and COVID3D's lead over them.
+
+    Readers are R1, R2 … or have the numbers that their file gives them, so that prose cannot name one.
+    """
+    names = readers.index.unique("reader") if len(readers) else []
+    name = min(names, key=lambda name: (len(name), name), default="nobody")
+
+    def of(saw: str, column: str) -> Any:
+        known = len(readers) and (name, saw) in readers.index
+        return readers.at[(name, saw), column] if known else Estimate.missing("nobody read so")
+
+    wanted = (("two scans", "log-rank p"), ("two scans", "lead of COVID3D"), ("one scan", "lead of COVID3D"))
+    return {"reader": name, **{f"{saw}, {column}": of(saw, column) for saw, column in wanted}}
+
+
 def errors(groups: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """Return the wrong groups among stays longer than nine days and among the others, by reader and number of scans."""
     rows = [

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from covid3d.ct.grid import grid_spacing, resample, to_volume_space
 from covid3d.ct.lungs import whole_lung
 from covid3d.ct.windows import Window, apply_window
 from covid3d.dicom.series import read_ct
+from covid3d.network.given import describe_classifier
 from covid3d.network.occlusion import by_pieces
 from covid3d.network.registry import build
 from covid3d.network.scoring import score
@@ -197,6 +199,19 @@ def test_the_picture_carries_window_and_purpose():
 def test_weights_of_another_purpose_are_refused(weights, scan, trained_on, name):
     with pytest.raises(WeightsError, match="not of a COVID3D classifier"):
         predict(scan, weights(trained_on, name))
+
+
+def test_weights_of_permuted_labels_are_refused_and_those_of_a_fold_are_not(weights, tmp_path):
+    place = tmp_path / "models" / "random_labels" / "covid3d" / "fold_01"
+    place.mkdir(parents=True)
+    control = Path(shutil.copy(weights("site"), place / "weights.safetensors"))
+    (place / "done.json").write_text('{"step": "random_labels"}')
+    with pytest.raises(WeightsError, match=r"step 'random_labels' \(train the deployed fold again on perm") as error:
+        predict(tmp_path, control, simulated_weights_ok=True)
+    assert "random_labels/covid3d/fold_01/weights.safetensors" in str(error.value)
+    assert "models/task1/covid3d/fold_NN" in str(error.value)
+    (place / "done.json").write_text('{"step": "fold"}')
+    assert describe_classifier(control)["model"] == "covid3d"
 
 
 def test_a_scan_that_cannot_be_read_writes_nothing(weights, tmp_path):

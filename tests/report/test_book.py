@@ -17,7 +17,7 @@ from covid3d.report import book, claims, collect
 from covid3d.report import chapter as chapters
 from covid3d.report.verdict import JUDGEMENTS, NEVER_JUDGED_ON_PHANTOM
 from covid3d.run.errors import ConfigError, Covid3DError
-from covid3d.run.files import read_json
+from covid3d.run.files import read_json, write_text
 from covid3d.run.profile import Run, open_run
 from covid3d.run.steps import CHAPTERS
 from covid3d.show import Show
@@ -145,6 +145,21 @@ def test_prose_gets_its_numbers_and_a_number_that_nobody_makes_is_named(run):
         book.with_numbers(run, "{glue:text}`count.scans`", texts, "page")
 
 
+def test_what_only_the_embedded_cohort_has_is_not_available_in_a_run_of_another(run):
+    notebook = new_notebook(cells=[new_code_cell('show(table, "auc", "By hospital.")', id="a")])
+    (run.root / "notebooks").mkdir()
+    nbformat.write(notebook, run.root / "notebooks" / "01_data.ipynb")
+    write_text(run.root / "own.csv", "scan_id\n")
+    other = open_run("other", profile="smoke", manifest="own.csv")
+    for one in (run, other):
+        leave(one, "01_data", "auc")
+    with pytest.raises(Covid3DError, match=r"nobody makes: 'auc\.b'"):
+        book.with_numbers(run, "{glue:text}`auc.b`", {}, "page")
+    assert book.with_numbers(other, "{glue:text}`auc.b`", {}, "page") == "not available in this run"
+    with pytest.raises(Covid3DError, match=r"nobody makes: 'aux\.b'"):
+        book.with_numbers(other, "{glue:text}`aux.b`", {}, "page")
+
+
 def test_staging_leaves_the_sources_alone_and_fills_every_number(run, tmp_path):
     shutil.copytree(CHECKOUT / "notebooks", run.root / "notebooks")
     before = {path.name: path.read_bytes() for path in (run.root / "book").glob("*") if path.is_file()}
@@ -152,6 +167,27 @@ def test_staging_leaves_the_sources_alone_and_fills_every_number(run, tmp_path):
     assert {path.name: path.read_bytes() for path in (run.root / "book").glob("*") if path.is_file()} == before
     page = (tmp_path / "staged" / "index.md").read_text(encoding="utf-8")
     assert "not available in this run" in page and "{glue:text}" not in page
+
+
+def test_a_change_of_the_pdfs_code_alone_prints_it_again_and_renders_nothing(run, monkeypatch):
+    calls, code = [], ["old"]
+
+    def render(run, book):
+        calls.append("render")
+        write_text(book / "_build" / "html" / "index.html", "")
+
+    def write_pdf(run, built):
+        calls.append("print")
+        write_text(built / book.pdf.NAME, "")
+        return len(calls) != 3  # the first attempt to print it again fails
+
+    monkeypatch.setattr(book, "stage", lambda run, target: write_text(target / "index.md", "# A book"))
+    monkeypatch.setattr(book, "_render", render)
+    monkeypatch.setattr(book.pdf, "write_pdf", write_pdf)
+    monkeypatch.setattr(book, "code_fingerprint", lambda module: {"covid3d.report.pdf": code[-1]}[module])
+    for code[-1] in ("old", "old", "new", "new", "new"):
+        book.build(run)
+    assert calls == ["render", "print", "print", "print"]
 
 
 def test_the_page_on_own_scans_gets_the_table_of_refusals_and_no_word_on_the_runs_scans(run, tmp_path):
