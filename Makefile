@@ -32,7 +32,7 @@ PIPELINE = $(COVID3D) pipeline --cores $(CORES)
 help:
 	@echo "COVID3D companion: the paper's tables and figures regenerated from DICOM files."
 	@echo
-	@echo "  make report      profile 'standard': 397 simulated scans, 10 folds, 9 notebooks, the book; 25 min, 2 GB on 2 cores"
+	@echo "  make report      profile 'standard': 397 simulated scans, 10 folds, 9 notebooks, the book; 15 to 25 min, 2 GB on 2 cores"
 	@echo "  make smoke       profile 'smoke': the same path with about 50 scans; 3 min, 0.5 GB"
 	@echo "  make run         RUN=name PROFILE=smoke|standard|paper [MANIFEST=file] [WORLD=effect|null] [SEED=1] [WEIGHTS=file] [CLUSTER=slurm]"
 	@echo "  make batch       SWEEP=sweep.yaml: one run for each set of parameters, compared claim by claim"
@@ -41,7 +41,7 @@ help:
 	@echo "  make publish     RUN=name TO=folder: its book for the public; refused unless its scans are simulated or public"
 	@echo "  make test        all tests, with a smoke run in them; at most 20 min"
 	@echo "  make verify      the campaigns at full size"
-	@echo "  make extended    what 'report' cannot hold: nested folds, 10 min; compared models on all folds, 30 min; two more seeds, 50 min (estimated, 2 cores)"
+	@echo "  make extended    what 'report' cannot hold: nested folds and compared models on all folds, 30 min; two more seeds, 30 min (2 cores)"
 	@echo "                   RUN=name: of that run, without seeds"
 	@echo "  make lint        ruff, mypy, import floors, empty notebooks, sizes of files"
 	@echo "  make doctor      Python, disk, cores, memory, GPU, and what each profile needs"
@@ -102,12 +102,12 @@ verify: $(STAMP)
 	@OMP_NUM_THREADS=1 $(CALLED) -m pytest -q -s -m verify $(PYTEST_ARGS)
 
 extended: $(STAMP)
-	@echo "Nested cross-validation (chapter 3), about 10 min on 2 cores after a report of 'standard', and the compared models on all"
-	@echo "folds (chapter 4), about 30 min. A stopped command goes on where it was."
+	@echo "Nested cross-validation (chapter 3) and the compared models on all folds (chapter 4): about 30 min on 2 cores after a report"
+	@echo "of 'standard'. A stopped command goes on where it was."
 ifneq ($(RUN),)
 	@$(PIPELINE) "$(RUN)" $(OPTIONS) --extended
 else
-	@echo "Then two more seeds of 'standard' (about 25 min each), compared with the first. RUN=name: of that run, without seeds."
+	@echo "Then two more seeds of 'standard' (about 15 min each), compared with the first. RUN=name: of that run, without seeds."
 	@$(PIPELINE) standard --profile standard --extended
 	@$(PIPELINE) standard-seed2 --profile standard --seed 2
 	@$(PIPELINE) standard-seed3 --profile standard --seed 3
