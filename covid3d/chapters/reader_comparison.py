@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import fine_tuning, results
+from covid3d.chapters import fine_tuning, results, scored
 from covid3d.chapters.results import TASK, THREE_D
 from covid3d.cohort.folds import require_certificate
 from covid3d.cohort.reader_study import read_reader_study, whose
@@ -125,7 +125,8 @@ class ReaderComparison:
             row[f"{measure}, printed"] = printed_text(found["published"], found["published_n"])
             row[measure] = found["share"]
             row[f"{measure}, cases"] = f"{found['k']} of {found['n']}"
-        return pd.DataFrame(list(rows.values())).set_index(["rater", "hospital"])
+        keys = ["rater", "hospital"]
+        return pd.DataFrame(list(rows.values()), columns=None if rows else keys).set_index(keys)
 
     def aucs(self) -> pd.DataFrame:
         """Return each reader's AUC from the confidence, and the model's lead on the same cases (paired DeLong 1988).
@@ -296,8 +297,11 @@ def load(run: Run, margin_points: float | None = None) -> ReaderComparison:
 
 
 def deployed_scores(run: Run) -> pd.DataFrame:
-    """Return the deployed fold's scores of the first scans of B and C, nominal window: scan_id, hospital, label, logit."""
-    table = results.external_scores(run)
+    """Return the deployed fold's scores of the first scans of B and C, nominal window: scan_id, hospital, label, logit.
+
+    As in chapter 4 a scan that some model gave no score is left out, and one with two scores is refused (`scored.usable`).
+    """
+    table = scored.usable(results.external_scores(run), "external/predictions.csv")
     chosen = (table["model"] == THREE_D) & (table["split"] == "external") & (table["window"] == "nominal")
     return table.loc[chosen, ["scan_id", "hospital", "label", "logit"]].reset_index(drop=True)
 
@@ -308,7 +312,8 @@ def thresholds(run: Run) -> dict[str, float]:
     Youden's threshold is NaN when these are of one class; no call is made with it.
     """
     scores = results.out_of_fold(run)
-    inside = scores[scores["fold"] == results.deployed_fold(run)]
+    own = scores[scores["fold"] == results.deployed_fold(run)]
+    inside = scored.usable(own, "predictions.csv of a fold")
     return {YOUDEN: youden_threshold(inside["label"], inside["logit"]), HALF: 0.0}
 
 
