@@ -57,7 +57,7 @@ def first(readers: pd.DataFrame) -> dict[str, Any]:
 
     Readers are R1, R2 … or have the numbers that their file gives them, so that prose cannot name one.
     """
-    names = readers.index.unique("reader") if len(readers) else []
+    names: list[str] = readers.index.unique("reader").tolist() if len(readers) else []
     name = min(names, key=lambda name: (len(name), name), default="nobody")
 
     def of(saw: str, column: str) -> Any:
