@@ -30,18 +30,28 @@ SHIFT = math.sqrt(2) * float(stats.norm.ppf(0.84))
 
 
 class Level(NamedTuple):
-    """What is tried: the chapter that prints it, test, setting, how often, and one try: rejected or not."""
+    """What is tried: chapter, test, setting, how often, and one try: rejected or not, None without an answer."""
 
     chapter: str
     test: str
     setting: str
     replicates: int
-    rejects: Callable[[Generator], bool]
+    rejects: Callable[[Generator], bool | None]
 
 
-def leaves_out(found: Estimate, true: float) -> bool:
-    """True when an interval does not hold the true value; no interval claims nothing."""
-    return found.has_limits and not found.low <= true <= found.high
+def leaves_out(found: Estimate, true: float) -> bool | None:
+    """True when an interval does not hold the true value; None without an interval, which neither holds nor misses."""
+    return not found.low <= true <= found.high if found.has_limits else None
+
+
+def small(p: float) -> bool | None:
+    """True when p rejects at 5 %; None where there is no p."""
+    return p < 0.05 if math.isfinite(p) else None
+
+
+def at_most(p: float) -> bool | None:
+    """The same for a p by permutation, which reaches 5 % itself."""
+    return p <= 0.05 if math.isfinite(p) else None
 
 
 # --- differences of AUCs ---------------------------------------------------------------------------------------------
@@ -54,17 +64,17 @@ def two_scores(positives: int, negatives: int, rng: Generator) -> tuple[np.ndarr
     return labels, SHIFT * labels + shared + one, SHIFT * labels + shared + two
 
 
-def paired(positives: int, negatives: int) -> Callable[[Generator], bool]:
+def paired(positives: int, negatives: int) -> Callable[[Generator], bool | None]:
     """Two models of equal AUC on the same patients."""
-    return lambda rng: paired_delong(*two_scores(positives, negatives, rng)).p < 0.05
+    return lambda rng: small(paired_delong(*two_scores(positives, negatives, rng)).p)
 
 
-def pooled(rng: Generator) -> bool:
+def pooled(rng: Generator) -> bool | None:
     """The same at two hospitals."""
-    return pooled_delong([two_scores(20, 20, rng), two_scores(12, 9, rng)]).p < 0.05
+    return small(pooled_delong([two_scores(20, 20, rng), two_scores(12, 9, rng)]).p)
 
 
-def external(positives: int, negatives: int) -> Callable[[Generator], bool]:
+def external(positives: int, negatives: int) -> Callable[[Generator], bool | None]:
     """Ten folds that are really fitted, the best one deployed to more patients of the same kind."""
 
     def cases(count: tuple[int, int], rng: Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +83,7 @@ def external(positives: int, negatives: int) -> Callable[[Generator], bool]:
         values[:, :2] += np.array([1.4, 0.9]) * labels[:, None]
         return labels, values
 
-    def rejects(rng: Generator) -> bool:
+    def rejects(rng: Generator) -> bool | None:
         labels, values = cases((83, 83), rng)
         other, seen = cases((positives, negatives), rng)
         held = np.tile(np.arange(83) % FOLDS, 2)
@@ -84,12 +94,12 @@ def external(positives: int, negatives: int) -> Callable[[Generator], bool]:
         scores = np.array(logits)[held, np.arange(len(labels))]
         inside = pd.DataFrame({"fold": held, "label": labels, "logit": scores})
         deployed = logits[int(np.argmax(fold_aucs(inside)))][len(labels) :]
-        return external_internal_difference(inside, other, deployed).p < 0.05
+        return small(external_internal_difference(inside, other, deployed).p)
 
     return rejects
 
 
-def folds_mean(rng: Generator) -> bool:
+def folds_mean(rng: Generator) -> bool | None:
     """Fold AUCs of 8 and 8 patients."""
     table = pd.DataFrame({"fold": np.repeat(range(FOLDS), 16), "label": np.tile(np.repeat([1, 0], 8), FOLDS)})
     table["logit"] = SHIFT * table["label"] + rng.normal(size=len(table))
@@ -106,33 +116,33 @@ def calibrated(positives: int, negatives: int, rng: Generator) -> tuple[np.ndarr
     return labels, SHIFT * (values - SHIFT / 2) + math.log(positives / negatives)
 
 
-def slope(positives: int, negatives: int) -> Callable[[Generator], bool]:
+def slope(positives: int, negatives: int) -> Callable[[Generator], bool | None]:
     """The calibration slope of such logits, which is 1."""
     return lambda rng: leaves_out(calibration.recalibration(*calibrated(positives, negatives, rng)).slope, 1.0)
 
 
-def intercept(positives: int, negatives: int) -> Callable[[Generator], bool]:
+def intercept(positives: int, negatives: int) -> Callable[[Generator], bool | None]:
     """Their calibration in the large, which is 0."""
     return lambda rng: leaves_out(calibration.calibration_intercept(*calibrated(positives, negatives, rng)), 0.0)
 
 
-def net_benefit(positives: int, negatives: int) -> Callable[[Generator], bool]:
+def net_benefit(positives: int, negatives: int) -> Callable[[Generator], bool | None]:
     """What deciding at one half gains over treating all: the healthy left alone less the diseased left alone."""
     share = positives / (positives + negatives)
     cut = SHIFT / 2 - math.log(positives / negatives) / SHIFT
     true = (1 - share) * stats.norm.cdf(cut) - share * stats.norm.cdf(cut - SHIFT)
 
-    def rejects(rng: Generator) -> bool:
+    def rejects(rng: Generator) -> bool | None:
         found = calibration.gain_over_defaults(*calibrated(positives, negatives, rng), 0.5)
         return leaves_out(found["treat all"], float(true))
 
     return rejects
 
 
-def predictive_value(cases: int) -> Callable[[Generator], bool]:
+def predictive_value(cases: int) -> Callable[[Generator], bool | None]:
     """The PPV at a prevalence of 10 %, where 85 % of each class are called rightly."""
 
-    def rejects(rng: Generator) -> bool:
+    def rejects(rng: Generator) -> bool | None:
         right = [(int(rng.binomial(cases, 0.85)), cases) for _ in range(2)]
         found = calibration.predictive_values(*right, [0.1]).at[0, "PPV"]
         return leaves_out(found, 0.85 * 0.1 / (0.85 * 0.1 + 0.15 * 0.9))
@@ -143,10 +153,10 @@ def predictive_value(cases: int) -> Callable[[Generator], bool]:
 # --- calls of readers ------------------------------------------------------------------------------------------------
 
 
-def mcnemar(cases: int) -> Callable[[Generator], bool]:
+def mcnemar(cases: int) -> Callable[[Generator], bool | None]:
     """Two readers, equally often right, who differ on 30 % of the cases."""
 
-    def rejects(rng: Generator) -> bool:
+    def rejects(rng: Generator) -> bool | None:
         differ = int(rng.binomial(cases, 0.3))
         first = int(rng.binomial(differ, 0.5))
         return mcnemar_exact(first, differ - first) < 0.05
@@ -154,15 +164,15 @@ def mcnemar(cases: int) -> Callable[[Generator], bool]:
     return rejects
 
 
-def share(cases: int) -> Callable[[Generator], bool]:
+def share(cases: int) -> Callable[[Generator], bool | None]:
     """The share of right calls of a rater who is right in 83 %."""
     return lambda rng: leaves_out(wilson(int(rng.binomial(cases, 0.83)), cases), 0.83)
 
 
-def agreement(cases: int) -> Callable[[Generator], bool]:
+def agreement(cases: int) -> Callable[[Generator], bool | None]:
     """Cohen's kappa of two raters who call half of the cases positive and agree on 80 %: it is .6."""
 
-    def rejects(rng: Generator) -> bool:
+    def rejects(rng: Generator) -> bool | None:
         counts = rng.multinomial(cases, [0.4, 0.1, 0.1, 0.4])
         return leaves_out(kappa(np.repeat([1, 1, 0, 0], counts), np.repeat([1, 0, 1, 0], counts)), 0.6)
 
@@ -175,12 +185,12 @@ def at_the_margin(cases: int, rng: Generator) -> tuple[int, int]:
     return first, second
 
 
-def equivalence(cases: int) -> Callable[[Generator], bool]:
+def equivalence(cases: int) -> Callable[[Generator], bool | None]:
     """Two raters who just are not equivalent."""
     return lambda rng: tost_paired_proportions(*at_the_margin(cases, rng), cases, 0.1).equivalent
 
 
-def tango(cases: int) -> Callable[[Generator], bool]:
+def tango(cases: int) -> Callable[[Generator], bool | None]:
     """The interval of their difference."""
     return lambda rng: leaves_out(paired_difference(*at_the_margin(cases, rng), cases), 0.1)
 
@@ -197,21 +207,21 @@ def course(patients: int, rng: Generator) -> pd.DataFrame:
     return pd.DataFrame(table).assign(other=rng.normal(size=day.size))
 
 
-def population_curve(rng: Generator) -> bool:
+def population_curve(rng: Generator) -> bool | None:
     """The curve's interval in the middle of the time."""
     points = courses.curve_of(course(PATIENTS, rng), "day", 199, rng).points
     if points.empty:
-        return False
+        return None
     day, _, low, high = points.iloc[30]
     return not low <= 0.05 * day <= high
 
 
-def within(rng: Generator) -> bool:
+def within(rng: Generator) -> bool | None:
     """s and a measure that has nothing to do with it."""
     return leaves_out(courses.rank_within(course(PATIENTS, rng), "logit", "other").estimate, 0.0)
 
 
-def rescans(pairs: int) -> Callable[[Generator], bool]:
+def rescans(pairs: int) -> Callable[[Generator], bool | None]:
     """A new change beyond the noise band of rescans, where nothing has changed."""
     return lambda rng: abs(rng.normal()) > courses.noise_band_of(rng.normal(size=pairs)).half_width
 
@@ -224,25 +234,25 @@ def stays(count: int, rng: Generator) -> np.ndarray:
     return np.ceil(rng.exponential(7, count))
 
 
-def fixed_groups(test: str) -> Callable[[Generator], bool]:
+def fixed_groups(test: str) -> Callable[[Generator], bool | None]:
     """Groups that have nothing to do with the stay; one in ten dies."""
 
-    def rejects(rng: Generator) -> bool:
+    def rejects(rng: Generator) -> bool | None:
         days, high = stays(PATIENTS, rng), rng.integers(0, 2, PATIENTS)
         cause = np.where(rng.random(PATIENTS) < 0.1, 2, 1)
         if test == "Gray":
-            return survival.gray(days, cause, high).p < 0.05
-        return getattr(survival, test)(days, cause == 1, high).p < 0.05
+            return small(survival.gray(days, cause, high).p)
+        return small(getattr(survival, test)(days, cause == 1, high).p)
 
     return rejects
 
 
-def clustered(rng: Generator) -> bool:
+def clustered(rng: Generator) -> bool | None:
     """Three rows a patient; a patient's rows are of one group or of both."""
     patients = np.repeat(np.arange(PATIENTS), 3)
     days = np.repeat(stays(PATIENTS, rng), 3) + np.tile([8, 4, 0], PATIENTS)
     high = (np.repeat(rng.integers(0, 2, PATIENTS), 3) + rng.binomial(1, 0.2, len(patients))) % 2
-    return survival.hazard_ratio(days, np.ones(len(days)), high, cluster=patients).p < 0.05
+    return small(survival.hazard_ratio(days, np.ones(len(days)), high, cluster=patients).p)
 
 
 def out_of_fold(rng: Generator) -> pd.DataFrame:
@@ -256,15 +266,15 @@ def out_of_fold(rng: Generator) -> pd.DataFrame:
     return table.assign(logit=logit, other=other, high=(logit >= 0).astype(float))
 
 
-def nominal(measure: str) -> Callable[[Generator], bool]:
+def nominal(measure: str) -> Callable[[Generator], bool | None]:
     """What is called nominal: the interval of an out-of-fold score, of a gain, and the log-rank p of out-of-fold groups."""
 
-    def rejects(rng: Generator) -> bool:
+    def rejects(rng: Generator) -> bool | None:
         table = out_of_fold(rng)
         if measure == "log-rank":
-            return survival.log_rank(table["remaining_days"], table["event"], table["high"]).p < 0.05
+            return small(survival.log_rank(table["remaining_days"], table["event"], table["high"]).p)
         if measure == "hazard ratio":
-            return survival.hazard_ratio(table["remaining_days"], table["event"], table["logit"]).p < 0.05
+            return small(survival.hazard_ratio(table["remaining_days"], table["event"], table["logit"]).p)
         if measure == "AUC at the end of day 7":
             return leaves_out(over_time.auc_on(table, 7, 499, rng), 0.5)
         if measure.startswith("gain"):
@@ -316,27 +326,27 @@ def fine_tuned(
     return logits
 
 
-def by_permutation(test: str, own: bool) -> Callable[[Generator], bool]:
+def by_permutation(test: str, own: bool) -> Callable[[Generator], bool | None]:
     """A test by permuted outcomes: of the heads themselves, or of a network placed among the heads that stand in for it."""
 
-    def rejects(rng: Generator) -> bool:
+    def rejects(rng: Generator) -> bool | None:
         table, orders, heads, networks = refitted(2 if test == "gain" else 1, rng)
         days, event = table["remaining_days"].to_numpy(float), table["event"].to_numpy(float)
         mine = networks[0] if own else heads[0][0]
         if test == "gain":
             found = risk.permuted_gain(table, orders, *heads, networks if own else None)
-            return found.loc["auc", "permutation p"].value <= 0.05
+            return at_most(found.loc["auc", "permutation p"].value)
         if test == "best cut-off":
-            return cut_offs.permuted(heads[0], orders, days, event, mine).p <= 0.05
+            return at_most(cut_offs.permuted(heads[0], orders, days, event, mine).p)
         null, group = survival.permuted_log_rank(heads[0], orders, days, event).null, mine >= 0
-        return survival.permutation_p(survival.log_rank(days, event, group).chi_square, null) <= 0.05
+        return at_most(survival.permutation_p(survival.log_rank(days, event, group).chi_square, null))
 
     return rejects
 
 
-def ranks(pairs: int) -> Callable[[Generator], bool]:
+def ranks(pairs: int) -> Callable[[Generator], bool | None]:
     """Two measures that have nothing to do with each other."""
-    return lambda rng: spearman(*rng.normal(size=(2, pairs))).p < 0.05
+    return lambda rng: small(spearman(*rng.normal(size=(2, pairs))).p)
 
 
 NOMINAL = {
@@ -396,17 +406,19 @@ LEVELS = (
 )
 
 
-def rejections(level: Level, replicates: int) -> int:
-    """Return how often a level's test rejects; each has random numbers of its own."""
+def rejections(level: Level, replicates: int) -> tuple[int, int]:
+    """Return how often a level's test rejects, and in how many replicates it answers; each has random numbers of its own."""
     rng = np.random.default_rng(random_seed(1, level.test, level.setting))
-    return sum(bool(level.rejects(rng)) for _ in range(replicates))
+    found = [level.rejects(rng) for _ in range(replicates)]
+    return sum(answer is not None and bool(answer) for answer in found), sum(answer is not None for answer in found)
 
 
 def measure(key: str) -> pd.DataFrame:
     """Return the row of one level, which "chapter: test, setting" names."""
     level = next(level for level in LEVELS if name_of(level) == key)
     row = {name: getattr(level, name) for name in ("chapter", "test", "setting", "replicates")}
-    return pd.DataFrame([row | {"rejected": rejections(level, level.replicates)}])
+    rejected, answered = rejections(level, level.replicates)
+    return pd.DataFrame([row | {"rejected": rejected, "answered": answered}])
 
 
 def name_of(level: Level) -> str:

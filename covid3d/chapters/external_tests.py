@@ -146,14 +146,20 @@ class ExternalTests:
     def levels(self) -> pd.DataFrame:
         """Return how often the book's tests reject at 5 % where there is nothing to find, by chapter, test and setting.
 
-        Each share has the Wilson interval that the number of simulated samples leaves it.
+        Each share has the Wilson interval that the number of simulated samples leaves it; samples without an interval or p
+        are counted apart ("no answer") in rows that were measured so.
         """
         stored = campaigns.read("levels")
         if stored is None:
             return pd.DataFrame({"test": []})
-        shares = _shares(stored["rejected"], stored["replicates"])
+        columns = ["rejects", "replicates"]
+        if "answered" in stored:
+            stored["no answer"] = stored["replicates"] - stored["answered"]
+            columns.append("no answer")
+        answered = stored.get("answered", stored["replicates"]).fillna(stored["replicates"]).astype(int)
+        shares = _shares(stored["rejected"], answered)
         stored = stored.assign(chapter=stored["chapter"].astype(str), rejects=shares)
-        return stored.set_index(["chapter", "test", "setting"])[["rejects", "replicates"]]
+        return stored.set_index(["chapter", "test", "setting"])[columns]
 
     def window_facts(self) -> dict[str, Any]:
         """Return how windows were drawn, and whether the evaluation is free of the tuned one."""

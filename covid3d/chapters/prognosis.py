@@ -307,7 +307,8 @@ class Prognosis:
         for variant in VARIANTS[::-1]:
             table = self.predictors[variant]
             for who, part in (("all patients", table), ("never ventilated", table[table["ventilated"] == 0])):
-                found = risk.separation(part, self._draws, self._rng(variant, who))
+                stream = "bootstrap" if part is table else who  # of all, the intervals of `separation`
+                found = risk.separation(part, self._draws, self._rng(variant, stream))
                 rows.append({"predictor": NAMES[variant], "who": who, **found})
         return pd.DataFrame(rows).set_index(["predictor", "who"])
 

@@ -362,6 +362,7 @@ def test_the_landmark_keeps_those_who_are_still_there(stay):
     assert found.loc["two scans", "patients"].tolist() == [(days > day).sum() for day in prognosis.LANDMARKS]
     whole = stay.separation().loc["two scans", "C-index"]
     assert found.loc[("two scans", 0), "C-index"] == whole, "one number has one interval, wherever it stands"
+    assert stay.ventilation().loc[("two scans", "all patients"), "C-index"] == whole
 
 
 def test_the_best_of_all_cut_offs_pays_for_having_been_sought(stay):
