@@ -21,7 +21,6 @@ from covid3d.run.files import random_seed
 from covid3d.run.profile import Run
 from covid3d.stats.auc import (
     auc,
-    auc_value,
     bootstrap_mean_auc,
     delong_interval,
     hanley_mcneil_standard_error,
@@ -74,10 +73,9 @@ class CrossValidation:
         return mean_fold_auc(self.scores)
 
     def by_fold(self) -> pd.Series:
-        """Return the AUC of each fold at the last epoch."""
-        return self.scores.groupby("fold")[["label", "logit"]].apply(
-            lambda fold: auc_value(fold["label"], fold["logit"])
-        )
+        """Return the AUC of each fold at the last epoch; NaN for a fold of one class, which counts in no mean."""
+        aucs = {fold: float(auc(part["label"], part["logit"])) for fold, part in self.scores.groupby("fold")}
+        return pd.Series(aucs, dtype=float).rename_axis("fold")
 
     def internal(self) -> pd.DataFrame:
         """Return four readings of the internal AUC, the paper's first: reading, AUC, what it is."""

@@ -212,7 +212,7 @@ class Decisions:
         table = pd.concat([inside, outside], ignore_index=True).merge(self.patients, on="scan_id", how="left")
         middle = table.loc[table["hospital"] == "A", "age"].median()
         older = np.where(table["age"] >= middle, f"from {middle:.0f} on", f"below {middle:.0f}")
-        table["age"] = np.where(table["age"].notna(), older, "unknown")
+        table["age"] = np.where(table["age"].notna() & np.isfinite(middle), older, "unknown")
         rows = []
         for by in ("age", "sex", "scanner"):
             for (hospital, group), part in table.groupby(["hospital", by]):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import evidence, explanation, results, severity
+from covid3d.chapters import evidence, explanation, results, scored, severity
 from covid3d.chapters.measured import judged
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import EVERY_FOLD, THREE_D
@@ -255,7 +255,7 @@ class Trajectories:
         table = pd.DataFrame(
             {
                 "scan": self.case["scan_id"],
-                "day": (self.case["day"] + 1).astype(int),
+                "day": (self.case["day"] + 1).floordiv(1).astype("Int64"),
                 "s": self.case["logit"],
                 "probability": self.case["probability"],
                 "percentile": [courses.percentile_in(negative, score) for score in self.case["logit"]],
@@ -293,7 +293,7 @@ class Trajectories:
         columns = {"scan_id": "scan", "logit": "s", "positive_mass": "evidence for", "negative_mass": "against"}
         columns |= {"together": "all at once", "without_lesions": "true lesions", "ratio": "ratio"}
         table = self.case[[*columns]].rename(columns=columns)
-        table.insert(1, "day", (self.case["day"] + 1).astype(int))
+        table.insert(1, "day", (self.case["day"] + 1).floordiv(1).astype("Int64"))
         burden = severity.shares_in_words(self.case)["true burden"]
         return table.assign(**{"true burden": burden}).set_index("scan")
 
@@ -373,7 +373,8 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     steps.ensure_needs(run, "06_trajectories")
     require_certificate(run)
     scores, manifest = results.trajectory_scores(run), accepted(run)
-    external = results.external_scores(run)
+    external = scored.usable(results.external_scores(run), "external/predictions.csv")
+    scored.usable(scores, "trajectories/scores.csv")  # a scan without a score stays, and `checks` tells of it
     course, controls = (severity.beside(run, course_of(scores, manifest, controls=which)) for which in (False, True))
     chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
     case = course[course["scan_id"].isin(chosen["scan_id"])].merge(read_intake(run)[["scan_id", *SIZE]], on="scan_id")

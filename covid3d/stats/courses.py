@@ -85,11 +85,12 @@ def peak_table(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns patient_id, hospital, scans, first, peak, last, first_day, last_day, peak_day, peak_days_since_onset,
     peak_to_discharge, last_to_discharge (days), rise (peak - first), fall (peak - last), peak_inside (1 when the peak is
-    neither the first nor the last scan).
+    neither the first nor the last scan). The order is that of scan_index, for a scan may have no day; one without s counts
+    in nothing.
     """
     rows = []
-    for patient, part in table.groupby("patient_id"):
-        part = part.sort_values("day")
+    for patient, part in table.dropna(subset=["logit"]).groupby("patient_id"):
+        part = part.sort_values("scan_index")
         top, end, start = part.iloc[int(part["logit"].to_numpy().argmax())], part.iloc[-1], part.iloc[0]
         rows.append(
             {
@@ -242,6 +243,8 @@ def curve_of(table: pd.DataFrame, time: str, bootstrap: int, rng: np.random.Gene
         return _no_curve(known, "too few patients or days")
     grid = np.linspace(np.quantile(days, 0.05), np.quantile(days, 0.95), 61)
     knots = np.quantile(days, np.linspace(0, 1, CURVE_DF)[1:-1])
+    if not days.min() < knots[0] <= knots[-1] < days.max():
+        return _no_curve(known, "too many scans of one day")
     limits = {"lower_bound": float(days.min()), "upper_bound": float(days.max())}
     basis, at = (np.column_stack([np.ones(len(one)), _spline(one, knots, limits)]) for one in (days, grid))
     fit = mixed_fit(values, basis, patients)

@@ -125,6 +125,14 @@ def test_each_bar_is_judged_and_all_of_them_together(make_run):
     assert (low["skill"], low["all of them"]) == (cv.NOT_REACHED, "not reached: skill")
 
 
+def test_a_fold_of_one_class_counts_in_no_mean_and_stops_nothing(make_run):
+    whole, one = chapter_of(GOOD, make_run()), chapter_of(GOOD, make_run())
+    one = replace(one, scores=pd.concat([one.scores, pd.DataFrame({"fold": [9], "label": [1], "logit": [0.0]})]))
+    assert np.isnan(one.by_fold()[9]) and one.spread() == whole.spread() and one.optimism() == whole.optimism()
+    nobody = replace(one, scores=one.scores[one.scores["label"] == 1])
+    assert nobody.by_fold().isna().all() and nobody.spread() and len(nobody.choices())
+
+
 def test_a_bar_without_anything_to_compare_with_is_not_judged(make_run):
     blind = pd.Series({"metadata": Estimate(0.5), "burden": Estimate.missing("no truth")})
     bars = chapter_of(GOOD, make_run()).bars(Estimate.missing("no truth"), blind).set_index("bar")["reached"]

@@ -1,5 +1,7 @@
 """Decisions: what is fitted on A is fitted on A alone, and bad scores are named, counted or missing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,6 +106,12 @@ def test_a_subgroup_has_an_auc_or_says_that_it_is_too_small(made):
     assert str(table.at[("C", "scanner", "one"), "AUC"]) == "not available (too few)"
     assert table.loc["B", ["COVID+", "COVID-"]].groupby("by").sum().eq(12).all(axis=None), "nobody is lost"
     assert table.at[("A", "scanner", "one"), "AUC"].remark == "nominal"
+
+
+def test_without_an_age_at_a_nobody_elsewhere_is_older_or_younger(made):
+    at_a = made.patients["scan_id"].str.startswith("A")
+    table = replace(made, patients=made.patients.assign(age=made.patients["age"].mask(at_a))).subgroups()
+    assert set(table.xs("age", level="by").index.get_level_values("group")) == {"unknown"}
 
 
 def test_a_call_is_turned_where_a_window_moves_the_score_over_the_threshold(made):

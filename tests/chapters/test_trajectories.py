@@ -14,6 +14,7 @@ from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import scoring, training
 from covid3d.run import steps
+from covid3d.run.errors import Covid3DError
 from covid3d.run.files import write_csv
 from covid3d.stats import courses
 
@@ -70,6 +71,20 @@ def test_the_checks_find_what_is_wrong(s):
     assert moved["probability rises with s"] and not moved["s is the logit of the probability"]
     assert not replace(s, split_scans=s.split_scans | {"A002-2"}).checks()["no follow-up scan is in a split"]
     assert not replace(s, scores=s.scores.assign(logit=np.nan)).checks()["every scan is scored"]
+
+
+def test_a_day_that_is_missing_or_not_whole_has_its_place_in_the_case(s):
+    days = [0.0, float("nan"), 4.5, 9.0, 12.0][: len(s.case)]
+    case = replace(s, case=s.case.assign(day=days))
+    assert case.case_study()["day"].isna().sum() == 1 and case.case_study()["day"].iloc[2] == 5
+    assert len(case.case_evidence()) == len(days)
+
+
+def test_a_scan_with_two_scores_is_refused(run, monkeypatch):
+    table = trajectories.results.trajectory_scores(run)
+    monkeypatch.setattr(trajectories.results, "trajectory_scores", lambda run: pd.concat([table, table.head(1)]))
+    with pytest.raises(Covid3DError, match="has two scores of one model"):
+        trajectories.load(run)
 
 
 def test_follow_ups_rescans_and_controls_are_kept_apart(s):

@@ -57,6 +57,20 @@ def test_the_band_of_twenty_pairs_is_no_narrower_than_their_largest_difference()
     assert courses.noise_band_of(differences).half_width == pytest.approx(5)
 
 
+def test_a_scan_without_a_day_is_not_the_last_and_one_without_s_is_not_the_highest():
+    days = {"day": [0.0, np.nan, 9.0, 12.0], "days_since_onset": np.nan, "days_to_discharge": [20.0, 15.0, 11.0, 8.0]}
+    scans = {"scan_id": ["a", "b", "c", "d"], "patient_id": "P", "hospital": "A", "scan_index": [0, 1, 2, 3]}
+    row = courses.peak_table(pd.DataFrame({**scans, **days, "logit": [0.0, 1.0, 3.0, np.nan]})).iloc[0]
+    assert (row["scans"], row["peak"], row["peak_day"], row["last"], row["last_to_discharge"]) == (3, 3, 9, 3, 11)
+
+
+def test_a_curve_needs_scans_on_other_days_than_the_first():
+    table = course_of(6, np.random.default_rng(0), noise=0.3)
+    rare = table["scan_index"].eq(0) | table["patient_id"].isin(["P000", "P001"])
+    found = courses.curve_of(table[rare], "day", 20, np.random.default_rng(0))
+    assert found.points.empty and found.peak.method == "too many scans of one day"
+
+
 def test_peak_table_by_hand():
     table = pd.DataFrame(
         {
