@@ -18,6 +18,8 @@ def run_values(skill, holds):
         "bars.all_of_them.found": said("not available"),
         "bars.all_of_them.reached": said("not reached"),
         "trust.realism.verdict": said("reached"),
+        f"{seeds.OF_OTHER_FORMS}.auc.found": said("0.93", 0.93, 0.91, 0.95),
+        f"{seeds.OF_OTHER_FORMS}.auc.verdict": said("reached"),
         **{name: said("0.8", 0.8, 0.7, 0.9) for name in seeds.BESIDE},
     }
 
