@@ -38,6 +38,8 @@ BEST = {
 AUCS = {"C095": "CV mean, pooled A", "C064": "3D B", "C066": "3D C", "C060": "2D B", "C062": "2D C"}
 """Rows of `audit.printed_aucs` that hold the interval of a claim's printed AUC."""
 VERDICTS = (REACHED, NOT_REACHED)
+TOGETHER = "all_of_them"
+"""The row of a table of bars that judges the others together; it is no bar of its own."""
 ASKED = ("asks", "asked")
 """What a table of bars calls the column that says what was asked."""
 
@@ -152,7 +154,7 @@ def bars(values: Values, simulator: bool) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     for row, entry in judged(values).items():
-        if (entry["chapter"] == "09") == simulator:
+        if (entry["chapter"] == "09") == simulator and not row.endswith(f".{TOGETHER}"):
             found[entry["text"]].append(row)
     return found
 
