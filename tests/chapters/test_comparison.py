@@ -9,7 +9,7 @@ import pytest
 from conftest import CHECKOUT
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import comparison, explanation, external_scores, results, robustness
+from covid3d.chapters import comparison, explanation, external_scores, measured, results, robustness
 from covid3d.commands.pipeline import job_code, run_step
 from covid3d.comparators import catalogue
 from covid3d.comparators.volumes import covid3d_lungs
@@ -153,6 +153,7 @@ def test_the_chapter_declares_every_stored_table_that_it_reads(run, monkeypatch)
     comparison.other_models(run)
     explanation.ratios_by_layer()
     robustness.window_order()
+    measured.stored("phantom_boxes")
     in_external_tests = {"coverage", "levels"}
     assert set(asked) | in_external_tests == set(steps.STEPS["04_external_tests"].stored)
 
