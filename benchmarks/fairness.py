@@ -134,7 +134,7 @@ def measure_one(setting: Setting, number: int) -> dict[str, Any]:
     values, inside = np.concatenate(stored), np.concatenate(lung)
     hu = np.clip(values.astype(np.float32) + acquisition.scanner.intercept, -1024, 3071)
     grid, on_grid = resize(hu, setting.grid), shares.lung > 0.5
-    spacing = _grid_spacing(acquisition, setting.grid)
+    spacing = grid_spacing(acquisition, setting.grid)
     seen = np.clip((grid - SEEN[0]) / SEEN[1], 0, 1)
     row: dict[str, Any] = {"hospital": setting.hospital, "mix": setting.mix or setting.hospital, "label": label}
     row |= {"number": number, "pattern": patient.sites.pattern}
@@ -162,7 +162,8 @@ def measure_one(setting: Setting, number: int) -> dict[str, Any]:
     return row
 
 
-def _grid_spacing(acquisition: scanner.Acquisition, grid: tuple[int, int, int]) -> tuple[float, float, float]:
+def grid_spacing(acquisition: scanner.Acquisition, grid: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Return the size in mm (z, y, x) of a cell when a simulated scan is brought to a grid (z, y, x)."""
     z, y, x = (s * n / g for s, n, g in zip(acquisition.spacing_mm, acquisition.shape, grid, strict=True))
     return z, y, x
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import campaigns
+from benchmarks.fairness import grid_spacing
 from benchmarks.null_world import FOLDS, order_form
 from benchmarks.phantom_evidence import days_of, seen
 from benchmarks.phantom_truth import separations
@@ -74,9 +75,16 @@ def _grid(scan: dict[str, Any], seed: int, courses: int, days: dict[str, list[in
     profile = load_profile("standard")
     acquisition = acquired(patient, str(scan["hospital"]), profile, rng)
     grid = render_grid(patient, look, acquisition, profile)[0]
-    cells = zip(acquisition.spacing_mm, acquisition.shape, grid.shape, strict=True)
-    z, y, x = (mm * count / all_ for mm, count, all_ in cells)
-    return grid, opacity(grid, (z, y, x))
+    return grid, opacity(grid, grid_spacing(acquisition, grid.shape))
+
+
+def components(variant: str, found: np.ndarray, held: np.ndarray) -> list[np.ndarray]:
+    """Return, by fold, the principal components of a variant's features, without the fold's patients.
+
+    found: the network's features of prior and index scan, (N, 2C); held: fold of each patient, (N,).
+    """
+    values = head_inputs(variant, found if variant == "pair" else found[:, found.shape[1] // 2 :])
+    return [principal_components(values, held != fold, COMPONENTS) for fold in range(FOLDS)]
 
 
 def foretold(pairs: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
@@ -88,8 +96,7 @@ def foretold(pairs: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
     held, orders = rng.permutation(np.arange(len(pairs)) % FOLDS), permuted_orders(len(pairs), PERMUTATIONS, rng)
     pairs, logits = pairs.assign(fold=held), {}
     for words, variant in VARIANTS.items():
-        values = head_inputs(variant, found if variant == "pair" else found[:, found.shape[1] // 2 :])
-        inputs = [principal_components(values, held != fold, COMPONENTS) for fold in range(FOLDS)]
+        inputs = components(variant, found, held)
         logits[words] = permuted_logits(inputs, held, pairs["label"].to_numpy(float), orders)
     table = separations(pairs, logits, orders, [("two scans", "one scan")], DRAWS, NAME)
     return table.assign(predictor="network, " + table["predictor"])
@@ -102,10 +109,7 @@ def bars_of(pairs: pd.DataFrame, found: np.ndarray, rng: np.random.Generator) ->
     days, event = (pairs[name].to_numpy(float) for name in ("remaining_days", "event"))
     for name in BARRED:
         if name in VARIANTS.values():
-            own = found if name == "pair" else found[:, found.shape[1] // 2 :]
-            inputs = predictors.Inputs(
-                [principal_components(head_inputs(name, own), held != fold, COMPONENTS) for fold in range(FOLDS)]
-            )
+            inputs = predictors.Inputs(components(name, found, held))
         else:
             inputs = predictors.inputs_of_columns(pairs, name, FOLDS)
         tried = orders if name == "opacity_pair" else orders[:1]

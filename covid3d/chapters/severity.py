@@ -67,7 +67,8 @@ class Severity:
 
         Patients who have both; paired, by Tango's score interval.
         """
-        both = pd.DataFrame({"s": self._in_week("logit"), "burden": self._in_week(BURDEN)}).dropna().astype(bool)
+        tops = {"s": self._top("logit"), "burden": self._top(BURDEN)}
+        both = pd.DataFrame({name: self._in_week(top) for name, top in tops.items()}).dropna().astype(bool)
         if both.empty:
             return Estimate.missing(NO_TRUTH)
         s, burden = both["s"], both["burden"]
@@ -84,8 +85,8 @@ class Severity:
         """
         ill, rows = self._top(BURDEN), []
         for column, words in {"logit": "s", **MEASURES}.items():
-            top, in_week = self._top(column), self._in_week(column)
-            same = top.isin(ill)
+            top = self._top(column)
+            in_week, same = self._in_week(top), top.isin(ill)
             share = wilson(int(in_week.sum()), len(top)).of_unit("%") if len(top) else Estimate.missing(NO_TRUTH)
             rows.append((words, f"{in_week.sum()} of {len(top)}", share, f"{same.sum()} of {len(top)}"))
         week = self.course["day"].between(*WEEK).groupby(self.course["patient_id"]).mean()
@@ -93,9 +94,8 @@ class Severity:
         rows.append(("a scan drawn blindly", "", blind if len(week) else Estimate.missing("no scans"), ""))
         return pd.DataFrame(rows, columns=["highest", "patients", "share", "on the burden's scan"]).set_index("highest")
 
-    def _in_week(self, column: str) -> pd.Series:
-        """Return, by patient, whether the highest value lies on days 7 to 10."""
-        top = self._top(column)
+    def _in_week(self, top: pd.Series) -> pd.Series:
+        """Return, by patient, whether the scan of its row lies on days 7 to 10."""
         return pd.Series(self.course.loc[top, "day"].between(*WEEK).to_numpy(), index=top.index)
 
     def _top(self, column: str) -> pd.Series:

@@ -15,6 +15,8 @@ from covid3d.run.errors import ManifestError, nearest
 EXPORT = "Export the table as 'CSV UTF-8, comma separated'"
 SAFE_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 REWRITTEN = r"[+-]?\d+([.,]\d+)?[eE][+-]\d+"
+MISSING = r"(?i:na|nan|null|none)"
+"""Words that readers of tables take for an empty cell."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ def one_of(*names: str, blank: bool = True) -> Rule:
 
 
 def identifier(*, blank: bool = False) -> Rule:
-    """Return the rule of a column of ids: safe as a file name, and not a number rewritten by a spreadsheet."""
+    """Return the rule of a column of ids: safe as a file name, no number rewritten by a spreadsheet, no word for "empty"."""
     return Rule(
-        lambda text: re.fullmatch(SAFE_ID, text) is not None and re.fullmatch(REWRITTEN, text) is None,
+        lambda text: re.fullmatch(SAFE_ID, text) is not None and re.fullmatch(f"{REWRITTEN}|{MISSING}", text) is None,
         "an id of letters, digits, '.', '_' and '-', at most 64, kept as text",
         blank=blank,
     )
@@ -182,6 +184,9 @@ def _cure(column: str, value: str, rule: Rule) -> str:
         return f"Write the {column} in years as a number, e.g. {int(value[:-1]) if value.endswith('Y') else 1}"
     if re.fullmatch(r"[+-]?\d+,\d+", value):
         return "Write a decimal point, not a comma"
+    if re.fullmatch(MISSING, value):
+        empty = "leave it empty, or write" if rule.blank else "write"
+        return f"'{value}' is many programs' word for an empty cell: {empty} {rule.expects}"
     return f"Expected: {rule.expects}"
 
 

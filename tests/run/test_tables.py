@@ -20,10 +20,20 @@ def test_only_plain_decimal_numbers_are_numbers(text: str, value: float | None) 
 
 @pytest.mark.parametrize(
     ("text", "accepted"),
-    [("007", True), ("A-1.b_2", True), ("12e34", True), ("1.2E+05", False), ("1E-05", False), ("a/b", False), ("..", False)],
+    [("007", True), ("A-1.b_2", True), ("12e34", True), ("1.2E+05", False), ("1E-05", False), ("a/b", False), ("..", False),
+     ("NA", False), ("null", False), ("NaN", False), ("None", False), ("NAB", True)],
 )  # fmt: skip
-def test_ids_are_safe_as_file_names_and_not_rewritten_numbers(text: str, accepted: bool) -> None:
+def test_ids_are_safe_as_file_names_and_neither_rewritten_numbers_nor_words_for_empty(
+    text: str, accepted: bool
+) -> None:
     assert identifier().accepts(text) == accepted
+
+
+def test_a_word_for_empty_says_what_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("name,kind,count\nNA,a,1\n")
+    with pytest.raises(ManifestError, match="'NA' is many programs' word for an empty cell: write an id of letters"):
+        check_values(read_cells(path, RULES), RULES, path.name)
 
 
 def test_cells_keep_the_line_they_start_on(tmp_path: Path) -> None:
