@@ -1,6 +1,7 @@
 """How good could anyone be, and how good is it to see no image? The perfect reader of simulated scans, and two blind models."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
@@ -10,7 +11,8 @@ from covid3d.cohort.intake import accepted, read_intake
 from covid3d.network.tabular import METADATA, fit_predict, logistic
 from covid3d.run.profile import Run
 from covid3d.stats.auc import auc, mean_fold_auc
-from covid3d.stats.estimate import Estimate
+from covid3d.stats.estimate import Estimate, p_value
+from covid3d.stats.independent import FEWEST, unpaired_delong, welch
 
 NO_TRUTH = "real scans have no oracle"
 
@@ -51,6 +53,36 @@ def by_hospital(run: Run, inside: pd.DataFrame, outside: Mapping[str, pd.DataFra
     best = {name: oracle(run, part) for name, part in {"A": inside, **outside}.items()}
     rows = [(name, found[name], best[name], skill(found[name], best[name])) for name in found]
     return pd.DataFrame(rows, columns=["hospital", "AUC", "perfect reader", "skill"]).set_index("hospital")
+
+
+def group_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the AUC of one age, and of one sex, at A minus that of the other (`unpaired_delong`, nominal), a row each.
+
+    scores: `Decisions.grouped`. Beside it, of simulated scans, the same of the perfect reader and of the true burden (points of
+    the lung, Welch). Missing unless there are two groups, each with ten patients of each class.
+    """
+    truth, inside, rows = read_truth(run), scores[scores["hospital"] == "A"], []
+    known = [] if truth is None else ["oracle_grid_logit", "burden_fraction"]
+    if truth is not None:
+        inside = inside.merge(truth[["scan_id", *known]], on="scan_id")
+    for by in ("age", "sex"):
+        parts = [part for _, part in inside[inside[by] != "unknown"].groupby(by)]
+        names = " minus ".join(str(part[by].iloc[0]) for part in parts)
+        if len(parts) != 2 or min((part["label"] == label).sum() for part in parts for label in (0, 1)) < FEWEST:
+            rows.append((by, names, *[Estimate.missing("too few")] * 4))
+            continue
+        areas = [
+            unpaired_delong(*((part["label"], part[column]) for part in parts)) for column in ("logit", *known[:1])
+        ]
+        row = [
+            areas[0].estimate.noted("nominal"),
+            p_value(areas[0].p, "nominal"),
+            *(best.estimate for best in areas[1:]),
+        ]
+        row += [replace(welch(*(100 * part[column] for part in parts)), unit="points") for column in known[1:]]
+        rows.append((by, names, *row, *[Estimate.missing(NO_TRUTH)] * (4 - len(row))))
+    columns = ["by", "groups", "difference", "p", "perfect reader", "true burden"]
+    return pd.DataFrame(rows, columns=columns).set_index("by")
 
 
 def blind_models(run: Run) -> pd.Series:

@@ -21,14 +21,13 @@ from covid3d.stats import calibration
 from covid3d.stats.auc import auc, youden_threshold
 from covid3d.stats.calibration import Recalibration, recalibration
 from covid3d.stats.estimate import Estimate
+from covid3d.stats.independent import FEWEST
 from covid3d.stats.proportions import wilson
 
 POOLED, OF_ENSEMBLE = "pooled scores of A", "pooled scores of A, ensemble"
 ONE_FOLD, HALF = "the deployed fold alone", "probability 0.5"
 RULES = (POOLED, OF_ENSEMBLE, ONE_FOLD, HALF)
 RAW, REFITTED = "as scored", "recalibrated on A"
-FEWEST = 10
-"""A class of a subgroup with fewer patients says too little."""
 CURVE = np.linspace(0.05, 0.95, 91)
 TREATED_FROM = (0.25, 0.5, 0.75)
 PREVALENCES = (0.02, 0.1, 0.3, 0.5)
@@ -208,12 +207,7 @@ class Decisions:
 
         "too few" where a class has fewer than ten patients. A: pooled out-of-fold scores, nominal.
         """
-        inside, outside = self.inside.assign(hospital="A"), self.outside.assign(logit=self.outside[THREE_D])
-        table = pd.concat([inside, outside], ignore_index=True).merge(self.patients, on="scan_id", how="left")
-        middle = table.loc[table["hospital"] == "A", "age"].median()
-        older = np.where(table["age"] >= middle, f"from {middle:.0f} on", f"below {middle:.0f}")
-        table["age"] = np.where(table["age"].notna() & np.isfinite(middle), older, "unknown")
-        rows = []
+        table, rows = self.grouped(), []
         for by in ("age", "sex", "scanner"):
             for (hospital, group), part in table.groupby(["hospital", by]):
                 sizes = [int((part["label"] == label).sum()) for label in (1, 0)]
@@ -221,6 +215,14 @@ class Decisions:
                 rows.append((hospital, by, group, *sizes, found.noted("nominal") if hospital == "A" else found))
         index = ["hospital", "by", "group"]
         return pd.DataFrame(rows, columns=[*index, "COVID+", "COVID-", "AUC"]).set_index(index)
+
+    def grouped(self) -> pd.DataFrame:
+        """Return every patient's hospital, label and logit with sex, scanner and the side of A's median age."""
+        inside, outside = self.inside.assign(hospital="A"), self.outside.assign(logit=self.outside[THREE_D])
+        table = pd.concat([inside, outside], ignore_index=True).merge(self.patients, on="scan_id", how="left")
+        middle = table.loc[table["hospital"] == "A", "age"].median()
+        older = np.where(table["age"] >= middle, f"from {middle:.0f} on", f"below {middle:.0f}")
+        return table.assign(age=np.where(table["age"].notna() & np.isfinite(middle), older, "unknown"))
 
     def flips(self) -> pd.DataFrame:
         """Return how often another window turns a patient's call, by hospital: of the pooled threshold, against the nominal.

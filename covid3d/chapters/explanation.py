@@ -5,14 +5,14 @@ without their ReLU: what lowers the logit is kept, with its sign. A patient of A
 the patient.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage, stats
+from scipy import ndimage
 from torch import nn
 
 from covid3d.chapters import results
@@ -29,6 +29,7 @@ from covid3d.run.errors import ConfigError, nearest
 from covid3d.run.files import progress, random_seed, write_csv
 from covid3d.run.profile import Run
 from covid3d.stats.estimate import Estimate
+from covid3d.stats.independent import welch
 
 Method = Literal["gradcam", "hirescam"]
 KNOWN = ("scan_id", "patient_id", "hospital", "role", "label", "why")
@@ -38,6 +39,8 @@ CASE_AGE, CASE_SCANS = 24, 5
 CALLS = {"TP": (1, True), "FN": (1, False), "FP": (0, True), "TN": (0, False)}
 CLASSES = {1: "COVID+", 0: "COVID-"}
 LEAST_RATIO = 2.0  # the bar of the protocol, with a lower limit above 1
+FORMS = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "integrated": "integrated gradients"}
+BEST_LAYER = pd.Index(["best layer"], name="layer")
 NO_TRUTH = "real scans have no masks of lesions or lungs"
 
 
@@ -356,10 +359,7 @@ class Maps:
     def mass_difference(self) -> Estimate:
         """Return the mean positive mass of external COVID- scans minus that of COVID+ scans (Welch, Biometrika 1947)."""
         mass = [self.external.loc[self.external["label"] == label, "positive_mass"] for label in (0, 1)]
-        if min(map(len, mass)) < 2:
-            return Estimate.missing("a class has fewer than two scans")
-        low, high = stats.ttest_ind(*mass, equal_var=False).confidence_interval()
-        return Estimate(float(mass[0].mean() - mass[1].mean()), float(low), float(high), "Welch's t", unit="logit")
+        return replace(welch(*mass), unit="logit")
 
 
 def _median(values: pd.Series) -> Estimate:
@@ -372,18 +372,23 @@ def _median(values: pd.Series) -> Estimate:
 
 
 def ratios_by_layer() -> tuple[pd.DataFrame, str]:
-    """Return the stored ratio of the positive map at every layer, one column a method, and a caption that says of which run."""
+    """Return the stored ratio of the positive map at every layer, one column a method, and a caption that says of which run.
+
+    The last row is the best layer of each method, with its name; it stands alone where nothing is stored.
+    """
     stored = campaigns.read("map_layers")
     if stored is None:
-        return pd.DataFrame({"layer": []}), "The campaign of the layers has not been run."
+        best: dict[str, Estimate] = dict.fromkeys(FORMS.values(), Estimate.missing("not measured"))
+        return pd.DataFrame([best], index=BEST_LAYER), "Other layers and methods: no stored measurement."
     part = stored[stored["part"] == "positive"]
     table = part.pivot(index="layer", columns="method", values="ratio").reindex(part["layer"].unique())
-    names = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "integrated": "integrated gradients"}
+    table = table[[form for form in FORMS if form in table]].rename(columns=FORMS).rename_axis(columns=None)
+    best = {str(name): Estimate(float(of.max()), remark=str(of.idxmax())) for name, of in table.items()}
     scans, commit = part["scans"].max(), part["commit"].iloc[0]
     caption = (
         f"Ratio at every layer, of {scans} COVID+ scans; not of this run but of simulated scans (commit {commit})."
     )
-    return table.rename(columns=names).rename_axis(columns=None), caption
+    return pd.concat([table, pd.DataFrame([best], index=BEST_LAYER)]).rename_axis("layer"), caption
 
 
 def lesion_share_table(summary: pd.DataFrame, replicates: int, seed: int) -> pd.DataFrame:

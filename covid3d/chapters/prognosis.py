@@ -199,8 +199,9 @@ class Prognosis:
             cut, found = cut_offs.best_cut(own, days, event), cut_offs.permuted(logits, self._orders, days, event, own)
             p = survival.permuted(found.p, found.reason)
             row = {"predictor": NAMES[name], "cut-offs": cut.cuts, "leave later": cut.later}
-            row |= {"chi-square": cut.chi_square, "uncorrected p": cut.uncorrected}
-            rows.append(row | {"permutation p": p.noted(risk.NEAR) if name in VARIANTS else p})
+            row |= stays.beside_cut(own, days, event) | {"chi-square": cut.chi_square, "uncorrected p": cut.uncorrected}
+            row |= {"permutation p": p.noted(risk.NEAR) if name in VARIANTS else p}
+            rows.append(row | {"least p": 1 / (1 + len(found.null))})
         return pd.DataFrame(rows).set_index("predictor")
 
     def _logits(self, name: str, table: pd.DataFrame) -> Floats:
@@ -381,10 +382,10 @@ class Prognosis:
         panels = {words: risk.curves(self.predictors[name]) for words, name in names.items()}
         return draw.kaplan_meier(panels, {words: self._note(name) for words, name in names.items()})
 
-    def plot_incidence(self) -> Figure | dict[str, str]:
+    def plot_incidence(self) -> Figure | None:
         """Return the cumulative incidences of discharge and death by the two-scan groups (Aalen-Johansen), where some died."""
         if not self._anybody_died:
-            return {"competing events": NOBODY_DIED}
+            return None
         causes = {"cause_1": "discharged alive", "cause_2": "died"}
         table = self.predictors["pair"]
         return draw.incidence(risk.incidences(table), causes, risk.curves(table), risk.gray_in_words(table))

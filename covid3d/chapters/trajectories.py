@@ -247,8 +247,8 @@ class Trajectories:
     def case_study(self) -> pd.DataFrame:
         """Return the patient of Figure 4, one row a scan: the paper's day, s, its place among COVID- scans, and the lung.
 
-        True burden and opacity are shares of the lung. percentile: among the COVID- first scans of the same fold. beyond
-        noise: changed since the scan before by more than the noise band; never where there is no band.
+        True burden and opacity are shares of the lung. percentile: among the COVID- first scans of the same fold. moved beyond
+        noise: since the scan before, by more than the noise band; never where there is no band. H: `_peaks`.
         """
         others = self.negatives()
         negative = others.loc[others["fold"].isin(self.case["fold"]), "logit"]
@@ -259,17 +259,18 @@ class Trajectories:
                 "s": self.case["logit"],
                 "probability": self.case["probability"],
                 "percentile": [courses.percentile_in(negative, score) for score in self.case["logit"]],
-                "beyond noise": (self.case["logit"].diff().abs() > self.band.half_width).tolist(),
+                "moved beyond noise": (self.case["logit"].diff().abs() > self.band.half_width).tolist(),
+                "H": self._peaks,
             }
         )
         return pd.concat([table, severity.shares_in_words(self.case)], axis=1).set_index("scan")
 
     def case_facts(self) -> dict[str, Any]:
-        """Return the case study in numbers; days count as the paper's do, and H is the largest value of the last map."""
+        """Return the case study in numbers; days count as the paper's do, and H is that of `_peaks`."""
         if self.case.empty:
             return dict.fromkeys(CASE_FACTS, Estimate.missing(NOBODY))
         table, maps = self.case_study(), self._maps()
-        last, size = table.iloc[-1], float(np.abs(maps[-1]).max())
+        last, (*earlier, size) = table.iloc[-1], self._peaks
         leaves = float(last["day"] + self.case["days_to_discharge"].iloc[-1])
         values = (
             len(table),
@@ -280,6 +281,8 @@ class Trajectories:
             float(last["percentile"]),
             size,
             size * max(float(last["s"]), 0.0),
+            Estimate(min(earlier, default=NAN), method="there is no earlier scan"),
+            Estimate(max(earlier, default=NAN), method="there is no earlier scan"),
             any(bool(heat.min() < 0 < heat.max()) for heat in maps),
         )
         return dict(zip(CASE_FACTS, values, strict=True))
@@ -339,6 +342,11 @@ class Trajectories:
     def _maps(self) -> list[np.ndarray]:
         return [explanation.read_map(self.run, scan) for scan in self.case["scan_id"]]
 
+    @cached_property
+    def _peaks(self) -> list[float]:
+        """The largest absolute value of each scan's map, logit a voxel."""
+        return [float(np.abs(heat).max()) for heat in self._maps()]
+
     def _spacing(self) -> tuple[float, float, float]:
         """Return the voxel size of the grid of the case's first scan, mm (z, y, x)."""
         if self.case.empty:
@@ -364,6 +372,8 @@ CASE_FACTS = (
     "percentile at the last scan",
     "H at the last scan",
     "H x max(s, 0) at the last scan",
+    "lowest H of an earlier scan",
+    "highest H of an earlier scan",
     "maps have both signs",
 )
 

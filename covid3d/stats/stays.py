@@ -9,8 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from lifelines import KaplanMeierFitter
+from numpy.typing import ArrayLike
+from scipy.special import expit
 
-from covid3d.stats.estimate import Estimate
+from covid3d.stats import survival
+from covid3d.stats.cut_offs import LEAST
+from covid3d.stats.estimate import Estimate, complete
 
 
 def by_rule(table: pd.DataFrame, limit: float) -> pd.DataFrame:
@@ -97,3 +102,23 @@ def outside(table: pd.DataFrame, scores: pd.DataFrame, names: Mapping[str, str])
             row |= {f"{name}, mean": values.mean(), f"{name}, lowest": values.min(), f"{name}, highest": values.max()}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def beside_cut(scores: ArrayLike, days: ArrayLike, events: ArrayLike) -> dict[str, Any]:
+    """Return where `cut_offs.best_cut` cuts the logits (N,), as a probability, and the patients on both sides.
+
+    Their stay is the first day on which the Kaplan-Meier curve is at one half or below.
+    """
+    score, time, event = complete(scores, days, events)
+    high = score >= np.unique(score)[:, None]
+    high = high[(high.mean(1) >= LEAST) & (high.mean(1) <= 1 - LEAST)]
+    if not len(high) or len(score) < np.size(scores):
+        nothing = Estimate.missing("no cut-off")
+        return {"best cut-off": nothing, "at or above": 0, "stay above": nothing, "below": 0, "stay below": nothing}
+    above = high[survival.log_rank_statistics(time, event, high).argmax()]
+    found: dict[str, Any] = {"best cut-off": float(expit(score[above].min()))}
+    for side, name, which in (("at or above", "stay above", above), ("below", "stay below", ~above)):
+        median = KaplanMeierFitter().fit(time[which], event[which]).median_survival_time_
+        stay = Estimate(median, unit="days") if np.isfinite(median) else Estimate.missing("most are still there")
+        found |= {side: int(which.sum()), name: stay}
+    return found

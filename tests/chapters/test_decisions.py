@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from covid3d.chapters import decisions, scored
+from covid3d.chapters import ceiling, decisions, scored
 from covid3d.chapters.decisions import HALF, ONE_FOLD, POOLED, RAW, REFITTED, Decisions
 from covid3d.run.errors import Covid3DError
 from covid3d.stats.auc import youden_threshold
@@ -106,6 +106,25 @@ def test_a_subgroup_has_an_auc_or_says_that_it_is_too_small(made):
     assert str(table.at[("C", "scanner", "one"), "AUC"]) == "not available (too few)"
     assert table.loc["B", ["COVID+", "COVID-"]].groupby("by").sum().eq(12).all(axis=None), "nobody is lost"
     assert table.at[("A", "scanner", "one"), "AUC"].remark == "nominal"
+
+
+def test_two_groups_of_a_are_compared_and_what_the_truth_knows_of_them_stands_beside(made, monkeypatch):
+    truth = made.inside.rename(columns={"logit": "oracle_grid_logit"})[["scan_id", "oracle_grid_logit"]]
+    truth["burden_fraction"] = np.where(made.patients["sex"][: len(truth)] == "F", 0.1, 0.2) + RNG.normal(
+        0, 0.01, len(truth)
+    )
+    monkeypatch.setattr(ceiling, "read_truth", lambda run: truth)
+    found, area = ceiling.group_differences(None, made.grouped()).loc["sex"], made.subgroups()["AUC"]
+    assert found["groups"] == "F minus M" and found["p"].remark == "nominal"
+    assert found["difference"].value == pytest.approx(area["A", "sex", "F"].value - area["A", "sex", "M"].value)
+    assert found["perfect reader"].low == found["difference"].low and found["true burden"].value == pytest.approx(
+        -10, abs=1
+    )
+    few = ceiling.group_differences(None, made.grouped().head(20))
+    assert str(few.at["sex", "p"]) == "not available (too few)"
+    monkeypatch.setattr(ceiling, "read_truth", lambda run: None)
+    real = ceiling.group_differences(None, made.grouped())
+    assert real.at["age", "difference"].known and "real scans" in str(real.at["age", "true burden"])
 
 
 def test_without_an_age_at_a_nobody_elsewhere_is_older_or_younger(made):

@@ -117,7 +117,7 @@ def test_a_cohort_without_rescans_has_no_band_and_calls_no_change_larger(s):
     counted = bare.shares().set_index("what")["patients"]
     assert counted["of these, fall from the peak beyond noise"] == "0 of 0"
     assert counted["of these, s within the noise band around 0"] == "0 of 0"
-    assert not bare.case_study()["beyond noise"].any()
+    assert not bare.case_study()["moved beyond noise"].any()
 
 
 def test_shares_count_patients_with_wilsons_interval(s):
@@ -261,6 +261,7 @@ def test_the_evidence_of_the_case_stands_beside_its_true_burden(run, s):
 def test_the_case_is_the_patient_of_the_papers_age_and_scans(run, monkeypatch):
     monkeypatch.setattr(explanation, "CASE_AGE", 33)
     monkeypatch.setattr(explanation, "CASE_SCANS", 3)
+    monkeypatch.setattr(explanation, "read_map", lambda run, scan: np.zeros((2, 2, 2)))
     found = trajectories.load(run)
     assert found.case["patient_id"].unique().tolist() == ["A003"]
     assert found.case_words().startswith("33 years, 3 scans; ")
@@ -286,6 +287,8 @@ def test_the_case_in_numbers(s):
     assert facts["day of discharge"].value == 10, "9 days after the first scan"
     assert facts["day of the last scan"].value == last["day"] + 1
     assert facts["probability at the last scan, %"].value == pytest.approx(100 * last["probability"])
+    *earlier, size = s.case_study()["H"]
+    assert (facts["H at the last scan"], facts["highest H of an earlier scan"].value) == (size, max(earlier))
     assert facts["H x max(s, 0) at the last scan"] == pytest.approx(facts["H at the last scan"] * max(last["logit"], 0))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.stats import auc, calibration, courses, cut_offs, over_time, proportions, survival
+from covid3d.stats import auc, calibration, courses, cut_offs, independent, over_time, proportions, survival
 
 FOLDER = Path(__file__).parent / "reference"
 EQUAL = {"rel": 1e-6, "abs": 1e-7, "nan_ok": True}
@@ -28,7 +28,7 @@ def limits(found) -> list[float]:
 
 
 @pytest.mark.parametrize(("expected", "data"), cases("auc"))
-def test_auc_its_intervals_and_paired_delong_equal_proc_and_auroc(expected, data):
+def test_auc_its_intervals_and_delong_for_differences_equal_proc_and_auroc(expected, data):
     label, a, b = (data[name].to_numpy() for name in ("label", "a", "b"))
     value = auc.auc_value(label, a)
     assert value == pytest.approx(expected["auc"])
@@ -36,6 +36,10 @@ def test_auc_its_intervals_and_paired_delong_equal_proc_and_auroc(expected, data
     assert limits(auc.auc(label, a)) == pytest.approx(list(expected[["newcombe_low", "newcombe_high"]]), **EQUAL)
     paired = auc.paired_delong(label, a, b)
     assert paired.p == pytest.approx(expected["p"], **EQUAL)
+    unpaired = independent.unpaired_delong((label, a), (label, b))
+    spread = min(auc.delong_standard_error(label, score) for score in (a, b)) > 0  # R tests where only one AUC has any
+    assert unpaired.p == pytest.approx(expected["unpaired_p"] if spread else math.nan, **EQUAL)
+    assert (unpaired.p < 0.05) == (not unpaired.estimate.low <= 0 <= unpaired.estimate.high) or math.isnan(unpaired.p)
     for found, names in (
         (auc.delong_interval(label, a), ["low", "high"]),
         (auc.logit_delong_interval(label, a), ["logit_low", "logit_high"]),

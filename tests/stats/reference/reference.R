@@ -29,10 +29,12 @@ keep(lapply(split(read("auc"), ~case), function(d) {
   logit <- plogis(qlogis(area) + c(-1, 1) * z * sqrt(variance) / (area * (1 - area)))
   newcombe <- or_na(auc.mw.newcombe(d$a[d$label == 1], d$a[d$label == 0], 0.05), 3)
   paired <- or_na(roc.test(a, b, method = "delong", paired = TRUE))
+  unpaired <- or_na(roc.test(a, b, method = "delong", paired = FALSE))
   difference <- if (is.list(paired)) c(paired$p.value, paired$conf.int) else rep(NA, 3)
   data.frame(case = d$case[1], auc = area, var = variance, low = wald[1], high = wald[3], logit_low = logit[1],
              logit_high = logit[2], newcombe_low = newcombe[2], newcombe_high = newcombe[3], p = difference[1],
-             d_low = difference[2], d_high = difference[3])
+             d_low = difference[2], d_high = difference[3],
+             unpaired_p = if (is.list(unpaired)) unpaired$p.value else NA)
 }), "auc")
 
 # --- ranks: exact p where nothing is tied, and the t approximation -----------------------------------------------------
