@@ -124,10 +124,6 @@ def _null_world(table: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(p=ordered["p"]).set_index(["world", "quantity"])
 
 
-def _kept_level(table: pd.DataFrame) -> pd.Series:
-    return table["rejections"] <= table["allowed"]
-
-
 def _null_runs(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby("quantity").agg(rows=("value", "size"), mean=("value", "mean"), SD=("value", "std"))
 
@@ -148,6 +144,11 @@ def _boxes(table: pd.DataFrame) -> pd.DataFrame:
     shown = table.assign(ratio=_estimates(table, "value", "low", "high"), seed=table["seed"].map("seed {}".format))
     keys = ["evidence", "class", "reader"]
     return shown.pivot(index=keys, columns="seed", values="ratio").sort_index(ascending=[False, True, True])
+
+
+def _depth(table: pd.DataFrame) -> pd.DataFrame:
+    shown = table[["quantity", "patients"]].assign(found=_estimates(table, "value", "low", "high"), p=table["p"])
+    return shown.set_index("quantity")
 
 
 def _power(table: pd.DataFrame) -> pd.DataFrame:
@@ -212,6 +213,7 @@ WORDS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "phantom_course": _whole_course,
     "phantom_prognosis": _prognosis,
     "phantom_boxes": _boxes,
+    "phantom_depth": _depth,
     "phantom_gain": _gain,
     "phantom_power": _power,
     "phantom_speed": _speed,

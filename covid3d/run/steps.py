@@ -245,7 +245,7 @@ STEPS: dict[str, Step] = {
     "03_cross_validation": Chapter(needs=("selection", "windows"), stored=("seeds",), optional=("nested",)),
     "04_external_tests": Chapter(
         needs=("external", "windows", "explain", "random_labels", "evidence", "twins"),
-        stored=("comparators", "map_layers", "coverage", "levels", "window_order", "phantom_boxes"),
+        stored=("comparators", "map_layers", "coverage", "levels", "window_order", "phantom_boxes", "phantom_depth"),
         optional=("comparators",),
     ),
     "05_reader_comparison": Chapter(needs=("external",), said=READINGS),

@@ -154,6 +154,7 @@ def test_the_chapter_declares_every_stored_table_that_it_reads(run, monkeypatch)
     explanation.ratios_by_layer()
     robustness.window_order()
     measured.stored("phantom_boxes")
+    measured.stored("phantom_depth")
     in_external_tests = {"coverage", "levels"}
     assert set(asked) | in_external_tests == set(steps.STEPS["04_external_tests"].stored)
 

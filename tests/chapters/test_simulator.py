@@ -69,7 +69,7 @@ def test_a_changed_order_form_changes_the_fingerprint_of_the_cohorts_chapter(roo
 
 
 def test_every_declared_campaign_is_shown_in_words(sim):
-    of_chapter_4 = {"phantom_boxes"}
+    of_chapter_4 = {"phantom_boxes", "phantom_depth"}
     assert set(measured.WORDS) == set(STORED) | of_chapter_4
     for name in STORED:
         assert not sim.campaign(name).empty

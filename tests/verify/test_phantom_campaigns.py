@@ -7,6 +7,7 @@ from benchmarks import (
     fairness,
     phantom,
     phantom_boxes,
+    phantom_depth,
     phantom_evidence,
     phantom_gain,
     phantom_truth,
@@ -59,6 +60,12 @@ def test_evidence_against_covid_lies_in_the_lesions_of_the_other_class():
         phantom_boxes.NAME, "seed", seeds.SEEDS, phantom_boxes.measure, phantom_boxes.MADE_BY
     ).query("reader == 'network' and evidence == 'against COVID-19'")
     assert (table.loc[table["class"] == "COVID-", "low"] > 1).all(), table.to_string()
+
+
+def test_single_slices_lose_little_of_what_tells_the_class():
+    announce("the perfect reader of whole scans and one of single slices, 1,200 simulated patients; 6 min on 2 cores")
+    found = phantom_depth.campaign().set_index("quantity")["value"]
+    assert found["AUC, single slices"] > 0.85, found.to_string()
 
 
 @pytest.mark.parametrize("size", ["scan", "cohort"])
