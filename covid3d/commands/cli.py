@@ -176,7 +176,11 @@ def manifest_new(
     draft = draft_manifest(folder, out, key)
     scans, patients = len(draft.table), draft.table["patient_id"].nunique()
     name, key_name = printable(out.name), printable(key.name)
-    typer.echo(f"{name}: {scans} scans of {patients} patients; fill in label, hospital and role")
+    typer.echo(f"{name}: {scans} scans of {patients} patients; fill in label")
+    typer.echo(
+        "assumed: hospital A; a patient's first scan is external (scored, never trained on), a later one followup. "
+        "Other hospitals, or scans to train on (development): change the columns hospital and role"
+    )
     typer.echo(f"the key to the pseudonyms is data/keys/{key_name}: keep it to yourself")
     typer.echo("".join(f"{line}\n" for line in draft.lines()), nl=False)
     if draft.left:
@@ -255,14 +259,21 @@ def claims_diff(
 
 
 def finished(name: str) -> "Run":
-    """Return a run that exists; it is never created here."""
+    """Return a run that was finished once, and say on stderr when it is being computed anew; it is never created here."""
+    from covid3d.commands.pipeline import computed_by
     from covid3d.run.profile import open_run, repository_root
 
     folder = repository_root() / "runs"
+    under_way = (folder / name / "config.yaml").is_file() and computed_by(open_run(name)) is not None
     if not (folder / name / "values.json").is_file():
         known = sorted(path.parent.name for path in folder.glob("*/values.json"))
         cure = nearest(name, known) if known else "Make one with `make smoke`"
-        raise ConfigError(f"there is no finished run '{name}'", where="runs/", cure=cure)
+        what = f"there is no finished run '{name}'"
+        if under_way:
+            what, cure = f"run '{name}' is being computed for the first time", "Wait until it is done"
+        raise ConfigError(what, where="runs/", cure=cure)
+    if under_way:
+        typer.echo(f"run '{name}' is being computed: chapters not done yet show their values of before", err=True)
     return open_run(name)
 
 

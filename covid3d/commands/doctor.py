@@ -83,7 +83,7 @@ def as_text(report: dict[str, Any]) -> str:
     for row in report["profiles"]:
         state = "; ".join(row["short"]) or "ready"
         lines.append(
-            f"{row['profile']:9} {row['minutes']:g} min on {row['on']}, {row['disk_gb']:g} GB disk, "
-            f"{row['memory_gb']:g} GB memory: {state}"
+            f"{row['profile']:9} needs {row['memory_gb']:g} GB memory and {row['disk_gb']:g} GB disk; "
+            f"{row['minutes']:g} min where it was measured ({row['on']}). Here: {state}"
         )
     return "\n".join(lines)

@@ -163,14 +163,9 @@ def environment(run: Run, cluster: str = "") -> dict[str, str]:
 def clear_dead_lock(run: Run) -> None:
     """Remove Snakemake's lock, and what lay half-written, when its process is dead; refuse when it lives."""
     locks = [path for path in run.path(".snakemake", "locks").glob("*") if path.is_file()]
-    try:
-        holder = read_json(run.path("logs", "process.json"))
-        alive = abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
-        alive = False
-    if alive:
+    if holder := computed_by(run):
         raise Covid3DError(
-            f"run '{run.name}' is being computed by process {holder['pid']}",
+            f"run '{run.name}' is being computed by process {holder}",
             cure="Wait for it, or stop that process",
             code="locked",
         )
@@ -178,6 +173,16 @@ def clear_dead_lock(run: Run) -> None:
         path.unlink()
     for path in leftovers(run) if locks else ():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def computed_by(run: Run) -> int | None:
+    """Return the number of the process that computes a run at this moment, or None."""
+    try:
+        holder = read_json(run.path("logs", "process.json"))
+        alive = abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return None
+    return int(holder["pid"]) if alive else None
 
 
 def leftovers(run: Run) -> list[Path]:

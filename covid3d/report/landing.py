@@ -179,7 +179,7 @@ def _bar(values: Values, address: str, places: Mapping[str, tuple[str, str]]) ->
     """Return a bar in words: its name, what was found, what was asked, and its table as a link."""
     table, *words = address.split(".")
     name = re.sub(r"\b([23])d\b", r"\1D", " ".join(words or [table]).replace("_", " "))
-    name = name.replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
+    name = re.sub(r"\b0 (\d+)\b", r"0.\1", name).replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
     one = values.get(f"{address}.found", {})
     found = one["text"] if one.get("value") is not None else ""
     asks = next((values[f"{address}.{word}"]["text"] for word in ASKED if f"{address}.{word}" in values), "")

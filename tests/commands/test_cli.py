@@ -76,6 +76,7 @@ def test_doctor_tells_the_machine_and_every_profile(call):
     assert found.returncode == 0
     for word in ("Python", "Disk", "Cores", "Memory", "GPU", "smoke", "standard", "paper"):
         assert word in found.stdout
+    assert "smoke     needs 4 GB memory" in found.stdout and "where it was measured" in found.stdout
     report = json.loads(call("doctor", "--json").stdout)
     assert [row["profile"] for row in report["profiles"]] == ["paper", "smoke", "standard"]
 
@@ -212,6 +213,7 @@ def test_a_draft_with_nothing_left_out_is_exit_status_0(call, root):
     assert found.returncode == 0, found.stderr
     assert "1 scans of 1 patients" in found.stdout
     assert "set aside: scout: 2 images, a localizer" in found.stdout
+    assert "assumed: hospital A; a patient's first scan is external" in found.stdout
 
 
 def test_a_draft_says_what_it_left_out_and_exits_with_1_whatever_the_names(call, root):

@@ -16,7 +16,7 @@ import warm_python
 import yaml
 from conftest import CHECKOUT, furnish
 
-from covid3d.commands import pipeline
+from covid3d.commands import cli, pipeline
 from covid3d.run.errors import ConfigError, Covid3DError
 from covid3d.run.files import read_json, sha256_file, write_json
 from covid3d.run.profile import open_run
@@ -284,6 +284,17 @@ def test_a_lock_of_a_living_process_is_respected(make_run):
     with pytest.raises(Covid3DError, match=f"is being computed by process {os.getpid()}"):
         pipeline.clear_dead_lock(run)
     assert lock.exists()
+
+
+def test_the_claims_of_a_run_that_is_being_computed_say_so(make_run, monkeypatch, capsys):
+    run = make_run()
+    monkeypatch.setenv("COVID3D_ROOT", str(run.root))
+    pipeline.hold(run, os.getpid())
+    with pytest.raises(ConfigError, match=f"run '{run.name}' is being computed for the first time"):
+        cli.finished(run.name)
+    write_json(run.path("values.json"), {})
+    assert cli.finished(run.name).name == run.name
+    assert "chapters not done yet show their values of before" in capsys.readouterr().err
 
 
 def sweep(tmp_path, **content):
