@@ -84,6 +84,6 @@ def as_text(report: dict[str, Any]) -> str:
         state = "; ".join(row["short"]) or "ready"
         lines.append(
             f"{row['profile']:9} needs {row['memory_gb']:g} GB memory and {row['disk_gb']:g} GB disk; "
-            f"{row['minutes']:g} min where it was measured ({row['on']}). Here: {state}"
+            f"{row['minutes']:g} min on a machine like: {row['on']}. Here: {state}"
         )
     return "\n".join(lines)
