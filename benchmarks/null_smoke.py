@@ -44,6 +44,8 @@ def measure(seed: int, world: str = "null") -> pd.DataFrame:
     with tempfile.TemporaryDirectory(prefix="covid3d-null-") as folder:
         config, profile = RunConfig(profile="smoke", world=world, seed=seed), load_profile("smoke")
         run = Run(world, Path(folder), config, profile)
+        for name in ("notebooks", "book"):  # what a run reads besides the package
+            (run.root / name).symlink_to(campaigns.CHECKOUT / name)
         write_text(run.path("config.yaml"), yaml.safe_dump(config.model_dump()))
         jobs = ["external", "explain", "trajectories"]
         jobs += [f"prognosis_{name}_{fold:02d}" for name in VARIANTS for fold in range(profile.training.folds)]
