@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import results
+from covid3d.chapters import results, scored
 from covid3d.chapters.results import THREE_D
 from covid3d.cohort.clinical import CODES, acquisition_table, findings
 from covid3d.cohort.intake import accepted, grid_spacing, read_intake
@@ -41,7 +41,8 @@ class YourHospital:
     """What the intake found, and the given network's scores.
 
     scans: the delivered manifest, under pseudonyms. intake: one row a scan (ok, code, message, acquisition). scores: one row
-    an accepted scan (scan_id, hospital, label, logit). notice: what must stand before any number; "" when nothing must.
+    an accepted scan with a finite score (scan_id, hospital, label, logit). notice: what must stand before any number; ""
+    when nothing must.
     """
 
     run: Run
@@ -130,7 +131,7 @@ class YourHospital:
 def load(run: Run) -> YourHospital:
     """Return the chapter's results, scoring the scans when needed."""
     steps.ensure_needs(run, "10_your_hospital")
-    scores = results.external_scores(run)
+    scores = scored.usable(results.external_scores(run), "external/predictions.csv")
     return YourHospital(run, read_manifest(run.manifest), read_intake(run), scores, notice(run))
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from covid3d.chapters import your_hospital
 from covid3d.cohort.manifest import COLUMNS
+from covid3d.run.errors import Covid3DError
 from covid3d.stats.estimate import Estimate
 
 
@@ -44,6 +45,20 @@ def test_no_logit_of_few_patients_is_shown(make_run):
 def test_weights_made_on_simulated_scans_claim_nothing(make_run):
     (found,) = hospital(make_run(), notice=your_hospital.SIMULATED).auc()["AUC"]
     assert str(found) == f"not available ({your_hospital.SIMULATED})"
+
+
+def test_a_scan_without_a_score_is_in_no_number_and_one_with_two_is_refused(make_run, monkeypatch):
+    made = hospital(make_run())
+    monkeypatch.setattr(your_hospital.steps, "ensure_needs", lambda run, chapter: None)
+    for name, value in (("read_manifest", made.scans), ("read_intake", made.intake), ("notice", "")):
+        monkeypatch.setattr(your_hospital, name, lambda *_, value=value: value)
+    scores = made.scores.assign(logit=made.scores["logit"].mask(made.scores.index > 9))
+    monkeypatch.setattr(your_hospital.results, "external_scores", lambda run: scores)
+    found = your_hospital.load(made.run)
+    assert str(found.auc()["AUC"][0]) == "not available (a class has fewer than 5 scans)"
+    monkeypatch.setattr(your_hospital.results, "external_scores", lambda run: pd.concat([scores, scores.head(1)]))
+    with pytest.raises(Covid3DError, match=r"external/predictions\.csv: scan s0 has two scores"):
+        your_hospital.load(made.run)
 
 
 def test_every_refusal_has_its_cure(make_run):
