@@ -289,10 +289,10 @@ class Prognosis:
 
     def all_pairs(self) -> pd.DataFrame:
         """Return every pair of the test patients, not the index scan alone, with intervals that cluster by patient."""
-        rows = []
+        pairs, rows = self.pairs[self.pairs["patient_id"].isin(self.test["patient_id"])], []
         for variant in VARIANTS[::-1]:
             scores = self.scores[(self.scores["model"] == variant) & (self.scores["split"] != "external")]
-            joined = with_groups(self.pairs, scores).dropna(subset=["high", "remaining_days"])
+            joined = with_groups(pairs, scores).dropna(subset=["high", "remaining_days"])
             days, event, high = (joined[name] for name in ("remaining_days", "event", "high"))
             ratio = survival.hazard_ratio(days, event, high, cluster=joined["patient_id"]).estimate
             area = risk.bootstrap_interval(joined, "auc", self._draws, self._rng(variant, "all pairs"))

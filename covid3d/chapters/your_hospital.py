@@ -61,9 +61,10 @@ class YourHospital:
         return table.map(_cell).rename_axis(columns=None)
 
     def read(self) -> dict[str, Estimate]:
-        """Return how many scans were delivered, read and refused."""
-        ok = self.intake["ok"] == 1
+        """Return how many scans were delivered, read and refused, and how many of those read the network gave no score."""
+        ok, unscored = self.intake["ok"] == 1, ~self.intake["scan_id"].isin(self.scores["scan_id"])
         found = {"delivered": len(ok), "read": int(ok.sum()), "refused": int((~ok).sum())}
+        found["without a score"] = int((ok & unscored).sum())
         return {name: Estimate(number, unit="scans") for name, number in found.items()}
 
     def refused(self) -> pd.DataFrame:
@@ -103,10 +104,11 @@ class YourHospital:
         return pd.DataFrame(rows, columns=["hospital", "AUC"])
 
     def logits(self) -> pd.DataFrame:
-        """Return mean and SD of the logit by hospital; nothing where it has few scans, or where a notice must stand."""
-        groups = self.scores.groupby("hospital")["logit"]
-        table = groups.agg(["size", "mean", "std"])
-        table = table[(table["size"] >= SMALLEST_CELL) & (not self.notice)].drop(columns="size")
+        """Return mean and SD of the logit by hospital; nothing where it has few patients, or where a notice must stand."""
+        groups = self.scores.groupby("hospital")
+        table = groups["logit"].agg(["mean", "std"])[
+            (groups["patient_id"].nunique() >= SMALLEST_CELL) & (not self.notice)
+        ]
         return table.rename(columns={"mean": "mean logit", "std": "SD"})
 
     def plot_lungs(self) -> Figure:

@@ -590,6 +590,8 @@ def test_who_has_no_pair_since_a_scan_was_refused_is_counted(stay):
     refused = scans[scans["scan_id"] != "A000-1"]
     pairs = fine_tuning.pairs_of(refused, pd.read_csv(stay.run.splits), 7.0)
     assert stays.unpaired(refused, pairs) == before + 1
+    later = replace(stay, pairs=stay.pairs[stay.pairs["scan_id"] != "A000-1"])
+    assert later.pairs.query("patient_id == 'A000'")["test"].any() and (later.all_pairs()["patients"] == 5).all()
 
 
 def test_a_transfer_is_censored_in_every_table_and_an_unknown_stay_in_none():
