@@ -664,7 +664,8 @@ def test_a_cohort_too_small_gives_not_available_and_no_crash(root, monkeypatch, 
 def test_the_bars_of_the_protocol_are_judged_by_the_numbers_beside_them():
     low, high = Estimate(0.6, 0.45, 0.8), Estimate(0.72, 0.6, 0.9)
     side = pd.DataFrame(
-        {"AUC": low, "permutation p": Estimate(0.02), "C-index": Estimate(0.4)}, index=[*predictors.NAMES.values()]
+        {"patients": 9, "AUC": low, "permutation p": Estimate(0.02), "C-index": Estimate(0.4)},
+        index=[*predictors.NAMES.values()],
     )
     side.at["two scans", "AUC"] = side.at["opacity of two scans", "AUC"] = high
     table = predictors.bars(side)
@@ -679,3 +680,5 @@ def test_the_bars_of_the_protocol_are_judged_by_the_numbers_beside_them():
         "not reached",
         "reached",
     ]
+    side.at["two scans", "patients"] = 8
+    assert predictors.bars(side)["verdict"].iloc[1] == "of other patients than two scans"
