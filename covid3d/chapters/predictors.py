@@ -5,11 +5,13 @@ fitted for a patient comes from the patients of other folds. A patient is high r
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from covid3d.chapters import results, scored
 from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, head_inputs
 from covid3d.chapters.measured import judged
 from covid3d.chapters.opacity import MEASURES
@@ -17,6 +19,7 @@ from covid3d.comparators import deep_survival
 from covid3d.network.scoring import sigmoid
 from covid3d.network.tabular import BASELINES, logistic
 from covid3d.run.errors import ConfigError, nearest
+from covid3d.run.profile import Run
 from covid3d.stats import elastic_net, survival
 from covid3d.stats.estimate import Estimate
 
@@ -125,12 +128,30 @@ def cox_scores(
 
 
 def with_groups(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the test rows of a table with logit, probability and group: high = probability of at least one half."""
-    joined = table[table["test"] == 1].merge(scores[["scan_id", "logit"]], on="scan_id")
-    logit = joined["logit"]
+    """Return the test rows of a table with logit, probability and group: high = probability of at least one half.
+
+    A scan without a finite score keeps its row, with none of the three, so that `stays.left_out` counts it.
+    """
+    joined = table[table["test"] == 1].merge(scores[["scan_id", "logit"]], on="scan_id", how="left")
+    logit = joined["logit"].where(np.isfinite(joined["logit"].astype(float)))
     return joined.assign(
-        probability=sigmoid(logit.to_numpy(float)), high=(logit >= 0).astype(float).where(logit.notna())
+        logit=logit, probability=sigmoid(logit.to_numpy(float)), high=(logit >= 0).astype(float).where(logit.notna())
     )
+
+
+def of_folds(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return predictions.csv and history.csv of every fine-tuned network: one row a scan, and one an epoch.
+
+    Raises Covid3DError, which names the scan, for one with two scores; one without a score stays, and `stays.left_out`
+    counts it.
+    """
+    scores, history = [], []
+    for variant, fold in product(VARIANTS, results.folds(run)):
+        folder = run.model("prognosis", variant, fold)
+        scores.append(results.read_predictions(folder / "predictions.csv"))
+        scored.usable(scores[-1], f"prognosis/{variant}/{folder.name}/predictions.csv")
+        history.append(pd.read_csv(folder / "history.csv").assign(model=variant, fold=fold))
+    return pd.concat(scores, ignore_index=True), pd.concat(history, ignore_index=True)
 
 
 def network_scores(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -176,11 +197,14 @@ def ranking(verdicts: Mapping[str, str]) -> dict[str, str]:
 def bars(side: pd.DataFrame) -> pd.DataFrame:
     """Return the bars of the protocol: what each asks, what was found, and whether it is reached.
 
-    side: a row for each of `NAMES`, with the columns "AUC", "C-index" and "permutation p", Estimates. The direction is the
-    C-index's, which groups that are separated completely have as well; their hazard ratio is not finite.
+    side: a row for each of `NAMES`, with the columns "patients", and "AUC", "C-index" and "permutation p", Estimates. Networks
+    that have scored different patients are not set beside each other. The direction is the C-index's, which groups that are
+    separated completely have as well; their hazard ratio is not finite.
     """
     wanted = side.loc[[NAMES[name] for name in BARRED]]
     two, one, opaque, chance = wanted["AUC"].tolist()
+    if wanted["patients"].iloc[0] != wanted["patients"].iloc[1]:
+        one = Estimate.missing("of other patients than two scans")
     p, order = (wanted[column].tolist()[BARRED.index("opacity_pair")] for column in ("permutation p", "C-index"))
     chance = chance if chance.has_limits or not chance.known else Estimate.missing("no interval")
     rows = [

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import opacity, predictors, results
+from covid3d.chapters import opacity, predictors, results, scored
 from covid3d.chapters.fine_tuning import VARIANTS, all_pairs, read_features
 from covid3d.chapters.predictors import NAMES, Inputs, with_groups
 from covid3d.cohort.folds import require_certificate
@@ -54,7 +54,7 @@ class Prognosis:
     features: each fold's Task-1 features of the pairs by pair and single, before any of them saw an outcome.
     scores: one row a fine-tuned network (model, fold) and scan: split (validation, followup, external), logit, probability.
     history: one row a fine-tuned network and epoch. s: the Task-1 scores of chapter 6. calls: reader_study.csv. alone: how
-    many COVID+ patients of A have one accepted scan only.
+    many COVID+ patients of A are in no pair that ends with an index scan.
     """
 
     run: Run
@@ -139,7 +139,8 @@ class Prognosis:
         """Return the permutation test of the out-of-fold log-rank of a predictor that is refitted for every permutation."""
         table = self._with_outcome()
         days, event = (table[column].to_numpy(float) for column in ("remaining_days", "event"))
-        return survival.permuted_log_rank(self._refitted[name], self._orders, days, event)
+        found = survival.permuted_log_rank(self._refitted[name], self._orders, days, event)
+        return found if len(found.null) else found._replace(reason=cut_offs.NOT_PERMUTED)
 
     @cached_property
     def _orders(self) -> np.ndarray:
@@ -149,12 +150,14 @@ class Prognosis:
 
     @cached_property
     def _refitted(self) -> dict[str, Floats]:
-        """Out-of-fold logits of each logistic predictor for outcomes in each order, `survival.permuted_logits`."""
+        """Out-of-fold logits of each logistic predictor for outcomes in each order; none, (0, N), if it has not scored all."""
         table = self._with_outcome()
         held, label = table["fold"].to_numpy(int), table["label"].to_numpy(float)
         found = {name: self._inputs(name, table) for name in self.predictors if name not in NOT_REFITTED}
         return {
             name: survival.permuted_logits(inputs.folds, held, label, self._orders, inputs.penalties)
+            if np.isfinite(self._logits(name, table)).all()
+            else np.empty((0, len(table)))
             for name, inputs in found.items()
         }
 
@@ -287,10 +290,10 @@ class Prognosis:
 
     def all_pairs(self) -> pd.DataFrame:
         """Return every pair of the test patients, not the index scan alone, with intervals that cluster by patient."""
-        rows = []
+        pairs, rows = self.pairs[self.pairs["patient_id"].isin(self.test["patient_id"])], []
         for variant in VARIANTS[::-1]:
             scores = self.scores[(self.scores["model"] == variant) & (self.scores["split"] != "external")]
-            joined = with_groups(self.pairs, scores).dropna(subset=["high", "remaining_days"])
+            joined = with_groups(pairs, scores).dropna(subset=["high", "remaining_days"])
             days, event, high = (joined[name] for name in ("remaining_days", "event", "high"))
             ratio = survival.hazard_ratio(days, event, high, cluster=joined["patient_id"]).estimate
             area = risk.bootstrap_interval(joined, "auc", self._draws, self._rng(variant, "all pairs"))
@@ -429,13 +432,9 @@ def load(run: Run) -> Prognosis:
     require_certificate(run)
     pairs = all_pairs(run)
     pairs = predictors.with_opacity(pairs, opacity.measured(run, [*pairs["scan_id"], *pairs["prior_scan_id"]]))
-    models = [(variant, fold) for variant in VARIANTS for fold in results.folds(run)]
-    folders = [run.model("prognosis", *model) for model in models]
-    scores = pd.concat([results.read_predictions(folder / "predictions.csv") for folder in folders], ignore_index=True)
-    parts = [
-        pd.read_csv(folder / "history.csv").assign(model=model[0], fold=model[1])
-        for folder, model in zip(folders, models, strict=True)
-    ]
+    scores, history = predictors.of_folds(run)
+    s = results.trajectory_scores(run)
+    scored.usable(s, "trajectories/scores.csv")  # refuses two scores of a scan; one without a score stays
     features = {variant: [read_features(run, variant, fold) for fold in results.folds(run)] for variant in VARIANTS}
     return Prognosis(
         run,
@@ -443,8 +442,8 @@ def load(run: Run) -> Prognosis:
         predictors.all_of(pairs, scores, features, run.profile.prognosis.high_risk_days),
         features,
         scores,
-        pd.concat(parts, ignore_index=True),
-        results.trajectory_scores(run),
+        history,
+        s,
         read_reader_study(run),
-        stays.followed_once(accepted(run)),
+        stays.unpaired(accepted(run), pairs),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import results
+from covid3d.chapters import results, scored
 from covid3d.chapters.results import THREE_D
 from covid3d.cohort.clinical import CODES, acquisition_table, findings
 from covid3d.cohort.intake import accepted, grid_spacing, read_intake
@@ -41,7 +41,8 @@ class YourHospital:
     """What the intake found, and the given network's scores.
 
     scans: the delivered manifest, under pseudonyms. intake: one row a scan (ok, code, message, acquisition). scores: one row
-    an accepted scan (scan_id, hospital, label, logit). notice: what must stand before any number; "" when nothing must.
+    an accepted scan with a finite score (scan_id, hospital, label, logit). notice: what must stand before any number; ""
+    when nothing must.
     """
 
     run: Run
@@ -60,9 +61,10 @@ class YourHospital:
         return table.map(_cell).rename_axis(columns=None)
 
     def read(self) -> dict[str, Estimate]:
-        """Return how many scans were delivered, read and refused."""
-        ok = self.intake["ok"] == 1
+        """Return how many scans were delivered, read and refused, and how many of those read the network gave no score."""
+        ok, unscored = self.intake["ok"] == 1, ~self.intake["scan_id"].isin(self.scores["scan_id"])
         found = {"delivered": len(ok), "read": int(ok.sum()), "refused": int((~ok).sum())}
+        found["without a score"] = int((ok & unscored).sum())
         return {name: Estimate(number, unit="scans") for name, number in found.items()}
 
     def refused(self) -> pd.DataFrame:
@@ -102,10 +104,11 @@ class YourHospital:
         return pd.DataFrame(rows, columns=["hospital", "AUC"])
 
     def logits(self) -> pd.DataFrame:
-        """Return mean and SD of the logit by hospital; nothing where it has few scans, or where a notice must stand."""
-        groups = self.scores.groupby("hospital")["logit"]
-        table = groups.agg(["size", "mean", "std"])
-        table = table[(table["size"] >= SMALLEST_CELL) & (not self.notice)].drop(columns="size")
+        """Return mean and SD of the logit by hospital; nothing where it has few patients, or where a notice must stand."""
+        groups = self.scores.groupby("hospital")
+        table = groups["logit"].agg(["mean", "std"])[
+            (groups["patient_id"].nunique() >= SMALLEST_CELL) & (not self.notice)
+        ]
         return table.rename(columns={"mean": "mean logit", "std": "SD"})
 
     def plot_lungs(self) -> Figure:
@@ -130,7 +133,7 @@ class YourHospital:
 def load(run: Run) -> YourHospital:
     """Return the chapter's results, scoring the scans when needed."""
     steps.ensure_needs(run, "10_your_hospital")
-    scores = results.external_scores(run)
+    scores = scored.usable(results.external_scores(run), "external/predictions.csv")
     return YourHospital(run, read_manifest(run.manifest), read_intake(run), scores, notice(run))
 
 

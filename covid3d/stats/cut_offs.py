@@ -11,6 +11,7 @@ from covid3d.stats.estimate import NAN, Estimate, p_value
 
 Floats = NDArray[np.float64]
 LEAST = 0.1
+NOT_PERMUTED = "too few patients, one risk class only, or a patient without a score"
 
 
 class BestCut(NamedTuple):
@@ -40,8 +41,8 @@ def best_cut(scores: Floats, days: Floats, events: Floats) -> BestCut:
     if not len(groups) or not np.isfinite(scores).all():
         return BestCut(NAN, NAN, 0)
     found = survival.log_rank_statistics(days, events, groups)
-    z = survival.log_rank(days, events, groups[found.argmax()]).z
-    return BestCut(float(found.max()), z, len(groups))
+    best = survival.log_rank(days, events, groups[found.argmax()])
+    return BestCut(NAN, NAN, 0) if best.reason else BestCut(best.chi_square, best.z, len(groups))
 
 
 def permuted(
@@ -53,7 +54,7 @@ def permuted(
     at every cut-off (Miller & Siegmund, Biometrics 1982), without their approximation.
     """
     if not len(scores) or not np.isfinite(own).all():
-        return survival.Permutation(NAN, NAN, np.array([]), "too few patients, or one risk class only")
+        return survival.Permutation(NAN, NAN, np.array([]), NOT_PERMUTED)
     null = np.array(
         [_largest(row, days[order], events[order]) for order, row in zip(orders[1:], scores[1:], strict=True)]
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from covid3d.stats import survival
 from covid3d.stats.auc import auc, paired_delong, spearman
+from covid3d.stats.cut_offs import NOT_PERMUTED
 from covid3d.stats.estimate import NAN, Estimate
 from covid3d.stats.proportions import wilson
 
@@ -159,7 +160,7 @@ def permuted_gain(
     fitted to the same permuted outcomes: the comparison is paired, and the dependence of out-of-fold scores is in its null
     distribution (Ojala & Garriga 2010, test 1). Two-sided: twice the smaller tail, the observed gain counted in (Phipson &
     Smyth 2010). Exact where no scan tells of the outcome; where one scan does, an approximation, for the null gains are
-    those of two uninformed predictors. Missing for few patients or one class.
+    those of two uninformed predictors. Missing for few patients, one class, or a predictor that was not refitted, (0, N).
 
     own: the logits (N,) of two networks for which refitted heads stand in: "permutation p" then places the networks' own
     gain among the heads' null gains, which is approximate; "refitted p" is that of the heads' gain. Rows c_index and auc.
@@ -168,8 +169,9 @@ def permuted_gain(
     rows: list[tuple[Estimate, float, Estimate]] = []
     for measure in MEASURES.values():
         usable = measure(table.assign(logit=0.0)).usable if len(table) >= 4 else np.zeros((0, 0))
-        if not usable.sum() or table["label"].nunique() < 2:
-            rows.append((survival.permuted(NAN), NAN, survival.permuted(NAN)))
+        if not usable.sum() or table["label"].nunique() < 2 or not min(len(first), len(second)):
+            none = survival.permuted(NAN, NOT_PERMUTED)
+            rows.append((none, NAN, none))
             continue
         pairs = (usable[np.ix_(order, order)] for order in orders)
         gains = np.array([_gain(*three) for three in zip(pairs, first, second, strict=True)])

@@ -79,7 +79,7 @@ def errors(groups: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 
 def together(groups: pd.DataFrame, errors: pd.DataFrame, gain: pd.DataFrame) -> dict[str, Any]:
     """Return the readers together: ratings a case, errors in long stays and in others, and the mean gain of a second scan."""
-    none = Estimate.missing("no reader study")
+    none = Estimate.missing("no reader's call of a known stay")
     wrong = {
         side: Estimate(int(errors[f"wrong in {side}"].sum()), remark=f"of {errors[side].sum()} ratings")
         if len(errors)
@@ -95,8 +95,11 @@ def together(groups: pd.DataFrame, errors: pd.DataFrame, gain: pd.DataFrame) -> 
 
 
 def long_stays(table: pd.DataFrame, days: float) -> dict[str, Any]:
-    """Return the wrong groups among stays longer than `days` (share with Wilson's interval) and among the others."""
-    known = table[table["label"].notna()]
+    """Return the wrong groups among stays longer than `days` (share with Wilson's interval) and among the others.
+
+    Of a stay that is censored within `days` nobody knows on which side it is: it is on neither.
+    """
+    known = table[table["label"].notna() & ((table["cause"] != 0) | (table["remaining_days"] > days))]
     wrong, long = (known["high"] != known["label"]).astype(bool), known["remaining_days"] > days
     return {
         "longer stays": int(long.sum()),

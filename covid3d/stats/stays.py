@@ -36,14 +36,14 @@ def as_defined(pairs: pd.DataFrame, limit: float) -> dict[str, Any]:
     agrees = (left["label"] == (left["remaining_days"] >= limit).astype("Int64")).fillna(False).all()
     steps_taken = pairs.groupby("patient_id")[["scan_index", "remaining_days"]].diff().dropna()
     change = steps_taken.loc[steps_taken["scan_index"] == 1, "remaining_days"]
-    falls = ((change + pairs.loc[change.index, "interval_days"]).abs() < 1e-6).all()
-    nobody, nothing = Estimate.missing("nobody was discharged"), Estimate.missing("nobody has three scans")
+    change = (change + pairs.loc[change.index, "interval_days"]).dropna()
+    nobody, nothing = Estimate.missing("nobody was discharged"), Estimate.missing("nobody has three scans with a day")
     return {
         "scans at exactly the limit": int((days == limit).sum()),
         "median over scans": Estimate(float(days.median()), unit="days"),
         "median over patients": Estimate(float(days[pairs["scan_index"] == 1].median()), unit="days"),
         "high risk is the limit or longer": bool(agrees) if len(left) else nobody,
-        "falls by the days between scans": bool(falls) if len(change) else nothing,
+        "falls by the days between scans": bool((change.abs() < 1e-6).all()) if len(change) else nothing,
     }
 
 
@@ -55,29 +55,37 @@ def who(table: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
     nobody = Estimate.missing("nobody is in the test set")
     return {
         "in the test set": len(test),
-        "censored": int(table["censored"].sum()),
+        "censored": int(censored(table).sum()),
         "no censored stay in the test set": bool((test["cause"] != 0).all()) if len(test) else nobody,
         "ventilated": int(table["ventilated"].sum()),
         "longer stay if ventilated or dead": longer,
     }
 
 
-def followed_once(scans: pd.DataFrame) -> int:
-    """Return how many COVID+ patients of hospital A have one scan only, controls and rescans left out; scans: a manifest."""
+def unpaired(scans: pd.DataFrame, pairs: pd.DataFrame) -> int:
+    """Return how many COVID+ patients of hospital A have no pair of first and second scan, controls and rescans left out.
+
+    scans: the accepted rows of a manifest. Who has one scan, or whose first or second scan was refused.
+    """
     mine = scans[(scans["hospital"] == "A") & (scans["label"] == 1) & scans["role"].isin(["development", "followup"])]
-    return int((mine.groupby("patient_id").size() == 1).sum())
+    return len(set(mine["patient_id"]) - set(pairs.loc[pairs["scan_index"] == 1, "patient_id"]))
+
+
+def censored(table: pd.DataFrame) -> pd.Series:
+    """Return whose stay was not seen to its end, a transfer included, bool; who has no day at all only where they are said to."""
+    return (table["cause"] == 0) & (table["remaining_days"].notna() | (table["censored"] == 1))
 
 
 def left_out(table: pd.DataFrame, alone: int, predictors: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return how many patients cannot be judged, one row a reason; and how many share their stay with another patient.
 
-    table: the index pairs, with fold (-1 outside A) and test. alone: patients with one scan. predictors: the test set with
+    table: the index pairs, with fold (-1 outside A) and test. alone: patients without such a pair. predictors: the test set with
     the logit of each.
     """
     mine, test = table[table["fold"] >= 0], table[table["test"] == 1]
     missing = [set(found.loc[~np.isfinite(found["logit"].astype(float)), "scan_id"]) for found in predictors.values()]
     counts = {
-        "one scan, where two are needed": alone,
+        "without a first and a second scan": alone,
         "no known end of the stay": int(mine["remaining_days"].isna().sum()),
         "censored before the limit: risk unknown": int((test["label"].isna()).sum()),
         "without a score of some predictor": len(set().union(*missing)),
@@ -93,9 +101,9 @@ def outside(table: pd.DataFrame, scores: pd.DataFrame, names: Mapping[str, str])
     scores: model, scan_id, probability. names: a model's name for a reader.
     """
     rows = []
-    for patient in table.to_dict("records"):
+    for patient in table.assign(censored=censored(table)).to_dict("records"):
         row = {"patient": patient["patient_id"], "hospital": patient["hospital"], "stay": patient["remaining_days"]}
-        row |= {"high risk": patient["label"], "censored": int(patient["cause"] == 0)}
+        row |= {"high risk": patient["label"], "censored": int(patient["censored"])}
         for model, name in names.items():
             mine = (scores["scan_id"] == patient["scan_id"]) & (scores["model"] == model)
             values = scores.loc[mine, "probability"]

@@ -17,9 +17,9 @@ from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.opacity import Opacity
 from covid3d.network import training
-from covid3d.run.errors import ConfigError, MissingResult
+from covid3d.run.errors import ConfigError, Covid3DError, MissingResult
 from covid3d.run.files import remembered, write_csv
-from covid3d.stats import risk, survival
+from covid3d.stats import cut_offs, risk, stays, survival
 from covid3d.stats.estimate import Estimate
 
 
@@ -548,6 +548,66 @@ def test_a_fold_that_was_not_trained_is_told(stay):
     assert not replace(stay, history=lost).fine_tuned()["all were trained"]
 
 
+def test_a_scan_with_two_scores_is_refused_and_one_without_is_counted(stay, monkeypatch):
+    real = prognosis.results.read_predictions
+
+    def read(change):
+        monkeypatch.setattr(prognosis.results, "read_predictions", lambda path: change(real(path)))
+        monkeypatch.setattr(prognosis.results, "trajectory_scores", lambda run: stay.s)
+        return load(stay.run, monkeypatch)
+
+    with pytest.raises(Covid3DError, match=r"single/fold_00/predictions\.csv: scan \S+ has two scores"):
+        read(lambda table: pd.concat([table, table.query("model == 'single'").head(1)]))
+    found = read(lambda table: table.query("model == 'single' or scan_id != 'A000-1'"))
+    assert found.left_out().at["without a score of some predictor", "patients"] == 1
+    assert found.separation()["patients"].tolist() == [5, 6, 6, 6] and len(found.predictors["pair"]) == 6
+
+
+def test_scores_of_chapter_6_are_refused_twice_here_too(stay, monkeypatch):
+    twice = pd.concat([stay.s, stay.s.tail(1)])
+    monkeypatch.setattr(prognosis.results, "trajectory_scores", lambda run: twice)
+    with pytest.raises(Covid3DError, match=r"trajectories/scores\.csv: scan \S+ has two scores"):
+        load(stay.run, monkeypatch)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_predictor_that_has_not_scored_everybody_is_in_no_group_there_and_has_no_permutation_p(stay, bad):
+    scores = stay.scores.copy()
+    scores.loc[(scores["model"] == "pair") & (scores["scan_id"] == "A000-1"), "logit"] = bad
+    table = predictors.network_scores(stay.pairs, scores)["pair"]
+    assert len(table) == 6 and table["high"].notna().sum() == table["probability"].notna().sum() == 5
+    found = replace(stay, scores=scores, predictors={**stay.predictors, "pair": table, "opacity_pair": table})
+    for name in ("two scans", "opacity of two scans"):
+        side = found.side_by_side().loc[name]
+        assert side["patients"] == 5 and side["permutation p"].method == cut_offs.NOT_PERMUTED
+    gains = found.second_scan()["permutation p"]
+    assert {gains[("COVID3D", "AUC")].method, gains[("opacity", "C-index")].method} == {cut_offs.NOT_PERMUTED}
+
+
+def test_who_has_no_pair_since_a_scan_was_refused_is_counted(stay):
+    scans = accepted(stay.run)
+    before = stays.unpaired(scans, stay.pairs)
+    refused = scans[scans["scan_id"] != "A000-1"]
+    pairs = fine_tuning.pairs_of(refused, pd.read_csv(stay.run.splits), 7.0)
+    assert stays.unpaired(refused, pairs) == before + 1
+    later = replace(stay, pairs=stay.pairs[stay.pairs["scan_id"] != "A000-1"])
+    assert later.pairs.query("patient_id == 'A000'")["test"].any() and (later.all_pairs()["patients"] == 5).all()
+
+
+def test_a_transfer_is_censored_in_every_table_and_an_unknown_stay_in_none():
+    rows = [*two_scans("A001", 9, "transferred"), *two_scans("A002", 9), *two_scans("A003", 5, "in_hospital", 1)]
+    rows += [{**row, "days_to_discharge": "", "outcome": ""} for row in two_scans("A004", 9)]
+    table = fine_tuning.pairs_of(manifest(rows), NO_SPLITS, 7.0)
+    assert stays.who(table, table)["censored"] == 2
+    scores = pd.DataFrame({"model": [], "scan_id": [], "probability": []})
+    assert stays.outside(table, scores, {})["censored"].tolist() == [1, 0, 1, 0]
+
+
+def test_without_days_of_the_scans_nobody_knows_whether_the_stay_falls_by_them(stay):
+    found = replace(stay, pairs=stay.pairs.assign(interval_days=np.nan)).stays()["falls by the days between scans"]
+    assert not found.known
+
+
 def test_the_rest_of_the_tables(stay):
     counts = stay.groups()
     assert counts["high risk"].tolist() == [4, 3] and (counts["patients"] == 6).all()
@@ -598,13 +658,14 @@ def test_a_cohort_too_small_gives_not_available_and_no_crash(root, monkeypatch, 
     assert {"plot_figure_3", "two_against_one", "ratings"} <= set(asked(small))
     assert len(small.outside()) == 1
     assert small.readers().empty and small.reader_gain().empty
-    assert str(small.ratings()["mean gain of a second scan"]) == "not available (no reader study)"
+    assert str(small.ratings()["mean gain of a second scan"]) == "not available (no reader's call of a known stay)"
 
 
 def test_the_bars_of_the_protocol_are_judged_by_the_numbers_beside_them():
     low, high = Estimate(0.6, 0.45, 0.8), Estimate(0.72, 0.6, 0.9)
     side = pd.DataFrame(
-        {"AUC": low, "permutation p": Estimate(0.02), "C-index": Estimate(0.4)}, index=[*predictors.NAMES.values()]
+        {"patients": 9, "AUC": low, "permutation p": Estimate(0.02), "C-index": Estimate(0.4)},
+        index=[*predictors.NAMES.values()],
     )
     side.at["two scans", "AUC"] = side.at["opacity of two scans", "AUC"] = high
     table = predictors.bars(side)
@@ -619,3 +680,5 @@ def test_the_bars_of_the_protocol_are_judged_by_the_numbers_beside_them():
         "not reached",
         "reached",
     ]
+    side.at["two scans", "patients"] = 8
+    assert predictors.bars(side)["verdict"].iloc[1] == "of other patients than two scans"

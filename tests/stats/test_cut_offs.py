@@ -40,6 +40,13 @@ def test_the_p_of_the_best_cut_off_keeps_its_level_where_the_uncorrected_one_doe
     assert rejected[0] <= 8 < 12 <= rejected[1]
 
 
+def test_where_nobody_was_discharged_no_cut_off_is_the_best():
+    days, score = np.arange(1.0, 21), np.arange(20.0)
+    for events, stay in ((np.zeros(20), days), (np.ones(20), np.full(20, 3.0))):
+        cut = cut_offs.best_cut(score, stay, events)
+        assert cut.later == "not known" and not cut.uncorrected.known
+
+
 def test_scores_that_are_missing_or_all_equal_have_no_best_cut_off():
     days, events = np.arange(1.0, 21), np.ones(20)
     for scores in (np.where(np.arange(20) < 5, np.nan, days), np.zeros(20)):

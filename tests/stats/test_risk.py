@@ -110,7 +110,7 @@ def test_the_gain_by_permutation_finds_a_telling_second_scan_and_is_paired():
     assert all(p.value > 0.5 and p.remark == "outcomes permuted, approximate" for p in own["permutation p"])
     assert own["refitted p"].map(float).tolist() == found["permutation p"].map(float).tolist()
     few = risk.permuted_gain(table.head(3), orders, two, one)
-    assert few["permutation p"].map(str).tolist() == ["not available (too few patients)"] * 2
+    assert few["permutation p"].map(str).tolist() == [f"not available ({risk.NOT_PERMUTED})"] * 2
 
 
 def test_outcomes_are_permuted_for_the_pairs_as_for_the_heads():
@@ -202,10 +202,12 @@ def test_one_of_one_is_no_hundred_per_cent():
 
 
 def test_a_stay_of_nine_days_is_not_longer_than_nine():
-    table = pd.DataFrame({"remaining_days": [8.0, 9.0, 10.0], "high": [1.0, 1.0, 0.0], "label": [0, 0, 1]})
+    table = pd.DataFrame({"remaining_days": [8.0, 9.0, 10.0], "high": [1.0, 1.0, 0.0], "label": [0, 0, 1], "cause": 1})
     found = stay_readers.long_stays(table, 9.0)
     assert (found["longer stays"], found["wrong in longer stays"]) == (1, 1)
     assert (found["other stays"], found["wrong in other stays"]) == (2, 2)
+    censored = stay_readers.long_stays(table.assign(cause=0), 9.0)
+    assert (censored["longer stays"], censored["other stays"]) == (1, 0), "eight days and still there: nobody knows"
 
 
 def test_frozen_scores_follow_the_stay_when_they_should():
