@@ -41,10 +41,11 @@ def pairs_of(table: pd.DataFrame, splits: pd.DataFrame, high_risk_days: float) -
 
     Columns scan_id, prior_scan_id, patient_id, hospital, scan_index, day, interval_days, remaining_days, event (1 =
     discharged alive), cause (0 censored, 1 discharged, 2 died), label (1 = high risk, NA = unknown), label_strict (> instead
-    of >=), age, sex, outcome, censored, ventilated (1 = ever), fold (Task-1 fold that holds the patient out; -1 outside A),
-    test (1 = the test set). A pair with a scan that intake refused is left out.
+    of >=), age, sex, outcome, censored, ventilated (1 = ever, NA = unknown), fold (Task-1 fold that holds the patient out; -1
+    outside A), test (1 = the test set). A pair with a scan that intake refused is left out.
 
-    A death, whenever it comes, is not a discharge within the limit: high risk. A stay censored before the limit is unknown.
+    A death, whenever it comes, is not a discharge within the limit: high risk. A stay censored before the limit is unknown, and
+    so is any without days.
     """
     scans = table[table["role"].isin(["development", "external", "followup"]) & (table["label"] == 1)]
     prior = scans[["patient_id", "scan_index", "scan_id", "day"]].assign(scan_index=scans["scan_index"] + 1)
@@ -63,7 +64,7 @@ def pairs_of(table: pd.DataFrame, splits: pd.DataFrame, high_risk_days: float) -
     ever = pd.to_numeric(scans["ventilated"]).groupby(scans["patient_id"]).max()
     result = found[["scan_id", "prior_scan_id", "patient_id", "hospital", "scan_index", "outcome", "sex"]].assign(
         censored=censored.astype(int),
-        ventilated=found["patient_id"].map(ever).fillna(0).astype(int),
+        ventilated=found["patient_id"].map(ever).astype("Int64"),
         day=number["day"],
         interval_days=number["day"] - number["prior_day"],
         remaining_days=days,

@@ -201,10 +201,8 @@ class Prognosis:
             own = self._logits(name, table)
             cut, found = cut_offs.best_cut(own, days, event), cut_offs.permuted(logits, self._orders, days, event, own)
             p = survival.permuted(found.p, found.reason)
-            row = {"predictor": NAMES[name], "cut-offs": cut.cuts, "leave later": cut.later}
-            row |= stays.beside_cut(own, days, event) | {"chi-square": cut.chi_square, "uncorrected p": cut.uncorrected}
-            row |= {"permutation p": p.noted(risk.NEAR) if name in VARIANTS else p}
-            rows.append(row | {"least p": 1 / (1 + len(found.null))})
+            row = stays.at_cut(cut, own, days, event) | {"permutation p": p.noted(risk.NEAR) if name in VARIANTS else p}
+            rows.append({"predictor": NAMES[name], **row, "least p": 1 / (1 + len(found.null))})
         return pd.DataFrame(rows).set_index("predictor")
 
     def _logits(self, name: str, table: pd.DataFrame) -> Floats:
@@ -306,7 +304,8 @@ class Prognosis:
     def ventilation(self) -> pd.DataFrame | dict[str, str]:
         """Return `risk.separation` of both networks with and without the ever-ventilated (a post-baseline selection)."""
         if not (self.test["ventilated"] == 1).any():
-            return {"ventilated": "nobody in the test set was: without them nothing changes, and there is no table"}
+            known = "nobody" if self.test["ventilated"].notna().all() else "nobody of whom it is known"
+            return {"ventilated": f"{known} in the test set was: without them nothing changes, and there is no table"}
         rows = []
         for variant in VARIANTS[::-1]:
             table = self.predictors[variant]

@@ -15,11 +15,12 @@ NOT_PERMUTED = "too few patients, one risk class only, or a patient without a sc
 
 
 class BestCut(NamedTuple):
-    """The largest chi-square over several cut-offs; `z` < 0 where those above that cut-off leave later."""
+    """The largest chi-square over several cut-offs; `z` < 0 where those above that cut-off, bool (N,), leave later."""
 
     chi_square: float
     z: float
     cuts: int
+    above: NDArray[np.bool_]
 
     @property
     def later(self) -> str:
@@ -37,12 +38,12 @@ def best_cut(scores: Floats, days: Floats, events: Floats) -> BestCut:
 
     A cut-off leaves LEAST of the patients or more on either side (Lausen & Schumacher, Biometrics 1992).
     """
-    groups = _groups(scores)
+    groups, nothing = _groups(scores), BestCut(NAN, NAN, 0, np.zeros(len(scores), bool))
     if not len(groups) or not np.isfinite(scores).all():
-        return BestCut(NAN, NAN, 0)
-    found = survival.log_rank_statistics(days, events, groups)
-    best = survival.log_rank(days, events, groups[found.argmax()])
-    return BestCut(NAN, NAN, 0) if best.reason else BestCut(best.chi_square, best.z, len(groups))
+        return nothing
+    above = groups[survival.log_rank_statistics(days, events, groups).argmax()]
+    best = survival.log_rank(days, events, above)
+    return nothing if best.reason else BestCut(best.chi_square, best.z, len(groups), above)
 
 
 def permuted(

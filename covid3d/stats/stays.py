@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lifelines import KaplanMeierFitter
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 from scipy.special import expit
 
-from covid3d.stats import survival
-from covid3d.stats.cut_offs import LEAST
-from covid3d.stats.estimate import Estimate, complete
+from covid3d.stats.cut_offs import BestCut
+from covid3d.stats.estimate import Estimate
+
+Floats = NDArray[np.float64]
 
 
 def by_rule(table: pd.DataFrame, limit: float) -> pd.DataFrame:
@@ -53,11 +54,15 @@ def who(table: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
     gap = table.loc[severe, "remaining_days"].mean() - table.loc[~severe, "remaining_days"].mean()
     longer = Estimate(float(gap), unit="days") if gap == gap else Estimate.missing("nobody was ventilated or died")
     nobody = Estimate.missing("nobody is in the test set")
+    unknown = int(table["ventilated"].isna().sum())
     return {
         "in the test set": len(test),
         "censored": int(censored(table).sum()),
         "no censored stay in the test set": bool((test["cause"] != 0).all()) if len(test) else nobody,
-        "ventilated": int(table["ventilated"].sum()),
+        "ventilated": int(table["ventilated"].sum())
+        if unknown < len(table)
+        else Estimate.missing("not known of anybody"),
+        "not known whether ventilated": unknown,
         "longer stay if ventilated or dead": longer,
     }
 
@@ -112,21 +117,17 @@ def outside(table: pd.DataFrame, scores: pd.DataFrame, names: Mapping[str, str])
     return pd.DataFrame(rows)
 
 
-def beside_cut(scores: ArrayLike, days: ArrayLike, events: ArrayLike) -> dict[str, Any]:
-    """Return where `cut_offs.best_cut` cuts the logits (N,), as a probability, and the patients on both sides.
+def at_cut(cut: BestCut, scores: Floats, days: Floats, events: Floats) -> dict[str, Any]:
+    """Return the best cut-off of logits (N,) in words: how many were tried, the cut-off as a probability, both sides, the test.
 
-    Their stay is the first day on which the Kaplan-Meier curve is at one half or below.
+    The stay of a side is the first day on which its Kaplan-Meier curve is at one half or below.
     """
-    score, time, event = complete(scores, days, events)
-    high = score >= np.unique(score)[:, None]
-    high = high[(high.mean(1) >= LEAST) & (high.mean(1) <= 1 - LEAST)]
-    if not len(high) or len(score) < np.size(scores):
-        nothing = Estimate.missing("no cut-off")
-        return {"best cut-off": nothing, "at or above": 0, "stay above": nothing, "below": 0, "stay below": nothing}
-    above = high[survival.log_rank_statistics(time, event, high).argmax()]
-    found: dict[str, Any] = {"best cut-off": float(expit(score[above].min()))}
-    for side, name, which in (("at or above", "stay above", above), ("below", "stay below", ~above)):
-        median = KaplanMeierFitter().fit(time[which], event[which]).median_survival_time_
-        stay = Estimate(median, unit="days") if np.isfinite(median) else Estimate.missing("most are still there")
-        found |= {side: int(which.sum()), name: stay}
-    return found
+    found: dict[str, Any] = {"cut-offs": cut.cuts, "leave later": cut.later}
+    found["best cut-off"] = float(expit(scores[cut.above].min())) if cut.cuts else Estimate.missing("no cut-off")
+    for side, name, which in (("at or above", "stay above", cut.above), ("below", "stay below", ~cut.above)):
+        found |= {side: int(which.sum()) if cut.cuts else 0, name: Estimate.missing("no cut-off")}
+        if cut.cuts:
+            median = KaplanMeierFitter().fit(days[which], events[which]).median_survival_time_
+            known = np.isfinite(median)
+            found[name] = Estimate(median, unit="days") if known else Estimate.missing("most are still there")
+    return found | {"chi-square": cut.chi_square, "uncorrected p": cut.uncorrected}

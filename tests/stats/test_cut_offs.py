@@ -18,14 +18,14 @@ def test_the_best_cut_off_is_the_largest_log_rank_of_lifelines_over_all_that_lea
     assert (found.chi_square, found.cuts) == (pytest.approx(max(each)), len(each))
     assert cut_offs.best_cut(days, days, np.ones(40)).z < 0, "high scores leave later"
     assert not cut_offs.best_cut(np.zeros(40), days, events).uncorrected.known
-    sides = stays.beside_cut(score, days, events)
+    sides = stays.at_cut(found, score, days, events)
     high = score >= logit(sides["best cut-off"]) - 1e-9
     assert (sides["at or above"], sides["below"]) == (high.sum(), (~high).sum())
     assert found.chi_square == pytest.approx(
         logrank_test(days[high], days[~high], events[high], events[~high]).test_statistic
     )
     assert sides["stay above"].value == KaplanMeierFitter().fit(days[high], events[high]).median_survival_time_
-    nothing = stays.beside_cut(np.zeros(40), days, events)
+    nothing = stays.at_cut(cut_offs.best_cut(np.zeros(40), days, events), np.zeros(40), days, events)
     assert not nothing["stay below"].known and nothing["at or above"] == 0
 
 
