@@ -50,5 +50,5 @@ def _train(run: Run, fold: int, folder: Path) -> None:
     train, validation = task1.split_of(run, fold)
     labels = permuted(train["label"].to_numpy(int), np.random.default_rng(random_seed(run.seed, RANDOM_LABELS, fold)))
     plan = task1.plan_of(run, THREE_D)
-    task1.train_fold(run, THREE_D, fold, plan, train.assign(label=labels), validation, folder)
+    task1.train_fold(run, THREE_D, fold, plan, train.assign(label=labels), validation, folder, RANDOM_LABELS)
     (folder / "predictions.csv").unlink()

@@ -159,14 +159,21 @@ def first_model(run: Run, name: str, train: Examples, seed: int) -> nn.Module:
 
 
 def train_fold(
-    run: Run, name: str, fold: int, plan: Plan, train: pd.DataFrame, validation: pd.DataFrame, folder: Path
+    run: Run,
+    name: str,
+    fold: int,
+    plan: Plan,
+    train: pd.DataFrame,
+    validation: pd.DataFrame,
+    folder: Path,
+    task: str = TASK,
 ) -> None:
-    """Train one fold and write its folder; a checkpoint outside the folder survives a kill."""
+    """Train one fold and write its folder; a checkpoint outside the folder survives a kill. Every task has the same seed."""
     store = Store.of(run)
     examples, held_out = (Examples.of(table, store.stack(table["scan_id"])) for table in (train, validation))
     seed = random_seed(run.seed, TASK, name, fold)
     model = first_model(run, name, examples, seed)
-    checkpoint = run.path("checkpoints", f"{TASK}__{name}__fold_{fold:02d}.safetensors")
+    checkpoint = run.path("checkpoints", f"{task}__{name}__fold_{fold:02d}.safetensors")
     device = use_device(run)
     result = fit(model, examples, held_out, plan, checkpoint=checkpoint, device=device, seed=seed)
-    write_fold(folder, run, TASK, name, fold, model, result, held_out)
+    write_fold(folder, run, task, name, fold, model, result, held_out)

@@ -360,9 +360,12 @@ def _resume(
 def write_fold(
     folder: Path, run: Run, task: str, name: str, fold: int, model: nn.Module, result: Fit, validation: Examples
 ) -> None:
-    """Write weights.safetensors, history.csv and predictions.csv (the validation logits of every epoch) of one fold."""
+    """Write weights.safetensors, history.csv and predictions.csv (the validation logits of every epoch) of one fold.
+
+    The weights' metadata have the task, "task1" or that of a control, so that a copy of the file tells it, too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / "weights.safetensors", model, weights_metadata(run, name))
+    save_weights(folder / "weights.safetensors", model, weights_metadata(run, name) | {"task": task})
     write_csv(folder / "history.csv", result.history)
     rows = [
         prediction_rows(task, name, fold, epoch, validation.table, "validation", "nominal", logits)

@@ -13,6 +13,7 @@ from covid3d.ct.windows import nominal_window
 from covid3d.network import occlusion
 from covid3d.network.scoring import score
 from covid3d.network.training import load_fold
+from covid3d.network.weights import describe_weights
 from covid3d.run import steps
 
 LUNG = np.zeros((16, 32, 32), bool)
@@ -203,6 +204,7 @@ def test_random_labels_say_nothing_of_the_true_ones_and_are_as_many():
 def test_the_network_of_random_labels_is_the_deployed_folds_but_for_its_labels(run, monkeypatch, tmp_path):
     fold = run.model("random_labels", "covid3d", 1)
     assert not (fold / "predictions.csv").exists(), "its scores are in no table of scores"
+    assert describe_weights(fold / "weights.safetensors")["task"] == "random_labels"
     seen = []
     monkeypatch.setattr(task1, "_inputs", lambda *scans: {})
     monkeypatch.setattr(task1, "fit", lambda model, *examples, **how: seen.append((model, *examples, how)))
@@ -211,6 +213,7 @@ def test_the_network_of_random_labels_is_the_deployed_folds_but_for_its_labels(r
     task1.ensure_fold(run, 1)
     random_labels.ensure_random_labels(run)
     (model, train, held, plan, how), (other, random, held_too, plan_too, how_too) = seen
+    assert how.pop("checkpoint") != how_too.pop("checkpoint")
     assert (plan, how, held.labels.tolist()) == (plan_too, how_too, held_too.labels.tolist())
     assert train.scan_ids == random.scan_ids and train.labels.tolist() != random.labels.tolist()
     pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)

@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +27,7 @@ from covid3d.network.given import describe_classifier
 from covid3d.network.occlusion import by_pieces
 from covid3d.network.registry import build
 from covid3d.network.scoring import score
-from covid3d.network.weights import save_weights
+from covid3d.network.weights import read_tensors, save_weights, write_tensors
 from covid3d.run.errors import ConfigError, SeriesError, StorageError, WeightsError
 from covid3d.run.profile import load_profile
 
@@ -201,17 +200,16 @@ def test_weights_of_another_purpose_are_refused(weights, scan, trained_on, name)
         predict(scan, weights(trained_on, name))
 
 
-def test_weights_of_permuted_labels_are_refused_and_those_of_a_fold_are_not(weights, tmp_path):
-    place = tmp_path / "models" / "random_labels" / "covid3d" / "fold_01"
-    place.mkdir(parents=True)
-    control = Path(shutil.copy(weights("site"), place / "weights.safetensors"))
-    (place / "done.json").write_text('{"step": "random_labels"}')
-    with pytest.raises(WeightsError, match=r"step 'random_labels' \(train the deployed fold again on perm") as error:
-        predict(tmp_path, control, simulated_weights_ok=True)
-    assert "random_labels/covid3d/fold_01/weights.safetensors" in str(error.value)
-    assert "models/task1/covid3d/fold_NN" in str(error.value)
-    (place / "done.json").write_text('{"step": "fold"}')
-    assert describe_classifier(control)["model"] == "covid3d"
+def test_weights_of_permuted_labels_are_refused_wherever_they_lie(weights, tmp_path):
+    tensors, metadata = read_tensors(weights("site"))
+    copy = tmp_path / "copied.safetensors"
+    write_tensors(copy, tensors, metadata | {"task": "random_labels"})
+    with pytest.raises(WeightsError, match="of the task 'random_labels', a control") as error:
+        predict(tmp_path, copy, simulated_weights_ok=True)
+    assert "copied.safetensors" in str(error.value) and "models/task1/covid3d/fold_NN" in str(error.value)
+    for task in ({}, {"task": "task1"}):
+        write_tensors(copy, tensors, metadata | task)
+        assert describe_classifier(copy)["model"] == "covid3d"
 
 
 def test_a_scan_that_cannot_be_read_writes_nothing(weights, tmp_path):
