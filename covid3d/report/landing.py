@@ -40,6 +40,10 @@ AUCS = {"C095": "CV mean, pooled A", "C064": "3D B", "C066": "3D C", "C060": "2D
 VERDICTS = (REACHED, NOT_REACHED)
 TOGETHER = "all_of_them"
 """The row of a table of bars that judges the others together; it is no bar of its own."""
+COUNTED = "trust"
+"""The table of chapter 9 that counts the bars of stored campaigns, so that those that are reached are not listed one by one."""
+OWN = "evidence"
+"""The table of chapter 9 whose bars are those of the run's own scans."""
 ASKED = ("asks", "asked")
 """What a table of bars calls the column that says what was asked."""
 
@@ -150,11 +154,14 @@ def judged(values: Values) -> dict[str, Mapping[str, Any]]:
 def bars(values: Values, simulator: bool) -> dict[str, list[str]]:
     """Return the addresses of a run's bars by verdict.
 
-    simulator: those of chapter 9, which judge the simulated scans; else those of the network, its maps and its scores.
+    simulator: those of chapter 9, which judge the simulated scans, campaign by campaign; else those of the network, its maps
+    and its scores.
     """
     found: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     for row, entry in judged(values).items():
-        if (entry["chapter"] == "09") == simulator and not row.endswith(f".{TOGETHER}"):
+        counted = entry["chapter"] == "09" and row.partition(".")[0] not in (COUNTED, OWN)
+        left_out = row.endswith(f".{TOGETHER}") or (counted and entry["text"] == REACHED)
+        if (entry["chapter"] == "09") == simulator and not left_out:
             found[entry["text"]].append(row)
     return found
 
@@ -182,6 +189,8 @@ def _bar(values: Values, address: str, places: Mapping[str, tuple[str, str]]) ->
     name = re.sub(r"\b0 (\d+)\b", r"0.\1", name).replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
     one = values.get(f"{address}.found", {})
     found = one["text"] if one.get("value") is not None else ""
+    if f"{address}.holds" in values:
+        found = f"{values[f'{address}.holds']['text']} of {values[f'{address}.of']['text']} hold"
     asks = next((values[f"{address}.{word}"]["text"] for word in ASKED if f"{address}.{word}" in values), "")
     said = "; ".join(part for part in (found, f"asked: {asks}" if asks else "") if part)
     return f"{html.escape(f'{name}: {said}' if said else name)}{_link(table, places)}"

@@ -167,7 +167,11 @@ def test_what_was_reached_and_what_was_not_is_listed_by_name():
     values = {
         "bars.skill.reached": entry("not reached"),
         "course_bars.s_follows_burden.verdict": entry("reached"),
-        "trust.course.verdict": entry("reached", chapter="09"),
+        "trust.course.verdict": entry("not reached", chapter="09"),
+        "trust.course.holds": entry("1", chapter="09"),
+        "trust.course.of": entry("2", chapter="09"),
+        "whole_course.peak.verdict": entry("not reached", chapter="09"),
+        "whole_course.stay.verdict": entry("reached", chapter="09"),
         "bars_of_seeds.skill.reached": entry("2 of 3", chapter="09"),
     }
     page = landing.bars_html(values, {"table.bars": ("Table 3.2", "notebooks/03.html#table-bars")})
@@ -176,7 +180,9 @@ def test_what_was_reached_and_what_was_not_is_listed_by_name():
     )
     assert asked in page
     assert "Reached (1):</strong></p><ul><li>s follows burden</li></ul>" in page
-    assert "<details><summary>The simulator's own bars</summary>" in page and "course" in page
+    own = page.partition("<details><summary>The simulator's own bars</summary>")[2]
+    assert "Not reached (2):</strong></p><ul><li>course: 1 of 2 hold</li><li>peak</li></ul>" in own
+    assert "stay" not in own, "counted by its campaign's line"
     assert page.index("Not reached (1)") < page.index("Reached (1)")
 
 
