@@ -273,4 +273,5 @@ def of(run: Run, inside: pd.DataFrame, outside: pd.DataFrame, windows: pd.DataFr
     table = table.assign(age=pd.to_numeric(table["age"], errors="coerce"))
     for column in ("sex", "scanner"):
         table[column] = table[column].fillna("").astype(str).replace("", "unknown")
+    table["sex"] = table["sex"].replace("U", "unknown")
     return Decisions(inside, outside, windows[chosen], table, deployed)

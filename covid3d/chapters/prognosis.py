@@ -202,7 +202,8 @@ class Prognosis:
             cut, found = cut_offs.best_cut(own, days, event), cut_offs.permuted(logits, self._orders, days, event, own)
             p = survival.permuted(found.p, found.reason)
             row = stays.at_cut(cut, own, days, event) | {"permutation p": p.noted(risk.NEAR) if name in VARIANTS else p}
-            rows.append({"predictor": NAMES[name], **row, "least p": 1 / (1 + len(found.null))})
+            least = survival.permuted(1 / (1 + len(found.null)) if len(found.null) else NAN, cut_offs.NOT_PERMUTED)
+            rows.append({"predictor": NAMES[name], **row, "least p": least})
         return pd.DataFrame(rows).set_index("predictor")
 
     def _logits(self, name: str, table: pd.DataFrame) -> Floats:

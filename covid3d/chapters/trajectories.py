@@ -272,6 +272,7 @@ class Trajectories:
         table, maps = self.case_study(), self._maps()
         last, (*earlier, size) = table.iloc[-1], self._peaks
         leaves = float(last["day"] + self.case["days_to_discharge"].iloc[-1])
+        none = Estimate.missing("there is no earlier scan")
         values = (
             len(table),
             Estimate(float(table["day"].iloc[int(table["s"].argmax())]), unit="day"),
@@ -281,8 +282,8 @@ class Trajectories:
             float(last["percentile"]),
             size,
             size * max(float(last["s"]), 0.0),
-            Estimate(min(earlier, default=NAN), method="there is no earlier scan"),
-            Estimate(max(earlier, default=NAN), method="there is no earlier scan"),
+            min(earlier, default=none),
+            max(earlier, default=none),
             any(bool(heat.min() < 0 < heat.max()) for heat in maps),
         )
         return dict(zip(CASE_FACTS, values, strict=True))

@@ -86,7 +86,8 @@ def _predictions(run: Run) -> pd.DataFrame:
         for path in sorted(run.path(name).rglob("predictions.csv"))
     ]
     tables = [
-        pd.read_csv(path, dtype={"scan_id": str, "patient_id": str, "fold": str, "window": str}) for path in paths
+        pd.read_csv(path, dtype=dict.fromkeys(("scan_id", "patient_id", "hospital", "fold", "window"), str))
+        for path in paths
     ]
     known = [table for table in tables if len(table)]
     return each_once(pd.concat(known, ignore_index=True)) if known else pd.DataFrame({"task": []})

@@ -52,7 +52,11 @@ def who(table: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
     """Return the size of the test set, censored and ventilated patients, and how much longer the worst stayed."""
     severe = (table["ventilated"] == 1) | (table["outcome"] == "died")
     gap = table.loc[severe, "remaining_days"].mean() - table.loc[~severe, "remaining_days"].mean()
-    longer = Estimate(float(gap), unit="days") if gap == gap else Estimate.missing("nobody was ventilated or died")
+    longer = (
+        Estimate(float(gap), unit="days")
+        if gap == gap
+        else Estimate.missing("nobody is known to be on one of the two sides")
+    )
     nobody = Estimate.missing("nobody is in the test set")
     unknown = int(table["ventilated"].isna().sum())
     return {

@@ -206,13 +206,17 @@ def test_scores_shared_by_both_classes_are_counted():
 
 def test_patients_come_with_age_sex_and_scanner(make_run, monkeypatch):
     run = make_run()
-    table = pd.DataFrame({"scan_id": ["B1-0", "B2-0"], "age": ["61", ""], "sex": ["F", ""]})
+    table = pd.DataFrame({"scan_id": ["B1-0", "B2-0", "B3-0"], "age": ["61", "", ""], "sex": ["F", "", "U"]})
     monkeypatch.setattr(decisions, "accepted", lambda run: table)
-    monkeypatch.setattr(decisions, "read_intake", lambda run: table.assign(manufacturer=["X", ""]))
+    monkeypatch.setattr(decisions, "read_intake", lambda run: table.assign(manufacturer=["X", "", "X"]))
     windows = pd.DataFrame(
         {"window": ["nominal", "w000", "u000"], "model": "covid3d", "split": "external", "logit": 0.0}
     )
     found = decisions.of(run, inside(), outside(), windows, 0)
     assert found.windows["window"].tolist() == ["nominal", "w000"], "those of the paper's deviation"
     assert found.patients["age"].tolist()[0] == 61 and np.isnan(found.patients["age"].tolist()[1])
-    assert found.patients[["sex", "scanner"]].to_numpy().tolist() == [["F", "X"], ["unknown", "unknown"]]
+    assert found.patients[["sex", "scanner"]].to_numpy().tolist() == [
+        ["F", "X"],
+        ["unknown", "unknown"],
+        ["unknown", "X"],
+    ]

@@ -288,7 +288,7 @@ def test_the_case_in_numbers(s):
     assert facts["day of the last scan"].value == last["day"] + 1
     assert facts["probability at the last scan, %"].value == pytest.approx(100 * last["probability"])
     *earlier, size = s.case_study()["H"]
-    assert (facts["H at the last scan"], facts["highest H of an earlier scan"].value) == (size, max(earlier))
+    assert (facts["H at the last scan"], facts["highest H of an earlier scan"]) == (size, max(earlier))
     assert facts["H x max(s, 0) at the last scan"] == pytest.approx(facts["H at the last scan"] * max(last["logit"], 0))
 
 

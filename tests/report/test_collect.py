@@ -9,9 +9,11 @@ import pytest
 from conftest import NO_R
 from sklearn.metrics import roc_auc_score
 
+from covid3d.report import collect
 from covid3d.report.claims import COLUMNS
 from covid3d.report.collect import SCORED_ONCE, each_once
 from covid3d.run.errors import Covid3DError
+from covid3d.run.files import write_csv
 from covid3d.run.profile import DATA
 
 
@@ -29,6 +31,13 @@ def test_a_scan_that_two_steps_scored_stands_once():
 def test_two_scores_of_one_scan_that_differ_are_refused_by_name():
     with pytest.raises(Covid3DError, match="task1, covid3d, 0, 3, B001-0, nominal"):
         each_once(scored(0.5, 0.7))
+
+
+def test_a_hospital_of_digits_keeps_its_name(make_run):
+    run = make_run()
+    row = scored(0.5, 0.5).head(1).assign(hospital="007")
+    write_csv(run.path("external", "predictions.csv"), row)
+    assert collect._predictions(run)["hospital"].tolist() == ["007"]
 
 
 def test_the_predictions_of_a_run_hold_each_score_once(smoke_run):
