@@ -17,6 +17,7 @@ from covid3d.cohort.manifest import Source, locate, read_manifest, write_manifes
 from covid3d.run.errors import ManifestError, MissingResult
 from covid3d.run.files import cpu_count, read_json, sha256_tree, write_csv, write_private
 from covid3d.run.profile import OPEN_LICENCE, Run
+from covid3d.run.tables import MISSING, Rule, check_values
 
 POOLED_AGE = 90.0
 SITE = "site:"
@@ -109,6 +110,8 @@ def _deliver_readers(run: Run, scans: dict[str, str]) -> None:
     for column in ("reader_id", "scan_id"):
         if column not in table:
             raise ManifestError(f"column '{column}' is missing", where=path.name, cure="Add it, or move the file away")
+    named = Rule(lambda text: re.fullmatch(MISSING, text.strip()) is None, "what the reader is called", blank=False)
+    check_values(table.set_axis(table.index + 2), {"reader_id": named}, path.name)
     for column in {"scan_id", "prior_scan_id"} & set(table.columns):
         unknown = set(table[column]) - set(scans) - {""}
         if unknown:

@@ -180,7 +180,7 @@ def computed_by(run: Run) -> int | None:
     try:
         holder = read_json(run.path("logs", "process.json"))
         alive = abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+    except (OSError, ValueError, KeyError, psutil.Error):
         return None
     return int(holder["pid"]) if alive else None
 

@@ -255,6 +255,10 @@ def test_a_reader_study_beside_the_manifest_goes_under_pseudonyms(site):
     site.path("done", "cohort.json").unlink()
     with pytest.raises(ManifestError, match="row 2, column 'scan_id'"):
         ensure_cohort(site)
+    for nobody in ("", "NA"):
+        path.write_text(head + f"R1,{CANARY}-1,,covid,1,0.9,1,\n{nobody},{CANARY}-1,,covid,1,0.9,1,\n")
+        with pytest.raises(ManifestError, match="row 3, column 'reader_id'"):
+            ensure_cohort(site)
 
 
 # --- simulated cohorts -------------------------------------------------------------------------------------------------
