@@ -9,19 +9,13 @@ from covid3d.run.errors import ConfigError, nearest
 from covid3d.stats.estimate import Estimate, number
 
 NOT_MEASURED = "not measured yet"
-DEPTH = ("whole scans minus single slices", "share of draws of few patients with p below 0.05")
-"""The rows of phantom_depth that prose names, which stand there without a measurement, too."""
 REACHED, NOT_REACHED = "reached", "not reached"
 
 
 def in_words(name: str, table: pd.DataFrame | None) -> pd.DataFrame:
-    """Return a campaign's table in words, or one row (of phantom_depth two) that says that it has not been run."""
+    """Return a campaign's table in words, or one row that says that it has not been run."""
     if name not in WORDS:
         raise ConfigError(f"there is no campaign '{name}'", cure=nearest(name, WORDS))
-    if table is None and name == "phantom_depth":
-        return pd.DataFrame(
-            {"found": [Estimate.missing(NOT_MEASURED)] * len(DEPTH)}, index=pd.Index(DEPTH, name="quantity")
-        )
     if table is None:
         return pd.DataFrame({"campaign": [name], "result": [NOT_MEASURED]})
     return WORDS[name](table.drop(columns=[*campaigns.STAMP]))
@@ -154,6 +148,8 @@ def _boxes(table: pd.DataFrame) -> pd.DataFrame:
 
 def _depth(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["quantity", "patients"]].assign(found=_estimates(table, "value", "low", "high"), p=table["p"])
+    shares = table["quantity"].str.startswith("share")
+    shown["found"] = shown["found"].where(~shares, [found.of_unit("%") for found in shown["found"]])
     return shown.set_index("quantity")
 
 

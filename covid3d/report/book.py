@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from covid3d.chapters.measured import NOT_MEASURED
 from covid3d.report import findings, pdf
 from covid3d.report.banner import banner
 from covid3d.report.chapter import is_current, scrub
@@ -165,9 +166,11 @@ def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> s
     """Return prose with each {glue:text}`address` replaced by its number.
 
     An address of a chapter that the run does not have prints "not available in this run", and so does one that is shown of the
-    embedded cohort, in a run of another: its hospitals have other names. One that nobody makes is a Covid3DError that names
-    it and its page.
+    embedded cohort, in a run of another: its hospitals have other names. One of a campaign that is not stored prints so. One
+    that nobody makes is a Covid3DError that names it and its page.
     """
+    results = [address for address, text in texts.items() if text == NOT_MEASURED and address.endswith(".result")]
+    unmeasured = {address.split(".")[0] for address in results}
     chapters = {name: chapter for name, (chapter, _) in shown_in(run.root / "notebooks").items()}
 
     def number(found: re.Match[str]) -> str:
@@ -175,6 +178,8 @@ def with_numbers(run: Run, text: str, texts: Mapping[str, str], where: str) -> s
         if address in texts:
             return texts[address]
         name = address.removeprefix("figure.").removeprefix("table.").split(".")[0]
+        if name in unmeasured:
+            return NOT_MEASURED
         chapter = chapters.get(name, "")
         if chapter and (run.config.manifest or not run.chapter(chapter[:2]).is_dir()):
             return "not available in this run"

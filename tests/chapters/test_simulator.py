@@ -1,6 +1,5 @@
 """Chapter 9: what it shows is part of its fingerprint, a campaign that was not run says so, and truth is judged by its bars."""
 
-import re
 from dataclasses import replace
 
 import pandas as pd
@@ -14,8 +13,6 @@ from covid3d.report import chapter as execution
 from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, MissingResult
 from covid3d.run.files import write_csv
-from covid3d.run.profile import repository_root
-from covid3d.show import slug
 
 STORED = steps.STEPS["09_simulator"].stored
 
@@ -85,15 +82,6 @@ def test_a_campaign_that_was_not_run_says_so_everywhere(sim):
     assert not bare.realism_summary()["held"].known
     assert set(bare.campaigns()["commit"]) == {"not measured yet"}
     bare.plot_realism()
-
-
-def test_prose_finds_what_depth_is_worth_also_where_it_was_not_measured():
-    prose = (repository_root() / "notebooks" / "04_external_tests.ipynb").read_text("utf-8")
-    named = set(re.findall(r"`depth_worth\.([^.`]+)\.found`", prose))
-    assert named == {slug(row) for row in measured.DEPTH}
-    bare = measured.in_words("phantom_depth", None)
-    assert set(bare["found"].map(str)) == {"not available (not measured yet)"}
-    assert set(bare.index) <= set(measured.stored("phantom_depth").index)
 
 
 def test_an_undeclared_campaign_is_refused_with_the_nearest_name(sim):

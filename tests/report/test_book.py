@@ -143,6 +143,8 @@ def test_prose_gets_its_numbers_and_a_number_that_nobody_makes_is_named(run):
     assert book.with_numbers(run, "{glue:text}`counts.slices`", texts, "page") == "not available in this run"
     with pytest.raises(Covid3DError, match=r"page: prose names a number that nobody makes: 'count\.scans'"):
         book.with_numbers(run, "{glue:text}`count.scans`", texts, "page")
+    texts["counts.campaign.result"] = "not measured yet"
+    assert book.with_numbers(run, "{glue:text}`counts.slices`", texts, "page") == "not measured yet"
 
 
 def test_what_only_the_embedded_cohort_has_is_not_available_in_a_run_of_another(run):
