@@ -15,6 +15,7 @@ from covid3d.stats.estimate import Estimate, p_value
 from covid3d.stats.independent import FEWEST, unpaired_delong, welch
 
 NO_TRUTH = "real scans have no oracle"
+GROUPINGS = ("age", "sex")
 
 
 def oracle(run: Run, scores: pd.DataFrame, *, sees: str = "grid") -> Estimate:
@@ -65,7 +66,7 @@ def group_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     known = [] if truth is None else ["oracle_grid_logit", "burden_fraction"]
     if truth is not None:
         inside = inside.merge(truth[["scan_id", *known]], on="scan_id")
-    for by in ("age", "sex"):
+    for by in GROUPINGS:
         parts = [part for _, part in inside[inside[by] != "unknown"].groupby(by)]
         names = " minus ".join(str(part[by].iloc[0]) for part in parts)
         if len(parts) != 2 or min((part["label"] == label).sum() for part in parts for label in (0, 1)) < FEWEST:
@@ -76,7 +77,7 @@ def group_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
         ]
         row = [
             areas[0].estimate.noted("nominal"),
-            p_value(areas[0].p, "nominal"),
+            p_value(min(len(GROUPINGS) * areas[0].p, 1.0), "nominal, of two comparisons"),
             *(best.estimate for best in areas[1:]),
         ]
         row += [replace(welch(*(100 * part[column] for part in parts)), unit="points") for column in known[1:]]

@@ -44,7 +44,7 @@ COUNTED = "trust"
 """The table of chapter 9 that counts the bars of stored campaigns, so that those that are reached are not listed one by one."""
 OWN = "evidence"
 """The table of chapter 9 whose bars are those of the run's own scans."""
-ASKED = ("asks", "asked")
+ASKED = ("asks", "asked", "wanted")
 """What a table of bars calls the column that says what was asked."""
 
 
@@ -187,7 +187,7 @@ def _bar(values: Values, address: str, places: Mapping[str, tuple[str, str]]) ->
     table, *words = address.split(".")
     name = re.sub(r"\b([23])d\b", r"\1D", " ".join(words or [table]).replace("_", " "))
     name = re.sub(r"\b0 (\d+)\b", r"0.\1", name).replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
-    one = values.get(f"{address}.found", {})
+    one = values.get(f"{address}.found", values.get(f"{address}.value", {}))
     found = one["text"] if one.get("value") is not None else ""
     if f"{address}.holds" in values:
         found = f"{values[f'{address}.holds']['text']} of {values[f'{address}.of']['text']} hold"

@@ -115,7 +115,7 @@ def test_two_groups_of_a_are_compared_and_what_the_truth_knows_of_them_stands_be
     )
     monkeypatch.setattr(ceiling, "read_truth", lambda run: truth)
     found, area = ceiling.group_differences(None, made.grouped()).loc["sex"], made.subgroups()["AUC"]
-    assert found["groups"] == "F minus M" and found["p"].remark == "nominal"
+    assert found["groups"] == "F minus M" and found["p"].remark == "nominal, of two comparisons"
     assert found["difference"].value == pytest.approx(area["A", "sex", "F"].value - area["A", "sex", "M"].value)
     assert found["perfect reader"].low == found["difference"].low and found["true burden"].value == pytest.approx(
         -10, abs=1
