@@ -129,8 +129,9 @@ def _null_world(table: pd.DataFrame) -> pd.DataFrame:
 def _null_runs(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row a quantity over runs, each run being the mean of its folds and hospitals."""
     runs = table.groupby(["quantity", "seed"], sort=False)["value"].mean().dropna()
-    found = {name: mean_interval(part) for name, part in runs.groupby("quantity", sort=False)}
-    return pd.DataFrame({"runs": runs.groupby("quantity", sort=False).size(), "mean over runs": found}).rename_axis("quantity")
+    parts = runs.groupby("quantity", sort=False)
+    found = {"runs": parts.size(), "mean over runs": {name: mean_interval(part) for name, part in parts}}
+    return pd.DataFrame(found).rename_axis("quantity")
 
 
 def _whole_course(table: pd.DataFrame) -> pd.DataFrame:
