@@ -269,7 +269,7 @@ class Trajectories:
         """Return the case study in numbers; days count as the paper's do, and H is that of `_peaks`."""
         if self.case.empty:
             return dict.fromkeys(CASE_FACTS, Estimate.missing(NOBODY))
-        table, maps = self.case_study(), self._maps()
+        table, maps = self.case_study(), self._maps
         last, (*earlier, size) = table.iloc[-1], self._peaks
         leaves = float(last["day"] + self.case["days_to_discharge"].iloc[-1])
         none = Estimate.missing("there is no earlier scan")
@@ -315,7 +315,7 @@ class Trajectories:
 
     def plot_case(self) -> Figure:
         """Return Figure 4: each scan of the case, its map, the map times max(s, 0), its evidence by pieces, and the course."""
-        heats = [shown.lay(heat) for shown, heat in zip(self.pictures, self._maps(), strict=True)]
+        heats = [shown.lay(heat) for shown, heat in zip(self.pictures, self._maps, strict=True)]
         pieces = [evidence.read_maps(self.run, scan)["pieces"] for scan in self.case["scan_id"]]
         maps = {
             "map H": heats,
@@ -340,13 +340,14 @@ class Trajectories:
         beneath = f". {made_on(self.run, self.pictures[0])}" if self.pictures else ""
         return f"{who}; {settings.method} at {settings.layer}, cells of {cells} mm{beneath}"
 
+    @cached_property
     def _maps(self) -> list[np.ndarray]:
         return [explanation.read_map(self.run, scan) for scan in self.case["scan_id"]]
 
     @cached_property
     def _peaks(self) -> list[float]:
         """The largest absolute value of each scan's map, logit a voxel."""
-        return [float(np.abs(heat).max()) for heat in self._maps()]
+        return [float(np.abs(heat).max()) for heat in self._maps]
 
     def _spacing(self) -> tuple[float, float, float]:
         """Return the voxel size of the grid of the case's first scan, mm (z, y, x)."""
