@@ -23,6 +23,8 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 # jsonschema, which checks notebooks, would import this grammar of international addresses where it is installed: it takes
 # 1.5 s to build, in each job of a run, and no notebook needs it.
 
+MAX_SOCKET_PATH = 103  # bytes of a Unix socket's path: 104 with its end on macOS, 108 on Linux
+
 
 def ensure_chapter(run: Run, chapter: str) -> Path:
     """Execute a chapter's notebook and return the executed one; an unchanged chapter is returned at once.
@@ -112,10 +114,12 @@ def _content(path: Path) -> Any:
 def _execute(run: Run, chapter: str, source: Path, executed: Path) -> None:
     """Run a notebook with papermill in the current interpreter; keep a failing one in logs/."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
 
     parameters = {"run": run.name, "compute": run.compute, "device": run.device}
-    with tempfile.TemporaryDirectory() as folder, _kernel_environment(run, Path(folder)):
-        target = Path(folder) / "executed.ipynb"
+    with _private_folder() as folder, _kernel_environment(run, folder):
+        target = folder / "executed.ipynb"
         try:
             papermill.execute_notebook(
                 source,
@@ -125,6 +129,7 @@ def _execute(run: Run, chapter: str, source: Path, executed: Path) -> None:
                 cwd=run.root,
                 progress_bar=False,
                 record_timing=False,
+                config=Config({"KernelManager": {"transport": "ipc", "ip": str(folder / "kernel")}}),
             )
         except papermill.PapermillExecutionError as error:
             _keep(run, target, run.path("logs", f"{chapter}.ipynb"))
@@ -134,7 +139,27 @@ def _execute(run: Run, chapter: str, source: Path, executed: Path) -> None:
                 cure=f"The notebook up to there is in runs/{run.name}/logs/{chapter}.ipynb",
                 code="chapter",
             ) from None
+        except DeadKernelError:
+            cure = "Often memory has run out: give the run fewer cores (CORES=1) or more memory, and start it again"
+            what = "the notebook's Python was ended before its last cell"
+            raise Covid3DError(what, where=f"chapter {chapter}", cure=cure, code="chapter") from None
+        except RuntimeError as error:
+            cure = f"The machine may be overloaded: start the run again. Jupyter says: {scrub(run, str(error))}"
+            what = "the notebook's Python did not start"
+            raise Covid3DError(what, where=f"chapter {chapter}", cure=cure, code="chapter") from None
         _keep(run, target, executed)
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """Give a folder of this user alone whose path is short enough for the sockets of a kernel.
+
+    A notebook is spoken to through files in it: two kernels that start at once can be given the same TCP port, and other
+    users of the machine could listen there.
+    """
+    longest = len(f"{tempfile.gettempdir()}/tmp12345678/kernel-5".encode())
+    with tempfile.TemporaryDirectory(dir="/tmp" if longest > MAX_SOCKET_PATH else None) as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager

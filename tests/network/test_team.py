@@ -1,7 +1,6 @@
 """Several processes on one fold: together they take the steps of one process with the whole batch."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -33,27 +32,18 @@ def train() -> tuple[nn.Module, np.ndarray]:
     return model, result.history[["train_loss", "validation_loss"]].to_numpy()
 
 
-def member(path: str) -> None:
+def member(folder: str) -> None:
     """What a process of the team does; only the first comes to the end."""
     model, history = train()
-    write_tensors(path, model.state_dict() | {"history": torch.from_numpy(history)}, {"rank": os.environ["RANK"]})
+    rank = os.environ["RANK"]
+    write_tensors(f"{folder}/{rank}.safetensors", model.state_dict() | {"history": torch.from_numpy(history)}, {})
 
 
 def test_two_processes_train_as_one_with_the_whole_batch_and_the_first_alone_writes(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    torchrun = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    here = os.path.dirname(__file__)
-    command = [sys.executable, "-c", MEMBER, here]
-    members = [
-        subprocess.Popen(
-            [*command, str(tmp_path / f"{rank}.safetensors")], env={**os.environ, **torchrun, "RANK": rank}
-        )
-        for rank in ("0", "1")
-    ]
-    assert [process.wait(timeout=300) for process in members] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == ["0.safetensors"]
+    (tmp_path / "member.py").write_text(MEMBER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*torchrun, tmp_path / "member.py", os.path.dirname(__file__), tmp_path], check=True, timeout=300)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["0.safetensors"]
     found, _ = read_tensors(tmp_path / "0.safetensors")
     model, history = train()
     np.testing.assert_allclose(found.pop("history"), history, rtol=1e-5)

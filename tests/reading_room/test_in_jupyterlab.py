@@ -1,11 +1,10 @@
 """The reading room in JupyterLab, in a browser: read by keys, the kernel killed, gone on with, nothing told by the page."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
-import shutil
-import socket
 import sys
 import time
 import urllib.request
@@ -17,7 +16,6 @@ from conftest import CHECKOUT
 from reading_run import FIRST, deliver, order
 
 from covid3d.cohort.reader_study import read_reader_study
-from covid3d.commands.doctor import browser
 
 
 @pytest.fixture
@@ -32,13 +30,10 @@ def jupyter(run, tmp_path):
     notebook.cells[1].source = 'run = "reading"\nreader = "R1"\ntasks = ("covid", "stay_pair")\nallow_back = False'
     nbformat.write(notebook, run.root / "room.ipynb")
     token = secrets.token_hex(16)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     own = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     options = {
         "ServerApp.ip": "127.0.0.1",
-        "ServerApp.port": port,
+        "ServerApp.port": 0,  # one that is free, kept from the moment it is chosen
         "ServerApp.root_dir": run.root,
         "ServerApp.open_browser": False,
         "IdentityProvider.token": token,
@@ -56,13 +51,15 @@ def jupyter(run, tmp_path):
     with (tmp_path / "jupyter.log").open("w") as log:
         server = psutil.Popen(command, env=environment, stdout=log, stderr=log, cwd=run.root)
     try:
-        address = f"http://127.0.0.1:{port}/lab/tree/room.ipynb?token={token}"
         for _ in range(600):
             assert server.poll() is None, (tmp_path / "jupyter.log").read_text()
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api"):
-                break
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                [said] = (tmp_path / "runtime").glob("jpserver-*.json")
+                url = json.loads(said.read_text())["url"]
+                with urllib.request.urlopen(f"{url}api"):
+                    break
             time.sleep(0.2)
-        yield address, server
+        yield f"{url}lab/tree/room.ipynb?token={token}", server
     finally:
         started = [*server.children(recursive=True), server]
         for process in started:
@@ -72,19 +69,12 @@ def jupyter(run, tmp_path):
 
 
 @pytest.fixture
-def page():
+def page(browser):
     """A page of the system's Chromium, headless."""
-    found = browser()
-    if found is None:
-        pytest.skip("chromium not found: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=shutil.which(found), args=["--no-sandbox"])
-        page = opened.new_page(viewport={"width": 1400, "height": 1100})
-        page.set_default_timeout(120_000)
-        yield page
-        opened.close()
+    page = browser.new_page(viewport={"width": 1400, "height": 1100})
+    page.set_default_timeout(120_000)
+    yield page
+    page.close()
 
 
 def enter(page):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -89,6 +90,32 @@ def test_a_failing_cell_is_one_message_with_the_cells_error(run):
     assert "chapter 01_data" in str(error.value)
     assert run.path("logs", "01_data.ipynb").is_file()
     assert not run.path("notebooks", "01_data.ipynb").exists()
+
+
+def test_a_notebook_whose_python_is_killed_is_one_message(run):
+    write_notebook(run.root / "notebooks" / "01_data.ipynb", "import os\n\nos.kill(os.getpid(), 9)")
+    with pytest.raises(Covid3DError, match=r"chapter 01_data: the notebook's Python was ended .* \(CORES=1\)"):
+        chapters.ensure_chapter(run, "01_data")
+    assert not run.path("notebooks", "01_data.ipynb").exists()
+
+
+def test_kernels_are_spoken_to_through_files_of_this_user_alone(run, tmp_path, monkeypatch):
+    """Not through TCP ports, which two kernels that start at once can both be given; and wherever TMPDIR lies."""
+    place = tmp_path / ("a_long_path" * 10)
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    look = """\
+import stat
+from pathlib import Path
+from ipykernel.connect import get_connection_info
+
+used = get_connection_info(unpack=True)
+folder = Path(used["ip"]).parent
+print(used["transport"], oct(stat.S_IMODE(folder.stat().st_mode)), len(list(folder.glob("kernel-?"))))
+"""
+    write_notebook(run.root / "notebooks" / "01_data.ipynb", look)
+    notebook = nbformat.read(chapters.ensure_chapter(run, "01_data"), as_version=4)
+    assert notebook.cells[-1].outputs[0].text.split() == ["ipc", "0o700", "5"]
 
 
 def test_an_unknown_chapter_gives_the_nearest_name(run):
