@@ -194,16 +194,17 @@ def ranking(verdicts: Mapping[str, str]) -> dict[str, str]:
     return {side: ", ".join(names) or "none" for side, names in named.items()}
 
 
-def bars(side: pd.DataFrame) -> pd.DataFrame:
+def bars(side: pd.DataFrame, scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the bars of the protocol: what each asks, what was found, and whether it is reached.
 
-    side: a row for each of `NAMES`, with the columns "patients", and "AUC", "C-index" and "permutation p", Estimates. Networks
-    that have scored different patients are not set beside each other. The direction is the C-index's, which groups that are
-    separated completely have as well; their hazard ratio is not finite.
+    side: a row for each of `NAMES`, with the columns "AUC", "C-index" and "permutation p", Estimates. scores: the tables that
+    it judges (`all_of`). Networks that have scored different patients are not set beside each other. The direction is the
+    C-index's, which groups that are separated completely have as well; their hazard ratio is not finite.
     """
     wanted = side.loc[[NAMES[name] for name in BARRED]]
     two, one, opaque, chance = wanted["AUC"].tolist()
-    if wanted["patients"].iloc[0] != wanted["patients"].iloc[1]:
+    judged_on = (frozenset(scores[name].dropna(subset=["high", "remaining_days"])["scan_id"]) for name in VARIANTS)
+    if len({*judged_on}) > 1:
         one = Estimate.missing("of other patients than two scans")
     p, order = (wanted[column].tolist()[BARRED.index("opacity_pair")] for column in ("permutation p", "C-index"))
     chance = chance if chance.has_limits or not chance.known else Estimate.missing("no interval")

@@ -675,21 +675,26 @@ def test_a_cohort_too_small_gives_not_available_and_no_crash(root, monkeypatch, 
 def test_the_bars_of_the_protocol_are_judged_by_the_numbers_beside_them():
     low, high = Estimate(0.6, 0.45, 0.8), Estimate(0.72, 0.6, 0.9)
     side = pd.DataFrame(
-        {"patients": 9, "AUC": low, "permutation p": Estimate(0.02), "C-index": Estimate(0.4)},
-        index=[*predictors.NAMES.values()],
+        {"AUC": low, "permutation p": Estimate(0.02), "C-index": Estimate(0.4)}, index=[*predictors.NAMES.values()]
     )
+    scores = {
+        name: pd.DataFrame({"scan_id": ["a", "b", "c"], "high": 1.0, "remaining_days": 5})
+        for name in ("pair", "single")
+    }
     side.at["two scans", "AUC"] = side.at["opacity of two scans", "AUC"] = high
-    table = predictors.bars(side)
+    table = predictors.bars(side, scores)
     held = ["reached", "reached", "reached", "not reached", "reached"]
     assert table["verdict"].tolist() == held
     side.at["opacity of two scans", "AUC"] = Estimate.missing("one class")
     side.at["one scan", "AUC"] = Estimate(0.8, 0.7, 0.9)
-    assert predictors.bars(side)["verdict"].tolist() == [
+    assert predictors.bars(side, scores)["verdict"].tolist() == [
         "reached",
         "not reached",
         "one class",
         "not reached",
         "reached",
     ]
-    side.at["two scans", "patients"] = 8
-    assert predictors.bars(side)["verdict"].iloc[1] == "of other patients than two scans"
+    for lost, name in enumerate(scores):  # as many patients, but others: each network misses another one
+        scores[name].loc[lost, "high"] = np.nan
+    found = predictors.bars(side, scores).loc["network, one scan"]
+    assert found["verdict"] == "of other patients than two scans" and not found["found"].known
