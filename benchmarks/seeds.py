@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import campaigns
-from covid3d.chapters.measured import REACHED
+from covid3d.chapters.measured import REACHED, of_networks
 from covid3d.commands import pipeline
 from covid3d.report.landing import ASKED, judged
 from covid3d.run.files import cpu_count, read_json
@@ -62,8 +62,8 @@ def campaign(seeds: tuple[int, ...] = SEEDS, profile: str = "standard", cores: i
 
 
 def missed(table: pd.DataFrame) -> list[str]:
-    """Return the bars that are not reached, one line each, with what was found."""
-    short = table[table["reached"] == 0]
+    """Return the bars of the networks that are not reached, one line each, with what was found."""
+    short = of_networks(table).query("reached == 0")
     return [f"seed {row.seed}: {row.address} asks {row.asks}; found {row.value:.3f}" for row in short.itertuples()]
 
 

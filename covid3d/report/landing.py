@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from statsmodels.stats.proportion import proportion_confint
 
-from covid3d.chapters.measured import NOT_REACHED, REACHED
+from covid3d.chapters.measured import NOT_REACHED, OWN, REACHED
 from covid3d.figures.style import BLUE, GREY, RED, canvas, tidy
 from covid3d.report import audit
 from covid3d.report.banner import initialisation
@@ -42,8 +42,6 @@ TOGETHER = "all_of_them"
 """The row of a table of bars that judges the others together; it is no bar of its own."""
 COUNTED = "trust"
 """The table of chapter 9 that counts the bars of stored campaigns, so that those that are reached are not listed one by one."""
-OWN = "evidence"
-"""The table of chapter 9 whose bars are those of the run's own scans."""
 ASKED = ("asks", "asked", "wanted")
 """What a table of bars calls the column that says what was asked."""
 

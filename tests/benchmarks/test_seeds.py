@@ -4,6 +4,7 @@ import pandas as pd
 
 from benchmarks import seeds
 from covid3d.chapters import measured
+from covid3d.report import landing
 
 
 def said(text, value=None, low=None, high=None):
@@ -37,3 +38,14 @@ def test_a_reader_sees_every_seed_and_how_often_a_bar_is_reached():
     assert shown.columns.tolist() == ["asks", "seed 1", "seed 2", "seed 3", "reached"]
     assert shown.at["skill", "reached"] == "2 of 3"
     assert str(shown.at["skill", "seed 2"]) == "0.900"
+
+
+def test_the_bars_of_the_simulated_scans_are_no_bars_of_a_network_wherever_they_are_counted():
+    rows = [("bars.skill", 1.0), (f"{measured.OWN}.rank", 0.0), (f"{seeds.OF_OTHER_FORMS}.rank", 0.0)]
+    table = pd.DataFrame(rows, columns=["address", "reached"]).assign(seed=1, asks="at least 0.8", value=0.7)
+    assert len(seeds.missed(table)) == 1 and seeds.OF_OTHER_FORMS in seeds.missed(table)[0]
+    assert measured.CHECKS["learnability"][2](table).tolist() == [True, False]
+    page = landing.bars(
+        {row: {"chapter": "09", "text": "reached"} for row in (f"{measured.OWN}.rank.verdict", "x.y.verdict")}, True
+    )
+    assert page["reached"] == [f"{measured.OWN}.rank"], "one by one, those of campaigns by their count"
