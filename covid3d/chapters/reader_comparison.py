@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import fine_tuning, results, scored
+from covid3d.chapters import followed, results, scored
 from covid3d.chapters.results import TASK, THREE_D
 from covid3d.cohort.folds import require_certificate
 from covid3d.cohort.reader_study import read_reader_study, whose
@@ -290,7 +290,7 @@ def load(run: Run, margin_points: float | None = None) -> ReaderComparison:
     study, scores, cuts = read_reader_study(run), deployed_scores(run), thresholds(run)
     calls = pd.concat([reader_calls(study, scores), model_calls(scores, cuts)], ignore_index=True)
     margin = margin_points or run.profile.statistics.equivalence_margin_points
-    return ReaderComparison(run, study, scores, cuts, calls, margin, stay_calls(study, fine_tuning.all_pairs(run)))
+    return ReaderComparison(run, study, scores, cuts, calls, margin, stay_calls(study, followed.pairs(run)))
 
 
 # --- the calls -------------------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def reader_calls(study: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 def stay_calls(study: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the readers' ratings of the stay of the test patients: reader_id, task, scan_id, high, label.
 
-    pairs: of `fine_tuning.all_pairs`; as in chapter 7, a patient is judged at the index scan.
+    pairs: of `followed.pairs`; as in chapter 7, a patient is judged at the index scan.
     """
     index = pairs[(pairs["scan_index"] == 1) & (pairs["test"] == 1)]
     calls = study.loc[study["task"] != "covid", ["reader_id", "task", "scan_id", "call"]]

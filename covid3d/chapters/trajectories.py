@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import evidence, explanation, results, scored, severity
+from covid3d.chapters import evidence, explanation, followed, results, scored, severity
 from covid3d.chapters.measured import judged
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import EVERY_FOLD, THREE_D
 from covid3d.chapters.severity import NO_TRUTH, Severity
 from covid3d.cohort.folds import read_splits, require_certificate
 from covid3d.cohort.intake import accepted, grid_spacing, read_intake
+from covid3d.cohort.manifest import read_manifest
 from covid3d.ct.windows import nominal_window
 from covid3d.figures import trajectories as draw
 from covid3d.figures.picture import Picture
@@ -384,6 +385,7 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     """Return the chapter's results, computing what is missing; a last scan is late within `late_days` of discharge."""
     steps.ensure_needs(run, "06_trajectories")
     require_certificate(run)
+    followed.check_ends(read_manifest(run.manifest), run.manifest.name)
     scores, manifest = results.trajectory_scores(run), accepted(run)
     external = scored.usable(results.external_scores(run), "external/predictions.csv")
     scored.usable(scores, "trajectories/scores.csv")  # a scan without a score stays, and `checks` tells of it

@@ -1,0 +1,78 @@
+"""What all rows of a patient together say of the stay: silence on one of them is no answer."""
+
+import pandas as pd
+import pytest
+from synthetic_run import scan, synthetic_run
+
+from covid3d.chapters import followed
+from covid3d.cohort.manifest import read_manifest, write_manifest
+from covid3d.run.errors import ManifestError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root, patch = tmp_path_factory.mktemp("followed"), pytest.MonkeyPatch()
+    patch.setenv("COVID3D_ROOT", str(root))
+    yield synthetic_run(root)
+    patch.undo()
+
+
+@pytest.fixture
+def change(made):
+    """Return a function that puts {scan_id: {column: value}} into the run's manifest, which is as it was afterwards."""
+    before = {path: path.read_bytes() for path in (made.manifest, made.intake)}
+    table = read_manifest(made.manifest).set_index("scan_id", drop=False)
+
+    def changed(values):
+        for name, cells in values.items():
+            for column, value in cells.items():
+                table.loc[name, column] = value
+        write_manifest(made.manifest, table)
+        return made
+
+    yield changed
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def test_never_ventilated_is_who_was_not_at_any_scan_and_ever_who_was_at_one(change):
+    blank = {"ventilated": pd.NA}
+    found = followed.pairs(change({"A000-0": blank, "A001-2": blank, "A003-0": blank, "A003-1": {"ventilated": 0}}))
+    known = found.query("scan_index == 1").set_index("patient_id")["ventilated"]
+    assert known["A003"] == 1 and known["A002"] == 0
+    assert known[["A000", "A001", "C000"]].isna().all(), "not said at one scan, at a later one, at any"
+
+
+def test_a_refused_scan_tells_of_its_patient_all_the_same(change):
+    run = change({"A002-2": {"ventilated": 1}})
+    intake = pd.read_csv(run.intake, dtype={"ok": int})
+    intake.loc[intake["scan_id"] == "A002-2", "ok"] = 0
+    intake.to_csv(run.intake, index=False)
+    found = followed.pairs(run).query("patient_id == 'A002'")
+    assert found["scan_id"].tolist() == ["A002-1"] and found["ventilated"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("told", "end"),
+    [
+        ({"outcome": "died"}, "'died'"),
+        ({"outcome": "transferred", "censored": 1}, "'transferred'"),
+        ({"outcome": "", "censored": 1}, "censored"),
+    ],
+)
+def test_a_blank_end_is_no_discharge_where_another_row_tells_of_another_end(change, told, end):
+    run = change({"A001-0": {"censored": 0, **told}, "A001-1": {"outcome": "", "censored": pd.NA}})
+    with pytest.raises(ManifestError, match=f"scan A001-1 of patient A001 has no outcome, though the stay is {end} at"):
+        followed.pairs(run)
+
+
+def test_ends_that_are_blank_everywhere_or_discharges_or_without_days_are_let_be():
+    facts = [("discharged", 0, 5), ("", "", 3), ("died", 0, 5), ("", "", "")]
+    rows = [
+        scan(
+            f"A{number // 2:03d}", number % 2, "followup", 1, outcome=outcome, censored=censored, days_to_discharge=days
+        )
+        for number, (outcome, censored, days) in enumerate(facts)
+    ]
+    table = pd.DataFrame(rows).replace({"censored": {"": pd.NA}, "days_to_discharge": {"": pd.NA}})
+    followed.check_ends(table.astype({"censored": "Int64", "days_to_discharge": "Float64"}), "manifest.csv")
