@@ -59,6 +59,33 @@ def test_each_of_these_files_is_read_in_one_place(name):
     assert readers == {READERS[name]}
 
 
+SCORES = (
+    ".external_scores",
+    ".out_of_fold",
+    ".trajectory_scores",
+    ".window_scores",
+    "evidence.read_summary",
+    ".read_causal",
+)
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted((CHECKOUT / "benchmarks").glob("*.py"))], ids=lambda path: path.stem)
+def test_whoever_reads_scores_refuses_a_scan_that_has_two(path):
+    """But who makes the files, and `evidence`, whose tables are looked at by the chapters that read them."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    names = [f".{ast.unparse(call.func)}" for call in calls]
+    checks = [call for call, name in zip(calls, names, strict=True) if name.endswith((".once", ".usable"))]
+    looked_at = {id(node) for call in checks for node in ast.walk(call)}
+    reads = [
+        call
+        for call, name in zip(calls, names, strict=True)
+        if name.endswith(SCORES) and [ast.unparse(given) for given in call.args] == ["run"]
+    ]
+    assert path.stem in ("results", "evidence") or not [
+        ast.unparse(call) for call in reads if id(call) not in looked_at
+    ]
+
+
 def test_the_choice_of_the_deployed_fold_is_named_by_its_writer_and_its_reader_alone():
     holders = {module_of(path) for path in FILES if '"selection.csv"' in path.read_text()}
     assert holders == {

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from covid3d.chapters import results
+from covid3d.chapters.once import once
 from covid3d.chapters.task1 import split_of
 from covid3d.cohort.intake import accepted
 from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
@@ -88,7 +89,8 @@ def ensure_comparators(run: Run) -> Path:
 
     predictions.csv: first scans of B and C by the deployed fold of every model.
     """
-    deployed, reference = results.deployed_fold(run), results.external_scores(run)
+    deployed, external = results.deployed_fold(run), once(results.external_scores(run), "external/predictions.csv")
+    reference = external[external["model"] == REFERENCE]
     inputs: dict[str, Any] = {"external": steps.content(run.path("external")), "deployed": deployed}
     for fold in results.folds(run):
         inputs |= {f"{name} {fold}": steps.content(folder_of(run, name, fold)) for name in OTHERS}
@@ -187,9 +189,11 @@ def _external_scores(run: Run, deployed: int) -> pd.DataFrame:
 def fold_scores(run: Run, name: str) -> pd.DataFrame:
     """Return the out-of-fold scores of A of one model: last epoch, one row a scan."""
     if name == REFERENCE:
-        return results.out_of_fold(run)
+        return once(results.out_of_fold(run), "predictions.csv of a fold")
     files = [folder_of(run, name, fold) / "predictions.csv" for fold in results.folds(run)]
-    table = pd.concat([results.read_predictions(file) for file in files], ignore_index=True)
+    table = once(
+        pd.concat(map(results.read_predictions, files), ignore_index=True), f"predictions.csv of a fold of {name}"
+    )
     return table[table["epoch"] == table["epoch"].max()]
 
 
@@ -215,9 +219,8 @@ def compare(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _wide(part: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a scan with its label and a logit column for each model of the catalogue."""
-    part = part[part["model"].isin(list(COMPARATORS))]
-    logits = part.pivot_table(index="scan_id", columns="model", values="logit", aggfunc="last")
+    """Return one row a scan with its label and a logit column for each model."""
+    logits = part.pivot(index="scan_id", columns="model", values="logit")
     return logits.join(part.drop_duplicates("scan_id").set_index("scan_id")["label"])
 
 

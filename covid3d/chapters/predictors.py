@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from covid3d.chapters import results, scored
+from covid3d.chapters import results
 from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, head_inputs
 from covid3d.chapters.measured import judged
+from covid3d.chapters.once import once
 from covid3d.chapters.opacity import MEASURES
 from covid3d.comparators import deep_survival
 from covid3d.network.scoring import sigmoid
@@ -148,8 +149,8 @@ def of_folds(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     scores, history = [], []
     for variant, fold in product(VARIANTS, results.folds(run)):
         folder = run.model("prognosis", variant, fold)
-        scores.append(results.read_predictions(folder / "predictions.csv"))
-        scored.usable(scores[-1], f"prognosis/{variant}/{folder.name}/predictions.csv")
+        where = f"prognosis/{variant}/{folder.name}/predictions.csv"
+        scores.append(once(results.read_predictions(folder / "predictions.csv"), where))
         history.append(pd.read_csv(folder / "history.csv").assign(model=variant, fold=fold))
     return pd.concat(scores, ignore_index=True), pd.concat(history, ignore_index=True)
 

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import followed, opacity, predictors, results, scored
+from covid3d.chapters import followed, opacity, predictors, results
 from covid3d.chapters.fine_tuning import VARIANTS, read_features
+from covid3d.chapters.once import once
 from covid3d.chapters.predictors import NAMES, Inputs, with_groups
 from covid3d.cohort.folds import require_certificate
 from covid3d.cohort.intake import accepted
@@ -433,8 +434,7 @@ def load(run: Run) -> Prognosis:
     pairs = followed.pairs(run)
     pairs = predictors.with_opacity(pairs, opacity.measured(run, [*pairs["scan_id"], *pairs["prior_scan_id"]]))
     scores, history = predictors.of_folds(run)
-    s = results.trajectory_scores(run)
-    scored.usable(s, "trajectories/scores.csv")  # refuses two scores of a scan; one without a score stays
+    s = once(results.trajectory_scores(run), "trajectories/scores.csv")
     features = {variant: [read_features(run, variant, fold) for fold in results.folds(run)] for variant in VARIANTS}
     return Prognosis(
         run,

@@ -311,7 +311,7 @@ def thresholds(run: Run) -> dict[str, float]:
 
     Youden's threshold is NaN when these are of one class; no call is made with it.
     """
-    scores = results.out_of_fold(run)
+    scores = scored.usable(results.out_of_fold(run), "predictions.csv of a fold")
     inside = scores[scores["fold"] == results.deployed_fold(run)]
     return {YOUDEN: youden_threshold(inside["label"], inside["logit"]), HALF: 0.0}
 

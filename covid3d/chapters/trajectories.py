@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from covid3d.chapters import evidence, explanation, followed, results, scored, severity
 from covid3d.chapters.measured import judged
+from covid3d.chapters.once import once
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import EVERY_FOLD, THREE_D
 from covid3d.chapters.severity import NO_TRUTH, Severity
@@ -386,17 +387,16 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     steps.ensure_needs(run, "06_trajectories")
     require_certificate(run)
     followed.check_ends(read_manifest(run.manifest), run.manifest.name)
-    scores, manifest = results.trajectory_scores(run), accepted(run)
+    scores, manifest = once(results.trajectory_scores(run), "trajectories/scores.csv"), accepted(run)
     external = scored.usable(results.external_scores(run), "external/predictions.csv")
-    scored.usable(scores, "trajectories/scores.csv")  # a scan without a score stays, and `checks` tells of it
     course, controls = (severity.beside(run, course_of(scores, manifest, controls=which)) for which in (False, True))
     chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
     case = course[course["scan_id"].isin(chosen["scan_id"])].merge(read_intake(run)[["scan_id", *SIZE]], on="scan_id")
-    found = evidence.read_summary(run)
+    found = once(evidence.read_summary(run), "evidence/summary.csv")
     pieces = found.loc[
         found["method"] == evidence.PIECES, ["scan_id", "positive_mass", "negative_mass", "together", "ratio"]
     ]
-    causal = evidence.read_causal(run)
+    causal = once(evidence.read_causal(run), "evidence/causal.csv")
     causal["without_lesions"] = causal["whole"] - causal["removed"]
     case = case.merge(pieces, on="scan_id", how="left").merge(causal[["scan_id", "without_lesions"]], how="left")
     return Trajectories(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from covid3d.chapters.once import once
 from covid3d.report.changes import keep_last
 from covid3d.report.claims import ledger, read_values
 from covid3d.run.errors import Covid3DError
@@ -86,7 +87,10 @@ def _predictions(run: Run) -> pd.DataFrame:
         for path in sorted(run.path(name).rglob("predictions.csv"))
     ]
     tables = [
-        pd.read_csv(path, dtype=dict.fromkeys(("scan_id", "patient_id", "hospital", "fold", "window"), str))
+        once(
+            pd.read_csv(path, dtype=dict.fromkeys(("scan_id", "patient_id", "hospital", "fold", "window"), str)),
+            path.relative_to(run.folder).as_posix(),
+        )
         for path in paths
     ]
     known = [table for table in tables if len(table)]
@@ -96,9 +100,10 @@ def _predictions(run: Run) -> pd.DataFrame:
 def each_once(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each task, model, fold, epoch, scan and window; steps share scores of the nominal window.
 
-    Raises Covid3DError when two steps gave one of them different logits.
+    Raises Covid3DError when two steps gave one of them different logits, or one of them none.
     """
-    spread = predictions.groupby(list(SCORED_ONCE))["logit"].agg(lambda logits: logits.max() - logits.min())
+    logits = predictions.groupby(list(SCORED_ONCE))["logit"]
+    spread = (logits.max() - logits.min()).mask(logits.count().between(1, logits.size() - 1), float("inf"))
     if (spread > 1e-4).any():
         what = ", ".join(map(str, spread.sort_values().index.tolist()[-1]))
         raise Covid3DError(

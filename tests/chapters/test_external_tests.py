@@ -142,6 +142,16 @@ def test_a_scan_without_a_score_is_left_out_and_counted(run, ext, monkeypatch):
         external.load(run)
 
 
+@pytest.mark.parametrize("name", ["summary", "causal"])
+def test_a_scan_whose_evidence_stands_twice_is_refused(run, monkeypatch, name):
+    table = getattr(evidence, f"read_{name}")(run)
+    row = evidence.read_summary(run).query("role == 'external'").head(1)
+    monkeypatch.setattr(evidence, f"read_{name}", lambda run: pd.concat([table, row, row])[table.columns])
+    monkeypatch.setattr(external, "require_certificate", lambda run: None)
+    with pytest.raises(Covid3DError, match=rf"evidence/{name}\.csv: scan \S+ has two scores"):
+        external.load(run)
+
+
 def test_the_pooled_difference_is_the_weighted_mean_and_not_the_best_of_the_hospitals(ext):
     """Weights 1 / SE squared, the SE read from each hospital's own interval, of scores that part no hospital's classes."""
     rng = np.random.default_rng(1)

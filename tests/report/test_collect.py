@@ -33,6 +33,19 @@ def test_two_scores_of_one_scan_that_differ_are_refused_by_name():
         each_once(scored(0.5, 0.7))
 
 
+def test_a_scan_that_one_step_has_scored_and_the_other_has_not_is_refused():
+    with pytest.raises(Covid3DError, match="task1, covid3d, 0, 3, B001-0, nominal"):
+        each_once(scored(0.5, float("nan")))
+    assert len(each_once(scored(float("nan"), float("nan")))) == 1
+
+
+def test_a_scan_that_stands_twice_in_one_file_is_refused_though_its_scores_are_equal(make_run):
+    run = make_run()
+    write_csv(run.path("external", "predictions.csv"), scored(0.5, 0.5))
+    with pytest.raises(Covid3DError, match=r"^external/predictions\.csv: scan B001-0 has two scores"):
+        collect._predictions(run)
+
+
 def test_a_hospital_of_digits_keeps_its_name(make_run):
     run = make_run()
     row = scored(0.5, 0.5).head(1).assign(hospital="007")
