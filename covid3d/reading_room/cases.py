@@ -95,6 +95,8 @@ def _index_scans(table: pd.DataFrame, task: str, limit: float) -> tuple[list[Cas
 
 
 def _stayed(row: Any, limit: float) -> str:
-    """Return the truth of a stay in words."""
+    """Return the truth of a stay in words; a death, whenever it comes, is of high risk, as in `fine_tuning.pairs_of`."""
     days = float(row["days_to_discharge"])
+    if row["outcome"] == "died" and not row["least"]:
+        return f"high risk: died after {days:g} days"
     return f"{'high' if days >= limit else 'low'} risk: a further stay of {row['least']}{days:g} days"

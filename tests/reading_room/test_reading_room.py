@@ -13,6 +13,7 @@ from conftest import CHECKOUT
 from dicom_series import body, write_series
 from reading_run import FIRST, deliver, order
 
+from covid3d.cohort.manifest import read_manifest, write_manifest
 from covid3d.cohort.reader_study import ROOM, read_reader_study
 from covid3d.dicom.series import read_ct
 from covid3d.reading_room.cases import reading_list
@@ -71,6 +72,13 @@ def test_training_cases_come_first_with_their_truth_and_are_of_patients_whom_no_
     stay = reading_list(run, "R1", ["stay_single"])
     assert (stay[0].scan_id, stay[0].truth) == ("C000-1", "high risk: a further stay of 8 days")
     assert not any(case.truth for case in covid[4:] + stay[1:])
+
+
+def test_a_training_case_who_died_within_the_limit_is_of_high_risk(run):
+    table = read_manifest(run.manifest)
+    table.loc[table["scan_id"] == "C000-1", ["days_to_discharge", "outcome"]] = [3, "died"]
+    write_manifest(run.manifest, table)
+    assert reading_list(run, "R1", ["stay_single"])[0].truth == "high risk: died after 3 days"
 
 
 def test_what_intake_refused_is_not_read(run):
