@@ -65,6 +65,11 @@ def read_reader_study(run: Run) -> pd.DataFrame:
     return typed(cells.assign(reader_id=cells["reader_id"].map(names)), RULES)
 
 
+def delivered_readers(run: Run) -> set[str]:
+    """Return the readers of a hospital's own reader study by their ids in the file; raises like `read_reader_study`."""
+    return set() if run.is_phantom else set(_checked(run, DELIVERED)["reader_id"])
+
+
 def _checked(run: Run, name: str) -> pd.DataFrame:
     """Return the cells of a file of readings, checked; none where there is no file, or only its header."""
     path = run.path(name)

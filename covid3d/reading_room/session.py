@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.cohort.reader_study import DELIVERED, ROOM, RULES, TASKS
+from covid3d.cohort.reader_study import DELIVERED, ROOM, RULES, TASKS, delivered_readers
 from covid3d.reading_room.cases import Case, reading_list
 from covid3d.run.errors import ConfigError, StorageError
 from covid3d.run.files import read_json, write_csv, write_json
@@ -41,7 +41,7 @@ class Session:
             what = f"'{reader_id}' is no reader's pseudonym" if reader_id else "no reader is named"
             raise ConfigError(what, where="parameter 'reader'", cure='Write for example reader = "R1", not your name')
         session = cls(run, reader_id, reading_list(run, reader_id, tasks))
-        if not session._file.is_file() and reader_id in _readers_from_elsewhere(run):
+        if not session._file.is_file() and reader_id in delivered_readers(run):
             cure = "Take another pseudonym"
             raise ConfigError(f"'{reader_id}' has readings from elsewhere", where=DELIVERED, cure=cure)
         if any(folder(run).glob("*.json")):
@@ -115,14 +115,6 @@ def publish(run: Run) -> None:
     write_csv(run.path(ROOM), pd.concat(rows, ignore_index=True))
     for chapter in SHOWN_IN:
         run.path("done", "jobs", f"{chapter}.done").unlink(missing_ok=True)
-
-
-def _readers_from_elsewhere(run: Run) -> set[str]:
-    """Return the readers of a hospital's own reader study; simulated ones give way."""
-    delivered = run.path(DELIVERED)
-    if run.is_phantom or not delivered.is_file():
-        return set()
-    return set(pd.read_csv(delivered, dtype=str, keep_default_na=False)["reader_id"])
 
 
 def _readings(path: Path) -> list[dict[str, Any]]:

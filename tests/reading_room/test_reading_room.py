@@ -140,7 +140,9 @@ def test_real_readings_from_elsewhere_stay_and_their_reader_ids_are_taken(run, m
     real = make_run("real", manifest="order.csv")
     for name in ("manifest.csv", "intake.csv"):
         os.link(run.path(name), real.path(name))
-    write_text(real.path("reader_study.csv"), HEADER + "R1,B001-0,,covid,0,0.9,1,\n")
+    write_text(
+        real.path("reader_study.csv"), HEADER + " R1 ,B001-0,,covid,0,0.9,1,\n"
+    )  # a space does not make another reader
     read_all(Session.open(real, "R2", ["covid"]), 5)
     assert sorted(read_reader_study(real)["reader_id"]) == ["R1", "R2"]
     Session.open(real, "R2", ["covid"])
