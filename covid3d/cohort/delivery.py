@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid3d.cohort.manifest import Source, locate, read_manifest, write_manifest
+from covid3d.cohort.manifest import OPTIONAL, RULES, Source, locate, read_manifest, write_manifest
 from covid3d.run.errors import ManifestError, MissingResult
 from covid3d.run.files import cpu_count, read_json, sha256_tree, write_csv, write_private
 from covid3d.run.profile import OPEN_LICENCE, Run
-from covid3d.run.tables import MISSING, Rule, check_values
+from covid3d.run.tables import check_values, named, read_cells, refuse
 
 POOLED_AGE = 90.0
 SITE = "site:"
+READINGS = ("reader_id", "scan_id", "prior_scan_id", "task", "call", "confidence", "order", "read_at")
+"""The columns of a reader study, as `reader_study.RULES` has them; what is trained does not hang on those rules."""
 
 
 def key_file(run: Run) -> Path:
@@ -67,11 +69,9 @@ def deliver(run: Run) -> None:
         hashes = list(pool.map(lambda place: sha256_tree(place.path), places))
     for position, (given, found) in enumerate(zip(table["sha256"], hashes, strict=True)):
         if given and given.lower() != found:
-            raise ManifestError(
-                "the scan's files have another checksum",
-                where=f"{run.order_form.name}, row {position + 2}, column 'sha256'",
-                cure="Copy the scan again, or leave the cell empty",
-            )
+            row = read_cells(run.order_form, RULES, OPTIONAL).index[position]
+            what, cure = "the scan's files have another checksum", "Copy the scan again, or leave the cell empty"
+            refuse(run.order_form.name, row, "sha256", what, cure)
     columns = zip(scans, table["scan_id"], table["patient_id"], places, strict=True)
     originals = {
         scan: {"scan_id": own, "patient_id": patient, "path": str(place.path.resolve()), "series": place.series}
@@ -103,29 +103,20 @@ def _hospitals(names: pd.Series) -> list[str]:
 
 def _deliver_readers(run: Run, scans: dict[str, str]) -> None:
     """Copy a reader study that lies beside the manifest, under pseudonyms and without dates."""
-    path = run.order_form.parent / "reader_study.csv"
-    if not path.is_file():
+    path, delivered = run.order_form.parent / "reader_study.csv", run.path("reader_study.csv")
+    delivered.unlink(missing_ok=True)
+    if not path.is_file() or len(path.read_bytes().splitlines()) == 1:  # nobody has read yet
         return
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    for column in ("reader_id", "scan_id"):
-        if column not in table:
-            raise ManifestError(f"column '{column}' is missing", where=path.name, cure="Add it, or move the file away")
-    named = Rule(lambda text: re.fullmatch(MISSING, text.strip()) is None, "what the reader is called", blank=False)
-    check_values(table.set_axis(table.index + 2), {"reader_id": named}, path.name)
-    for column in {"scan_id", "prior_scan_id"} & set(table.columns):
-        unknown = set(table[column]) - set(scans) - {""}
-        if unknown:
-            row = table.index[table[column].isin(unknown)][0] + 2
-            where = f"{path.name}, row {row}, column '{column}'"
-            raise ManifestError(
-                "the scan is not in the manifest", where=where, cure="Correct it, or move the file away"
-            )
-        table[column] = [scans.get(name, "") for name in table[column]]
-    readers = {name: f"R{number + 1}" for number, name in enumerate(sorted(set(table["reader_id"])))}
-    table["reader_id"] = [readers[name] for name in table["reader_id"]]
-    if "read_at" in table:
-        table["read_at"] = ""
-    write_csv(run.path("reader_study.csv"), table)
+    cells = read_cells(path, READINGS)
+    check_values(cells, {"reader_id": named("what the reader is called")}, path.name)
+    for column in ("scan_id", "prior_scan_id"):
+        for row, name in cells[column].items():
+            if name and name not in scans:
+                refuse(path.name, row, column, "the scan is not in the manifest", "Correct it, or move the file away")
+        cells[column] = [scans.get(name, "") for name in cells[column]]
+    readers = {name: f"R{number + 1}" for number, name in enumerate(sorted(set(cells["reader_id"])))}
+    cells["reader_id"] = [readers[name] for name in cells["reader_id"]]
+    write_csv(delivered, cells.assign(read_at=""))
 
 
 def _key(run: Run) -> str:

@@ -72,6 +72,11 @@ def identifier(*, blank: bool = False) -> Rule:
     )
 
 
+def named(expects: str) -> Rule:
+    """Return the rule of a column of names as people write them: never blank, and no word for "empty"."""
+    return Rule(lambda text: re.fullmatch(MISSING, text) is None, expects, blank=False)
+
+
 def read_cells(path: Path, columns: Collection[str], optional: Collection[str] = ()) -> pd.DataFrame:
     """Return a CSV file's cells as stripped text, in the order of `columns`, indexed by the line each row starts on.
 

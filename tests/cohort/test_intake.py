@@ -15,9 +15,10 @@ from dicom_series import body, write_series
 from image_files import metaimage, nifti, nrrd, put
 
 from covid3d.cohort import gate, intake
-from covid3d.cohort.delivery import key_file, source_of
+from covid3d.cohort.delivery import READINGS, key_file, source_of
 from covid3d.cohort.draft import draft_manifest
 from covid3d.cohort.manifest import COLUMNS, read_manifest
+from covid3d.cohort.reader_study import RULES
 from covid3d.cohort.scan import pixel_sha256
 from covid3d.cohort.store import Store
 from covid3d.commands import deliver
@@ -228,8 +229,10 @@ def test_an_unexpected_error_in_one_scan_is_a_row_without_details(site, monkeypa
 def test_a_faulty_manifest_is_refused_with_row_and_column(root, make_run, values, words):
     write_series(root / "scans" / "one")
     row = manifest_row("s1", "p1", "one") | values
-    run = make_run("faulty", manifest=str(write_rows(root / "scans" / "m.csv", [row])))
-    with pytest.raises(ManifestError, match="row 2, column") as caught:
+    path = write_rows(root / "scans" / "m.csv", [row])
+    path.write_text(path.read_text().replace("\n", "\n\n", 1))
+    run = make_run("faulty", manifest=str(path))
+    with pytest.raises(ManifestError, match="row 3, column") as caught:  # its line in the file, the blank one counted
         ensure_cohort(run)
     assert words in str(caught.value)
     assert not run.manifest.exists()
@@ -255,10 +258,25 @@ def test_a_reader_study_beside_the_manifest_goes_under_pseudonyms(site):
     site.path("done", "cohort.json").unlink()
     with pytest.raises(ManifestError, match="row 2, column 'scan_id'"):
         ensure_cohort(site)
-    for nobody in ("", "NA"):
-        path.write_text(head + f"R1,{CANARY}-1,,covid,1,0.9,1,\n{nobody},{CANARY}-1,,covid,1,0.9,1,\n")
-        with pytest.raises(ManifestError, match="row 3, column 'reader_id'"):
+    for nobody in ("", "NA", " null "):
+        path.write_text(head + f"R1,{CANARY}-1,,covid,1,0.9,1,\n\n{nobody},{CANARY}-1,,covid,1,0.9,1,\n")
+        with pytest.raises(
+            ManifestError, match="row 4, column 'reader_id'"
+        ):  # its line in the file, the blank one counted
             ensure_cohort(site)
+    path.write_text(head.replace(",", ";") + "R1;x;;covid;1;;;\n")
+    with pytest.raises(ManifestError, match="separated by semicolons"):
+        ensure_cohort(site)
+    path.write_text(head + f"Mayer,{CANARY}-1,,covid,1,,,\n Mayer , {CANARY}-1 ,,covid,1,,,\n")
+    ensure_cohort(site)
+    assert pd.read_csv(site.path("reader_study.csv"))["reader_id"].tolist() == ["R1", "R1"], (
+        "a space is no other reader"
+    )
+    path.write_text(head)
+    site.path("done", "cohort.json").unlink()
+    ensure_cohort(site)
+    assert not site.path("reader_study.csv").is_file(), "nobody has read, and what was delivered before is gone"
+    assert tuple(RULES) == READINGS
 
 
 # --- simulated cohorts -------------------------------------------------------------------------------------------------
