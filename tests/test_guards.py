@@ -48,7 +48,7 @@ def test_every_fold_starts_from_its_own_seed(make_run, monkeypatch, tmp_path):
 
 def test_the_operating_threshold_is_fixed_on_hospital_a(make_run, monkeypatch):
     """Scores of B and C lie elsewhere than those of A; a threshold chosen on them would, too."""
-    inside = pd.DataFrame({"label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
+    inside = pd.DataFrame({"scan_id": [*"abcd"], "label": [0, 0, 1, 1], "logit": [-2.0, -1.0, 1.0, 2.0]})
     monkeypatch.setattr(results, "out_of_fold", lambda run: inside.assign(fold=0))
     monkeypatch.setattr(results, "external_scores", lambda run: inside.assign(fold=0, logit=inside["logit"] + 100))
     monkeypatch.setattr(results, "deployed_fold", lambda run: 0)

@@ -590,6 +590,8 @@ def test_a_predictor_that_has_not_scored_everybody_is_in_no_group_there_and_has_
         side = found.side_by_side().loc[name]
         assert side["patients"] == 5 and side["permutation p"].method == cut_offs.NOT_PERMUTED
         assert not found.best_cut().at[name, "least p"].known
+    one = predictors.bars(found.side_by_side(), found.predictors).loc["network, one scan"]
+    assert one["verdict"] == "of other patients than two scans"
     gains = found.second_scan()["permutation p"]
     assert {gains[("COVID3D", "AUC")].method, gains[("opacity", "C-index")].method} == {cut_offs.NOT_PERMUTED}
 
