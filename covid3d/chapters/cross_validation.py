@@ -172,19 +172,23 @@ class CrossValidation:
 
         blind: Estimates of the models that see no image.
         """
-        lower = self.mean().low
-        asks = [("above chance", f"lower limit of the mean fold AUC > {LEAST_LOWER:.2f}", lower, LEAST_LOWER)]
-        asks += [(f"above {name}", f"lower limit > {name} alone", lower, found.value) for name, found in blind.items()]
-        asks += [("mean of the folds", f"at least {LEAST_MEAN:.2f}", self.mean().value, LEAST_MEAN)]
-        asks += [("skill", f"at least {LEAST_SKILL} of the way to the perfect reader", skill.value, LEAST_SKILL)]
+        mean, limit = self.mean(), "lower limit of the mean fold AUC"
+        lower = Estimate(mean.low, method="the folds give no interval", remark="lower limit")
+        asks = [("above chance", f"{limit} > {LEAST_LOWER:.2f}", lower, LEAST_LOWER)]
+        for name, found in blind.items():
+            alone = f"{name} alone: {Estimate(found.value, method=found.method).short()}"
+            asks.append((f"above {name}", f"{limit} > {name} alone", lower.noted(f"lower limit; {alone}"), found.value))
+        asks += [("mean of the folds", f"mean fold AUC at least {LEAST_MEAN:.2f}", Estimate(mean.value), LEAST_MEAN)]
+        way = f"at least {LEAST_SKILL} of the way from chance to the perfect reader"
+        asks += [("skill", way, skill, LEAST_SKILL)]
         least = ("mean of the folds", "skill")
-        rows = [(name, words, found, _judged(found, bar, name in least)) for name, words, found, bar in asks]
+        rows = [(name, words, found, _judged(found.value, bar, name in least)) for name, words, found, bar in asks]
         flat = self.training()
         rows.append(
             (
                 "flat loss",
-                f"training loss changes by at most {FLAT_WITHIN} over its last fifth",
-                flat["change of the loss"],
+                f"training loss changes by at most {FLAT_WITHIN} of itself over its last fifth",
+                Estimate(flat["change of the loss"]),
                 REACHED if flat["loss is flat"] else NOT_REACHED,
             )
         )
@@ -192,7 +196,7 @@ class CrossValidation:
         if rows[0][-1] != NOT_JUDGED:
             missed = [row[0] for row in rows if row[-1] == NOT_REACHED]
             whole = f"{NOT_REACHED}: {', '.join(missed)}" if missed else REACHED
-        rows.append(("all of them", "every bar that can be judged", float("nan"), whole))
+        rows.append(("all of them", "every bar that can be judged", None, whole))
         return pd.DataFrame(rows, columns=["bar", "asks", "found", "reached"])
 
     def plot_learning_curves(self) -> Figure:
