@@ -98,7 +98,7 @@ def test_every_number_of_a_table_has_an_address(show):
     assert set(show.values) == {"folds.0.auc", "folds.0.n", "folds.1.auc", "folds.1.n"}
     assert show.text("folds.0.auc") == "0.800 (95 % CI 0.700 to 0.900)"
     assert show.values["folds.0.auc"]["low"] == 0.7
-    assert show.values["folds.1.n"] == entry_of(9) | {"cohort": "phantom"}
+    assert show.values["folds.1.n"] == entry_of(9) | {"row": "1", "cohort": "phantom"}
 
 
 def test_a_named_index_names_the_rows_also_with_two_levels(show):
@@ -235,5 +235,5 @@ def test_a_text_alternative_says_what_is_seen():
 
 
 def test_cells_of_a_table_name_p_columns():
-    found = {address: unit for address, _, unit in cells(pd.DataFrame({"a": ["x"], "p": [0.1]}), "t", 1, alone=False)}
-    assert found == {"t.x.p": "p"}
+    table = pd.DataFrame({"a": ["x-y"], "b": ["Z"], "p": [0.1]})
+    assert cells(table, "t", 2, alone=False) == [("t.x_y.z.p", "x-y, Z", 0.1, "p")]
