@@ -123,7 +123,7 @@ class CrossValidation:
         return {
             "between folds": float(by_fold.std()),
             "patients alone": patients,
-            "networks": Estimate(float(left)),
+            "networks": _spread(float(left)),
             "lowest fold": float(by_fold.min()),
             "highest fold": float(by_fold.max()),
         }
@@ -144,7 +144,7 @@ class CrossValidation:
         seed, fold = variance_components(table["value"].to_numpy(), variances.to_numpy(), folds)
         return {
             "seeds": len(table),
-            "between seeds": Estimate(float(np.sqrt(seed))),
+            "between seeds": _spread(float(np.sqrt(seed))),
             "between folds of a seed": Estimate(float(np.sqrt(fold))),
         }
 
@@ -182,6 +182,7 @@ class CrossValidation:
         way = f"at least {LEAST_SKILL} of the way from chance to the perfect reader"
         asks += [("skill", way, skill, LEAST_SKILL)]
         least = ("mean of the folds", "skill")
+        rows: list[tuple[str, str, Estimate | None, str]]
         rows = [(name, words, found, _judged(found.value, bar, name in least)) for name, words, found, bar in asks]
         flat = self.training()
         rows.append(
@@ -206,6 +207,11 @@ class CrossValidation:
     def plot_folds(self, ceiling: Estimate) -> Figure:
         """Return the AUC of each fold, the deployed one marked, with the mean and the perfect reader."""
         return draw.fold_aucs(self.selection, self.mean().value, ceiling.value if ceiling.known else None)
+
+
+def _spread(left: float) -> Estimate:
+    """Return the standard deviation that is left when another is taken off; none is left where chance alone would give more."""
+    return Estimate(left, remark="" if left else "no more than by chance")
 
 
 def _judged(found: float, bar: float, or_equal: bool) -> str:

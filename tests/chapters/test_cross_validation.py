@@ -193,6 +193,9 @@ def test_seeds_are_told_apart_from_folds_where_the_campaign_has_several(make_run
     assert found["seeds"] == 3 and found["between folds of a seed"].value == pytest.approx(0.06)
     expected = np.var([0.8, 0.9, 0.95], ddof=1) - 0.06**2 / folds
     assert found["between seeds"].value == pytest.approx(np.sqrt(expected))
+    same = table.assign(value=0.9, low=0.9 - half, high=0.9 + half)
+    monkeypatch.setattr(cv.campaigns, "read", lambda name: same)
+    assert str(chapter.seeds()["between seeds"]) == "0.000 (no more than by chance)"
     monkeypatch.setattr(cv.campaigns, "read", lambda name: table.head(1))
     assert str(chapter.seeds()["between seeds"]) == "not available (1 seed: cannot be told apart)"
     monkeypatch.setattr(cv.campaigns, "read", lambda name: None)
