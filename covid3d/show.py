@@ -63,11 +63,11 @@ class Show:
             )
         table, labels = as_table(thing)
         self.values = {address: entry for address, entry in self.values.items() if address.split(".")[0] != name}
-        for address, value, unit in cells(table, name, labels, alone=not isinstance(thing, pd.DataFrame)):
+        for address, row, value, unit in cells(table, name, labels, alone=not isinstance(thing, pd.DataFrame)):
             if address in self.values:
                 cure = "Name the rows by columns that tell them apart: table.set_index([...])"
                 raise ConfigError(f"two numbers have the address '{address}'", where=self.chapter, cure=cure)
-            self.values[address] = entry_of(value, unit) | {"cohort": self.run.cohort}
+            self.values[address] = entry_of(value, unit) | {"row": row, "cohort": self.run.cohort}
         self.tables[name] = table, caption
         return display_html(table_html(table, caption, name, labels))
 
@@ -114,14 +114,15 @@ def as_table(thing: pd.DataFrame | pd.Series | Mapping[str, Any]) -> tuple[pd.Da
     return pd.DataFrame({"what": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)}), 1
 
 
-def cells(table: pd.DataFrame, name: str, labels: int, *, alone: bool) -> list[tuple[str, Any, str]]:
-    """Return (address, value, unit) of every cell; with `alone` there is one column, and it gives no word."""
+def cells(table: pd.DataFrame, name: str, labels: int, *, alone: bool) -> list[tuple[str, str, Any, str]]:
+    """Return (address, words of the row, value, unit) of every cell; with `alone` one column, which gives no word."""
     found = []
     for row in table.to_dict("records"):
         words, rest = [row[label] for label in table.columns[:labels]], table.columns[labels:]
+        said = ", ".join(map(str, words))
         for column in rest:
             address = slug(name, *words) if alone else slug(name, *words, column)
-            found.append((address, plain(row[column]), "p" if is_p(words[-1] if alone else column) else ""))
+            found.append((address, said, plain(row[column]), "p" if is_p(words[-1] if alone else column) else ""))
     return found
 
 

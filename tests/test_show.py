@@ -35,6 +35,31 @@ def test_a_number_is_printed_with_its_unit(value, unit, text):
     assert value_text(value, unit) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0002, "0.0002"),
+        (-7.5e-05, "-0.000075"),
+        (0.00017655, "0.00018"),
+        (0.0009996, "0.001"),
+        (0.00123, "0.001"),
+        (0, "0"),
+        (-0.0, "0.000"),
+        (-2.8e-17, "0.000"),
+        (0.9999999999999999, "1.00"),
+        (0.9996, "1.000"),
+    ],
+)
+def test_only_what_is_zero_but_for_rounding_errors_prints_as_zero(value, text):
+    assert value_text(value) == text
+    assert value_text(value * 100, "%").startswith("0.000") == (abs(value) < 1e-12 and isinstance(value, float))
+
+
+def test_small_limits_are_not_printed_as_zero():
+    assert str(Estimate(-7.5e-05, -0.00024, 9.007e-05)) == "-0.000075 (95 % CI -0.00024 to 0.00009)"
+    assert "0.001 (0.00018–0.006)" in table_html(pd.DataFrame({"n": [1], "share": [Estimate(0.001, 0.000177, 0.0056)]}))
+
+
 def test_an_estimate_prints_its_limits_its_remark_or_why_there_is_none():
     assert str(Estimate(0.78, 0.6, 0.89)) == "0.780 (95 % CI 0.600 to 0.890)"
     assert str(Estimate(0.194, 0.194, 0.194)) == "0.194 (no interval: nothing varies)"
@@ -73,7 +98,7 @@ def test_every_number_of_a_table_has_an_address(show):
     assert set(show.values) == {"folds.0.auc", "folds.0.n", "folds.1.auc", "folds.1.n"}
     assert show.text("folds.0.auc") == "0.800 (95 % CI 0.700 to 0.900)"
     assert show.values["folds.0.auc"]["low"] == 0.7
-    assert show.values["folds.1.n"] == entry_of(9) | {"cohort": "phantom"}
+    assert show.values["folds.1.n"] == entry_of(9) | {"row": "1", "cohort": "phantom"}
 
 
 def test_a_named_index_names_the_rows_also_with_two_levels(show):
@@ -210,5 +235,5 @@ def test_a_text_alternative_says_what_is_seen():
 
 
 def test_cells_of_a_table_name_p_columns():
-    found = {address: unit for address, _, unit in cells(pd.DataFrame({"a": ["x"], "p": [0.1]}), "t", 1, alone=False)}
-    assert found == {"t.x.p": "p"}
+    table = pd.DataFrame({"a": ["x-y"], "b": ["Z"], "p": [0.1]})
+    assert cells(table, "t", 2, alone=False) == [("t.x_y.z.p", "x-y, Z", 0.1, "p")]

@@ -123,7 +123,7 @@ class CrossValidation:
         return {
             "between folds": float(by_fold.std()),
             "patients alone": patients,
-            "networks": Estimate(float(left)),
+            "networks": _spread(float(left)),
             "lowest fold": float(by_fold.min()),
             "highest fold": float(by_fold.max()),
         }
@@ -144,7 +144,7 @@ class CrossValidation:
         seed, fold = variance_components(table["value"].to_numpy(), variances.to_numpy(), folds)
         return {
             "seeds": len(table),
-            "between seeds": Estimate(float(np.sqrt(seed))),
+            "between seeds": _spread(float(np.sqrt(seed))),
             "between folds of a seed": Estimate(float(np.sqrt(fold))),
         }
 
@@ -172,19 +172,24 @@ class CrossValidation:
 
         blind: Estimates of the models that see no image.
         """
-        lower = self.mean().low
-        asks = [("above chance", f"lower limit of the mean fold AUC > {LEAST_LOWER:.2f}", lower, LEAST_LOWER)]
-        asks += [(f"above {name}", f"lower limit > {name} alone", lower, found.value) for name, found in blind.items()]
-        asks += [("mean of the folds", f"at least {LEAST_MEAN:.2f}", self.mean().value, LEAST_MEAN)]
-        asks += [("skill", f"at least {LEAST_SKILL} of the way to the perfect reader", skill.value, LEAST_SKILL)]
+        mean, limit = self.mean(), "lower limit of the mean fold AUC"
+        lower = Estimate(mean.low, method="the folds give no interval", remark="lower limit")
+        asks = [("above chance", f"{limit} > {LEAST_LOWER:.2f}", lower, LEAST_LOWER)]
+        for name, found in blind.items():
+            alone = f"{name} alone: {Estimate(found.value, method=found.method).short()}"
+            asks.append((f"above {name}", f"{limit} > {name} alone", lower.noted(f"lower limit; {alone}"), found.value))
+        asks += [("mean of the folds", f"mean fold AUC at least {LEAST_MEAN:.2f}", Estimate(mean.value), LEAST_MEAN)]
+        way = f"at least {LEAST_SKILL} of the way from chance to the perfect reader"
+        asks += [("skill", way, skill, LEAST_SKILL)]
         least = ("mean of the folds", "skill")
-        rows = [(name, words, found, _judged(found, bar, name in least)) for name, words, found, bar in asks]
+        rows: list[tuple[str, str, Estimate | None, str]]
+        rows = [(name, words, found, _judged(found.value, bar, name in least)) for name, words, found, bar in asks]
         flat = self.training()
         rows.append(
             (
                 "flat loss",
-                f"training loss changes by at most {FLAT_WITHIN} over its last fifth",
-                flat["change of the loss"],
+                f"training loss changes by at most {FLAT_WITHIN} of itself over its last fifth",
+                Estimate(flat["change of the loss"]),
                 REACHED if flat["loss is flat"] else NOT_REACHED,
             )
         )
@@ -192,7 +197,7 @@ class CrossValidation:
         if rows[0][-1] != NOT_JUDGED:
             missed = [row[0] for row in rows if row[-1] == NOT_REACHED]
             whole = f"{NOT_REACHED}: {', '.join(missed)}" if missed else REACHED
-        rows.append(("all of them", "every bar that can be judged", float("nan"), whole))
+        rows.append(("all of them", "every bar that can be judged", None, whole))
         return pd.DataFrame(rows, columns=["bar", "asks", "found", "reached"])
 
     def plot_learning_curves(self) -> Figure:
@@ -202,6 +207,11 @@ class CrossValidation:
     def plot_folds(self, ceiling: Estimate) -> Figure:
         """Return the AUC of each fold, the deployed one marked, with the mean and the perfect reader."""
         return draw.fold_aucs(self.selection, self.mean().value, ceiling.value if ceiling.known else None)
+
+
+def _spread(left: float) -> Estimate:
+    """Return the standard deviation that is left when another is taken off; none is left where chance alone would give more."""
+    return Estimate(left, remark="" if left else "no more than by chance")
 
 
 def _judged(found: float, bar: float, or_equal: bool) -> str:

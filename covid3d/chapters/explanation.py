@@ -29,7 +29,7 @@ from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, nearest
 from covid3d.run.files import progress, random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.estimate import Estimate
+from covid3d.stats.estimate import Estimate, number
 from covid3d.stats.independent import welch
 
 Method = Literal["gradcam", "hirescam"]
@@ -369,7 +369,7 @@ def _median(values: pd.Series) -> Estimate:
     if known.empty:
         return Estimate.missing(NO_TRUTH)
     low, middle, high = known.quantile([0.25, 0.5, 0.75]).tolist()
-    return Estimate(middle, method="median", remark=f"quartiles {low:.2f} to {high:.2f}")
+    return Estimate(middle, method="median", remark=f"quartiles {number(low)} to {number(high)}")
 
 
 def ratios_by_layer() -> tuple[pd.DataFrame, str]:

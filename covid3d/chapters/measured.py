@@ -9,8 +9,16 @@ from covid3d.run.errors import ConfigError, nearest
 from covid3d.stats.auc import mean_interval
 from covid3d.stats.estimate import Estimate, number
 
-NOT_MEASURED = "not measured yet"
+NOT_MEASURED, REFERENCE = "not measured yet", "it is the reference"
 REACHED, NOT_REACHED = "reached", "not reached"
+OF_ADDRESSES = {
+    " covid plus": ", COVID+",
+    " covid minus": ", COVID-",
+    r"\b([23])d\b": r"\1D",
+    r"\bauc\b": "AUC",
+    "covid3d": "COVID3D",
+}
+"""Words that stored addresses have lost, as a reader knows them."""
 OWN = "evidence"
 """The table of chapter 9 whose bars judge a run's own simulated scans, and no network."""
 
@@ -92,14 +100,19 @@ def _difficulty(table: pd.DataFrame) -> pd.DataFrame:
         {"drift of +60 HU": "drift up by 60 HU", "drift of -60 HU": "drift down by 60 HU"}
     )
     shown["AUC"] = _estimates(table, "auc", "low", "high", "DeLong")
-    shown["change"] = _estimates(table, "change", "change_low", "change_high", "paired DeLong")
+    changes, none = (
+        _estimates(table, "change", "change_low", "change_high", "paired DeLong"),
+        Estimate.missing(REFERENCE),
+    )
+    shown["change"] = changes.where(table["setting"] != "as trained", [none] * len(table))
     return shown.assign(accuracy=table["accuracy"]).set_index(["setting", "classifier"])
 
 
 def _seeds(table: pd.DataFrame) -> pd.DataFrame:
     """Every bar of the runs of each seed; the same bar has the same address in all of them."""
     words = table["address"].str.rpartition(".")[2].where(table["reached"].notna(), table["address"])
-    shown = table.assign(bar=words.str.replace(r"[._]", " ", regex=True), seed=table["seed"].map("seed {}".format))
+    words = words.str.replace(r"[._]", " ", regex=True).replace(OF_ADDRESSES, regex=True)
+    shown = table.assign(bar=words, seed=table["seed"].map("seed {}".format))
     shown["found"] = _estimates(shown, "value", "low", "high")
     wide = shown.pivot_table(index="bar", columns="seed", values="found", aggfunc="first", sort=False)
     wide.insert(0, "asks", shown.groupby("bar")["asks"].first())
@@ -136,13 +149,15 @@ def _null_world(table: pd.DataFrame) -> pd.DataFrame:
 def _null_runs(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row a quantity over runs, each run being the mean of its folds and hospitals."""
     runs = table.groupby(["quantity", "seed"], sort=False)["value"].mean().dropna()
-    parts = runs.groupby("quantity", sort=False)
+    parts = runs.rename(lambda name: name.replace("_", " "), level="quantity").groupby("quantity", sort=False)
     found = {"runs": parts.size(), "mean over runs": {name: mean_interval(part) for name, part in parts}}
     return pd.DataFrame(found).rename_axis("quantity")
 
 
 def _whole_course(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["quantity", "value", "low", "high", "n", "wanted", "verdict"]]
+    counted = table["value"].eq(table["value"].round()) & table["low"].isna()
+    shown = shown.assign(value=table["value"].astype(object).mask(counted, table["value"].round().astype("Int64")))
     return shown.rename(columns={"n": "patients"}).set_index("quantity")
 
 

@@ -62,12 +62,12 @@ class Severity:
         """Return the mean rank correlation of s with the true burden within COVID+ patients."""
         return self._rank(self.course, "logit", BURDEN).estimate
 
-    def week_apart(self) -> Estimate:
-        """Return by how many points more COVID+ patients have their highest s on days 7 to 10 than their highest true burden.
+    def week_apart(self, column: str = "logit") -> Estimate:
+        """Return by how many points more COVID+ patients have their highest value on days 7 to 10 than their highest burden.
 
         Patients who have both; paired, by Tango's score interval.
         """
-        tops = {"s": self._top("logit"), "burden": self._top(BURDEN)}
+        tops = {"s": self._top(column), "burden": self._top(BURDEN)}
         both = pd.DataFrame({name: self._in_week(top) for name, top in tops.items()}).dropna().astype(bool)
         if both.empty:
             return Estimate.missing(NO_TRUTH)
@@ -81,18 +81,21 @@ class Severity:
     def highest(self) -> pd.DataFrame:
         """Return how many COVID+ patients have their highest s, burden or opacity on days 7 to 10, and on the burden's scan.
 
-        The last row is the schedule's: what share of a patient's scans lies on these days, so a scan drawn blindly would.
+        The second row is the perfect reader's, of the network's grid. The last is the schedule's: what share of a patient's scans
+        lies on these days, so a scan drawn blindly would. The shares are compared with the burden's as `week_apart` does.
         """
         ill, rows = self._top(BURDEN), []
-        for column, words in {"logit": "s", **MEASURES}.items():
+        for column, words in {"logit": "s", BEST: "perfect reader", **MEASURES}.items():
             top = self._top(column)
             in_week, same = self._in_week(top), top.isin(ill)
             share = wilson(int(in_week.sum()), len(top)).of_unit("%") if len(top) else Estimate.missing(NO_TRUTH)
-            rows.append((words, f"{in_week.sum()} of {len(top)}", share, f"{same.sum()} of {len(top)}"))
+            apart = "" if column == BURDEN else self.week_apart(column)
+            rows.append((words, f"{in_week.sum()} of {len(top)}", share, apart, f"{same.sum()} of {len(top)}"))
         week = self.course["day"].between(*WEEK).groupby(self.course["patient_id"]).mean()
         blind = Estimate(float(week.mean()), method="mean share of a patient's scans").of_unit("%")
-        rows.append(("a scan drawn blindly", "", blind if len(week) else Estimate.missing("no scans"), ""))
-        return pd.DataFrame(rows, columns=["highest", "patients", "share", "on the burden's scan"]).set_index("highest")
+        rows.append(("a scan drawn blindly", "", blind if len(week) else Estimate.missing("no scans"), "", ""))
+        columns = ["highest", "patients", "share", "above the burden's share", "on the burden's scan"]
+        return pd.DataFrame(rows, columns=columns).set_index("highest")
 
     def _in_week(self, top: pd.Series) -> pd.Series:
         """Return, by patient, whether the scan of its row lies on days 7 to 10."""

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import measured, opacity
+from covid3d.chapters import explanation, measured, opacity
 from covid3d.chapters.measured import NOT_MEASURED, verdict
 from covid3d.chapters.truth import read_truth
 from covid3d.cohort.folds import require_certificate
@@ -163,17 +163,17 @@ class Simulator:
         return pd.DataFrame(cells, columns=["what", "in this run", "standing"]).set_index("what")
 
     def special_cases(self) -> pd.DataFrame:
-        """Return the special cases of this run: the censored patients, and the youngest, who is Figure 4's."""
+        """Return the special cases of this run: the censored patients, and the patient of Figure 4."""
         followed, (end, _) = self._followed(), self._ends()
         censored = end[end["censored"] == 1]
         cases = [("censored patients", len(censored), ", ".join(censored["hospital"]))]
-        start = followed[followed["scan_index"] == 0]
-        for one in start[start["age"] == start["age"].min()].head(1).to_dict("records"):
+        case = followed[followed["patient_id"] == explanation.case_patient(self.scans)]
+        for one in case[case["scan_index"] == 0].to_dict("records"):
             text = (
                 f"{one['age']:.0f} years; peak on day {one['day'] - one['phase']:.0f}, "
                 f"discharge on day {one['days_to_discharge']:.0f}"
             )
-            cases.append(("scans of the youngest", int((followed["patient_id"] == one["patient_id"]).sum()), text))
+            cases.append(("scans of Figure 4's patient", len(case), text))
         return pd.DataFrame(cases, columns=["case", "number", "which"]).set_index("case")
 
 

@@ -23,6 +23,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 # jsonschema, which checks notebooks, would import this grammar of international addresses where it is installed: it takes
 # 1.5 s to build, in each job of a run, and no notebook needs it.
 
+START_SECONDS = 180  # until a kernel must have answered; the usual 60 are short where all cores are busy
 MAX_SOCKET_PATH = 103  # bytes of a Unix socket's path: 104 with its end on macOS, 108 on Linux
 
 
@@ -129,6 +130,7 @@ def _execute(run: Run, chapter: str, source: Path, executed: Path) -> None:
                 cwd=run.root,
                 progress_bar=False,
                 record_timing=False,
+                start_timeout=START_SECONDS,
                 config=Config({"KernelManager": {"transport": "ipc", "ip": str(folder / "kernel")}}),
             )
         except papermill.PapermillExecutionError as error:

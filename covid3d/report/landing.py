@@ -1,7 +1,6 @@
 """The first page: published beside re-run in one picture, what was reached and what was not, and what the run was made with."""
 
 import html
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -181,10 +180,9 @@ def _lists(values: Values, found: Mapping[str, list[str]], places: Mapping[str, 
 
 
 def _bar(values: Values, address: str, places: Mapping[str, tuple[str, str]]) -> str:
-    """Return a bar in words: its name, what was found, what was asked, and its table as a link."""
-    table, *words = address.split(".")
-    name = re.sub(r"\b([23])d\b", r"\1D", " ".join(words or [table]).replace("_", " "))
-    name = re.sub(r"\b0 (\d+)\b", r"0.\1", name).replace("covid plus", "in COVID+").replace("covid minus", "in COVID-")
+    """Return a bar in the words of its table: its row, what was found, what was asked, and the table as a link."""
+    table = address.partition(".")[0]
+    name = judged(values)[address]["row"]
     one = values.get(f"{address}.found", values.get(f"{address}.value", {}))
     found = one["text"] if one.get("value") is not None else ""
     if f"{address}.holds" in values:

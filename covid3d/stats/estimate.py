@@ -138,8 +138,11 @@ def value_text(value: Any, unit: str = "") -> str:
 def number(value: Any, unit: str = "") -> str:
     """Return a number with the digits it deserves: counts whole, p values with two, the rest with three.
 
-    >>> number(0.83149), number(12.345), number(1234), number(0.01234, "p")
-    ('0.831', '12.3', '1,234', '0.012')
+    What is below 0.001 has two significant digits, so that only 0 prints as 0.000; what is below 1e-12 is 0 but for
+    rounding in the computation.
+
+    >>> number(0.83149), number(12.345), number(1234), number(0.01234, "p"), number(0.0002)
+    ('0.831', '12.3', '1,234', '0.012', '0.0002')
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -151,6 +154,9 @@ def number(value: Any, unit: str = "") -> str:
         return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
     if unit in ("day", "days") and float(value).is_integer():
         return f"{value:,.0f}"
+    value = round(float(value), 12)
     size = abs(value)
+    if 0 < size < 1e-3:
+        return np.format_float_positional(value, 2, fractional=False, trim="-")
     digits = 3 if size < 1 else 2 if size < 10 else 1 if size < 1000 else 0
     return f"{round(value, digits) + 0.0:,.{digits}f}"  # adding 0 makes -0 a 0

@@ -117,8 +117,11 @@ GOOD = PERFECT | {0: [*PERFECT[1][:3], (1, -0.5), *PERFECT[1][4:]]}  # one pair 
 def test_each_bar_is_judged_and_all_of_them_together(make_run):
     blind = pd.Series({"metadata": Estimate(0.5), "burden": Estimate(0.5)})
     run = make_run()
-    reached = chapter_of(GOOD, run).bars(Estimate(0.9), blind).set_index("bar")["reached"]
-    assert set(reached) == {cv.REACHED}
+    table = chapter_of(GOOD, run).bars(Estimate(0.9), blind).set_index("bar")
+    assert set(table["reached"]) == {cv.REACHED}
+    low = f"{chapter_of(GOOD, run).mean().low:.3f} (lower limit"
+    assert str(table.loc["above chance", "found"]) == f"{low})", "a limit is said to be one"
+    assert str(table.loc["above burden", "found"]) == f"{low}; burden alone: 0.500)"
     late = chapter_of(GOOD, run, loss=-0.1).bars(Estimate(0.9), blind).set_index("bar")["reached"]
     assert (late["flat loss"], late["all of them"]) == (cv.NOT_REACHED, "not reached: flat loss"), "by its own name"
     low = chapter_of(GOOD, run).bars(Estimate(0.59), blind).set_index("bar")["reached"]
@@ -190,6 +193,9 @@ def test_seeds_are_told_apart_from_folds_where_the_campaign_has_several(make_run
     assert found["seeds"] == 3 and found["between folds of a seed"].value == pytest.approx(0.06)
     expected = np.var([0.8, 0.9, 0.95], ddof=1) - 0.06**2 / folds
     assert found["between seeds"].value == pytest.approx(np.sqrt(expected))
+    same = table.assign(value=0.9, low=0.9 - half, high=0.9 + half)
+    monkeypatch.setattr(cv.campaigns, "read", lambda name: same)
+    assert str(chapter.seeds()["between seeds"]) == "0.000 (no more than by chance)"
     monkeypatch.setattr(cv.campaigns, "read", lambda name: table.head(1))
     assert str(chapter.seeds()["between seeds"]) == "not available (1 seed: cannot be told apart)"
     monkeypatch.setattr(cv.campaigns, "read", lambda name: None)

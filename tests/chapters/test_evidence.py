@@ -154,7 +154,8 @@ def test_the_sentence_follows_the_bars_and_carries_their_numbers(make_run):
     run = make_run()
     trusted = judged(run, 0.3, 0.05, GOOD, CHANCE).advice()
     assert trusted["which picture"].startswith("Trust the occlusion picture, not the activation map")
-    assert "3.0 times" in trusted["which picture"] and "1.0 times" in trusted["which picture"]
+    assert "3.00 times" in trusted["which picture"] and "1.00 times" in trusted["which picture"]
+    assert "of the external hospitals" in trusted["which picture"]
     assert trusted["what it looks at"].endswith("the network decides by the disease.")
     both = judged(run, 0.3, 0.05, GOOD, CHANCE, activation=0.3).advice()["which picture"]
     assert both.startswith("Both pictures")
@@ -251,7 +252,7 @@ def test_what_follows_is_said_by_the_comparison_with_random_labels(make_run, ran
     found = evidence.Evidence(one.run, one.maps, pd.concat(parts, ignore_index=True), one.causal)
     for sentence in found.sanity().values():
         assert sentence.startswith(
-            f"3.0 times with true labels, {10 * random:.1f} with random ones, 1.0 with random weights"
+            f"3.00 times with true labels, {10 * random:.2f} with random ones, 1.00 with random weights"
         )
         assert sentence.endswith(f"{evidence.LEARNED[words]}, and {evidence.STARTED[random > 0.1]}")
     for table in (found.summary, found.maps.summary):

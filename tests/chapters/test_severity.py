@@ -61,11 +61,19 @@ def test_a_patient_with_one_scan_and_one_without_a_change_are_counted_apart():
 
 def test_the_days_of_the_highest_are_those_of_each_measure():
     table = SICK.highest()
-    assert table["patients"].tolist() == ["4 of 4", "4 of 4", "4 of 4", "0 of 4", ""]
-    assert table["on the burden's scan"].tolist() == ["4 of 4", "4 of 4", "4 of 4", "0 of 4", ""]
+    assert table["patients"].tolist() == ["4 of 4", "4 of 4", "4 of 4", "4 of 4", "0 of 4", ""]
+    assert table["on the burden's scan"].tolist() == ["4 of 4", "4 of 4", "4 of 4", "4 of 4", "0 of 4", ""]
     assert table.loc["a scan drawn blindly", "share"].value == 25, "one scan in four"
     tied = SICK.course.assign(logit=0.0)
     assert replace(SICK, course=tied).highest().loc["s", "patients"] == "0 of 4", "of equals the earliest"
+
+
+def test_the_perfect_reader_is_asked_for_its_own_highest_evidence():
+    early = SICK.course["patient_id"].isin(["P", "Q", "R"]) & (SICK.course["day"] == 0)
+    table = SICK.course.assign(oracle_grid_logit=SICK.course["oracle_grid_logit"].mask(early, 99.0))
+    row = replace(SICK, course=table).highest().loc["perfect reader"]
+    assert (row["patients"], row["on the burden's scan"]) == ("1 of 4", "1 of 4") and row["share"].value == 25
+    assert row["above the burden's share"].value == -75
 
 
 def test_changes_of_controls_have_a_direction():
@@ -90,6 +98,8 @@ def test_real_scans_have_opacity_and_no_burden(tmp_path, monkeypatch):
     assert (
         str(severity.shares_in_words(table)["true burden"].iloc[0]) == "not available (real scans have no known burden)"
     )
+    best = asked.highest().loc["perfect reader"]
+    assert best["share"].method == best["above the burden's share"].method == severity.NO_TRUTH
     assert not severity.beside(run, table.head(0)).shape[0]
 
 

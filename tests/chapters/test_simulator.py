@@ -7,7 +7,7 @@ import pytest
 from conftest import furnish
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import measured, simulator
+from covid3d.chapters import explanation, measured, simulator
 from covid3d.cohort.manifest import read_manifest, write_manifest
 from covid3d.report import chapter as execution
 from covid3d.run import campaigns, steps
@@ -137,6 +137,18 @@ def test_the_true_course_counts_days_as_the_truth_does(sim):
     assert course["ill on the first scan, %"].value == 0
     assert set(sim.course()["standing"]) == {"by construction"}
     assert sim.special_cases().loc["censored patients"].tolist() == [1, "C"]
+    shown = sim.scans["patient_id"] == explanation.case_patient(sim.scans)
+    number, who = sim.special_cases().loc["scans of Figure 4's patient"]
+    assert number == shown.sum() and who.startswith(f"{sim.scans.loc[shown, 'age'].iloc[0]:.0f} years; peak on day 6")
+
+
+def test_stored_tables_are_in_words_and_count_in_whole_numbers():
+    bars = measured.stored("seeds").index
+    assert {"rank correlation with burden, COVID-", "3D above 2D hospitals pooled"} <= {*bars}
+    assert not any("_" in name for name in measured.stored("null_smoke").index)
+    assert str(measured.stored("phantom_course").loc["followed patients at A", "value"]) == "49"
+    trained = measured.stored("phantom_difficulty").loc["as trained", "change"]
+    assert {change.short() for change in trained} == {"it is the reference"}
 
 
 def test_real_scans_have_no_such_chapter(root, monkeypatch):

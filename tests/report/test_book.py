@@ -99,6 +99,15 @@ def test_a_notebook_whose_python_is_killed_is_one_message(run):
     assert not run.path("notebooks", "01_data.ipynb").exists()
 
 
+def test_a_notebook_whose_python_does_not_start_is_one_message(run, tmp_path, monkeypatch):
+    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(chapters, "START_SECONDS", 2)
+    write_notebook(run.root / "notebooks" / "01_data.ipynb", WORK)
+    with pytest.raises(Covid3DError, match="chapter 01_data: the notebook's Python did not start"):
+        chapters.ensure_chapter(run, "01_data")
+
+
 def test_kernels_are_spoken_to_through_files_of_this_user_alone(run, tmp_path, monkeypatch):
     """Not through TCP ports, which two kernels that start at once can both be given; and wherever TMPDIR lies."""
     place = tmp_path / ("a_long_path" * 10)

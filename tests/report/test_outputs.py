@@ -113,8 +113,9 @@ def test_a_build_service_gives_the_book_its_repository():
 # --- the first page ---------------------------------------------------------------------------------------------------
 
 
-def entry(value, low=None, high=None, unit="", chapter="04"):
-    return {"value": value, "low": low, "high": high, "unit": unit, "chapter": chapter, "text": str(value)}
+def entry(value, low=None, high=None, unit="", chapter="04", row=""):
+    text = str(value)
+    return {"value": value, "low": low, "high": high, "unit": unit, "chapter": chapter, "text": text, "row": row}
 
 
 def values_of(auc):
@@ -163,23 +164,22 @@ def test_the_first_picture_has_the_printed_values_with_the_interval_of_their_cou
     assert all(row["found"] is None for row in landing.comparison({}))
 
 
-def test_what_was_reached_and_what_was_not_is_listed_by_name():
+def test_what_was_reached_and_what_was_not_is_listed_in_the_words_of_its_table():
     values = {
-        "bars.skill.reached": entry("not reached"),
-        "course_bars.s_follows_burden.verdict": entry("reached"),
-        "trust.course.verdict": entry("not reached", chapter="09"),
+        "bars.skill.reached": entry("not reached", row="skill"),
+        "bars.skill.found": entry(0.5) | {"text": "0.5 (lower limit)"},
+        "course_bars.s_follows_2d_covid_plus.verdict": entry("reached", row="s follows 2D, COVID+ < 0.02"),
+        "trust.course.verdict": entry("not reached", chapter="09", row="course"),
         "trust.course.holds": entry("1", chapter="09"),
         "trust.course.of": entry("2", chapter="09"),
-        "whole_course.peak.verdict": entry("not reached", chapter="09"),
-        "whole_course.stay.verdict": entry("reached", chapter="09"),
+        "whole_course.peak.verdict": entry("not reached", chapter="09", row="peak"),
+        "whole_course.stay.verdict": entry("reached", chapter="09", row="stay"),
         "bars_of_seeds.skill.reached": entry("2 of 3", chapter="09"),
     }
     page = landing.bars_html(values, {"table.bars": ("Table 3.2", "notebooks/03.html#table-bars")})
-    asked = (
-        "Not reached (1):</strong></p><ul><li>skill (<a href='notebooks/03.html#table-bars'>Table 3.2</a>)</li></ul>"
-    )
-    assert asked in page
-    assert "Reached (1):</strong></p><ul><li>s follows burden</li></ul>" in page
+    link = "<a href='notebooks/03.html#table-bars'>Table 3.2</a>"
+    assert f"Not reached (1):</strong></p><ul><li>skill: 0.5 (lower limit) ({link})</li></ul>" in page
+    assert "Reached (1):</strong></p><ul><li>s follows 2D, COVID+ &lt; 0.02</li></ul>" in page
     own = page.partition("<details><summary>The simulator's own bars</summary>")[2]
     assert "Not reached (2):</strong></p><ul><li>course: 1 of 2 hold</li><li>peak</li></ul>" in own
     assert "stay" not in own, "counted by its campaign's line"
