@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import evidence, explanation, followed, results, scored, severity
+from covid3d.chapters import evidence, explanation, results, scored, severity
 from covid3d.chapters.measured import judged
 from covid3d.chapters.once import once
 from covid3d.chapters.pictured import made_on, picture
@@ -21,7 +21,6 @@ from covid3d.chapters.results import EVERY_FOLD, THREE_D
 from covid3d.chapters.severity import NO_TRUTH, Severity
 from covid3d.cohort.folds import read_splits, require_certificate
 from covid3d.cohort.intake import accepted, grid_spacing, read_intake
-from covid3d.cohort.manifest import read_manifest
 from covid3d.ct.windows import nominal_window
 from covid3d.figures import trajectories as draw
 from covid3d.figures.picture import Picture
@@ -386,7 +385,6 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     """Return the chapter's results, computing what is missing; a last scan is late within `late_days` of discharge."""
     steps.ensure_needs(run, "06_trajectories")
     require_certificate(run)
-    followed.check_ends(read_manifest(run.manifest), run.manifest.name)
     scores, manifest = once(results.trajectory_scores(run), "trajectories/scores.csv"), accepted(run)
     external = scored.usable(results.external_scores(run), "external/predictions.csv")
     course, controls = (severity.beside(run, course_of(scores, manifest, controls=which)) for which in (False, True))

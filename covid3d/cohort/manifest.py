@@ -151,6 +151,7 @@ def _checked_cells(path: Path, rules: dict[str, Rule], optional: dict[str, Rule]
     _check_ids(cells, path.name)
     _check_patients(cells, path.name)
     _check_outcomes(cells, path.name)
+    _check_ends(cells, path.name)
     return cells
 
 
@@ -206,6 +207,21 @@ def _check_outcomes(cells: pd.DataFrame, file: str) -> None:
         if number(censored) == 0 and outcome == "in_hospital":
             what = "the patient is still in hospital, yet the stay is not censored"
             refuse(file, row, "censored", what, "Write censored 1")
+
+
+def _check_ends(cells: pd.DataFrame, file: str) -> None:
+    """Refuse a row whose blank outcome would count as a discharge, though another row of the patient tells of another end."""
+    facts = ["patient_id", "outcome", "censored", "days_to_discharge"]
+    told: dict[str, tuple[str, object]] = {}
+    for row, patient, outcome, censored, _ in cells[facts].itertuples():
+        if outcome not in ("", "discharged") or number(censored) == 1:
+            told.setdefault(patient, (outcome or "censored", row))
+    for row, patient, outcome, censored, days in cells[facts].itertuples():
+        if patient in told and outcome == "" and number(censored) != 1 and days:
+            end, line = told[patient]
+            what = f"the cell is empty, though the stay of patient '{patient}' is '{end}' in row {line}"
+            cure = "Write outcome and censored on every row of the patient: an empty outcome counts as a discharge"
+            refuse(file, row, "outcome", what, cure, "blank_outcome")
 
 
 def _check_sequence(cells: pd.DataFrame, file: str) -> None:

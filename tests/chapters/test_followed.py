@@ -2,11 +2,10 @@
 
 import pandas as pd
 import pytest
-from synthetic_run import scan, synthetic_run
+from synthetic_run import synthetic_run
 
 from covid3d.chapters import followed
 from covid3d.cohort.manifest import read_manifest, write_manifest
-from covid3d.run.errors import ManifestError
 
 
 @pytest.fixture(scope="module")
@@ -50,29 +49,3 @@ def test_a_refused_scan_tells_of_its_patient_all_the_same(change):
     intake.to_csv(run.intake, index=False)
     found = followed.pairs(run).query("patient_id == 'A002'")
     assert found["scan_id"].tolist() == ["A002-1"] and found["ventilated"].tolist() == [1]
-
-
-@pytest.mark.parametrize(
-    ("told", "end"),
-    [
-        ({"outcome": "died"}, "'died'"),
-        ({"outcome": "transferred", "censored": 1}, "'transferred'"),
-        ({"outcome": "", "censored": 1}, "censored"),
-    ],
-)
-def test_a_blank_end_is_no_discharge_where_another_row_tells_of_another_end(change, told, end):
-    run = change({"A001-0": {"censored": 0, **told}, "A001-1": {"outcome": "", "censored": pd.NA}})
-    with pytest.raises(ManifestError, match=f"scan A001-1 of patient A001 has no outcome, though the stay is {end} at"):
-        followed.pairs(run)
-
-
-def test_ends_that_are_blank_everywhere_or_discharges_or_without_days_are_let_be():
-    facts = [("discharged", 0, 5), ("", "", 3), ("died", 0, 5), ("", "", "")]
-    rows = [
-        scan(
-            f"A{number // 2:03d}", number % 2, "followup", 1, outcome=outcome, censored=censored, days_to_discharge=days
-        )
-        for number, (outcome, censored, days) in enumerate(facts)
-    ]
-    table = pd.DataFrame(rows).replace({"censored": {"": pd.NA}, "days_to_discharge": {"": pd.NA}})
-    followed.check_ends(table.astype({"censored": "Int64", "days_to_discharge": "Float64"}), "manifest.csv")

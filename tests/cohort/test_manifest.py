@@ -128,6 +128,17 @@ def test_a_broken_cell_is_refused_with_its_row_and_column(tmp_path: Path, row: i
         assert words in message
 
 
+@pytest.mark.parametrize(
+    ("outcome", "censored", "end"), [("died", "0", "died"), ("transferred", "1", "transferred"), ("", "1", "censored")]
+)
+def test_a_blank_end_is_no_discharge_where_another_row_tells_of_another_end(tmp_path, outcome, censored, end) -> None:
+    rows = [changed(0, outcome=outcome, censored=censored)[0], changed(1, outcome="", censored="")[1], *ROWS[2:]]
+    said = refusal(manifest(tmp_path, rows))
+    assert "row 3, column 'outcome'" in said and f"the stay of patient '001' is '{end}' in row 2" in said
+    without_days = [rows[0], rows[1].replace(",5.5,", ",,"), *ROWS[2:]]
+    assert read_manifest(manifest(tmp_path, without_days))["outcome"].tolist()[1] == "", "no day that would count"
+
+
 def test_days_that_run_backwards_are_refused_whatever_the_order_of_rows(tmp_path: Path) -> None:
     third = ROWS[1].replace("001-1", "001-2").replace("followup,1,1,6.5", "followup,1,2,4")
     message = refusal(manifest(tmp_path, [third, *ROWS]))
