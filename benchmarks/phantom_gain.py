@@ -105,7 +105,7 @@ def foretold(pairs: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
 def bars_of(pairs: pd.DataFrame, found: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
     """Return the bars of chapter 7 for patients with the network's features of both scans, all fitted to them alone."""
     held, orders = rng.permutation(np.arange(len(pairs)) % FOLDS), permuted_orders(len(pairs), FEWER, rng)
-    pairs, label, rows = pairs.assign(fold=held), pairs["label"].to_numpy(float), {}
+    pairs, label, rows, tables = pairs.assign(fold=held), pairs["label"].to_numpy(float), {}, {}
     days, event = (pairs[name].to_numpy(float) for name in ("remaining_days", "event"))
     for name in BARRED:
         if name in VARIANTS.values():
@@ -114,10 +114,10 @@ def bars_of(pairs: pd.DataFrame, found: np.ndarray, rng: np.random.Generator) ->
             inputs = predictors.inputs_of_columns(pairs, name, FOLDS)
         tried = orders if name == "opacity_pair" else orders[:1]
         logits = permuted_logits(inputs.folds, held, label, tried, inputs.penalties)
-        scored = pairs.assign(logit=logits[0], high=(logits[0] >= 0).astype(float))
-        row = risk.separation(scored, FEWER, rng)
+        tables[name] = pairs.assign(logit=logits[0], high=(logits[0] >= 0).astype(float))
+        row = risk.separation(tables[name], FEWER, rng)
         rows[NAMES[name]] = row | {"permutation p": permuted(permuted_log_rank(logits, tried, days, event).p)}
-    return predictors.bars(pd.DataFrame.from_dict(rows, orient="index"))
+    return predictors.bars(pd.DataFrame.from_dict(rows, orient="index"), tables)
 
 
 def power(pairs: pd.DataFrame, found: np.ndarray, samples: int = SAMPLES) -> pd.DataFrame:
