@@ -144,7 +144,7 @@ def predictive_value(cases: int) -> Callable[[Generator], bool | None]:
 
     def rejects(rng: Generator) -> bool | None:
         right = [(int(rng.binomial(cases, 0.85)), cases) for _ in range(2)]
-        found = calibration.predictive_values(*right, [0.1]).at[0, "PPV"]
+        found = calibration.predictive_values(right[0], right[1], [0.1]).at[0, "PPV"]
         return leaves_out(found, 0.85 * 0.1 / (0.85 * 0.1 + 0.15 * 0.9))
 
     return rejects
@@ -334,7 +334,7 @@ def by_permutation(test: str, own: bool) -> Callable[[Generator], bool | None]:
         days, event = table["remaining_days"].to_numpy(float), table["event"].to_numpy(float)
         mine = networks[0] if own else heads[0][0]
         if test == "gain":
-            found = risk.permuted_gain(table, orders, *heads, networks if own else None)
+            found = risk.permuted_gain(table, orders, heads[0], heads[1], networks if own else None)
             return at_most(found.loc["auc", "permutation p"].value)
         if test == "best cut-off":
             return at_most(cut_offs.permuted(heads[0], orders, days, event, mine).p)
