@@ -84,6 +84,14 @@ def test_a_patient_on_both_sides_of_a_fold_is_found_by_the_manifest_not_by_the_s
     assert found(certificate, "patient") == ["fold 0: patient A0000"]
 
 
+def test_one_dicom_patient_on_both_sides_is_found_under_two_ids() -> None:
+    table = cohort()
+    hashes = table["patient_id"].where(~table["patient_id"].isin(["A0001", "A0002"]), "one").replace("B0000", "A0003")
+    made = leakage_certificate(table, make_folds(table, 3, 1), intake_of(table).assign(patient_sha256=hashes))
+    assert {text.partition(": ")[2] for text in found(made, "patient")} == {"patient A0001 = A0002"}
+    assert found(made, "roles") == ["A0003 = B0000"] and not made["passed"]
+
+
 def test_a_followup_scan_in_task_1_is_found() -> None:
     table = cohort()
     splits = make_folds(table, 3, 1)
