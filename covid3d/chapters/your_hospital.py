@@ -193,7 +193,7 @@ def ensure_scores(run: Run) -> Path:
 def _said(doubles: pd.DataFrame, why: str) -> list[str]:
     """Return the lines for the terminal: which scans are in no number that judges, and that none has a score."""
     counts = doubles["reason"].value_counts().sort_index()
-    lines = [f"{count} scans are in no number that judges: {reason}" for reason, count in counts.items()]
+    lines = [f"left out of every number that judges, {reason}: {count} scans" for reason, count in counts.items()]
     return [*lines, *([f"no scores: {why}"] if why else ()), ""]
 
 

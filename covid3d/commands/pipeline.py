@@ -373,8 +373,19 @@ def announce(run: Run, cores: int) -> str:
     profile = run.profile
     return (
         f"run '{run.name}': {profile.purpose}; about {profile.minutes:g} min on {profile.reference_machine}, "
-        f"{profile.disk_gb:g} GB in runs/{run.name}/. Cores used: {cores}. What is up to date is kept."
+        f"{profile.disk_gb:g} GB in runs/{run.name}/. Cores used: {cores}. What is up to date is kept.{_trained_on(run)}"
     )
+
+
+def _trained_on(run: Run) -> str:
+    """Return what given weights were trained on, and what that means for real scans; "" for a run that trains."""
+    if not run.is_site:
+        return ""
+    from covid3d.network.given import describe_classifier
+
+    source = describe_classifier(run.given_weights)["trained_on"]
+    means = " (simulated scans): a real scan gets no score" if source == "phantom" else ""
+    return f"\nweights '{run.given_weights.name}': trained on {source}{means}."
 
 
 def where_it_lies(run: Run) -> str:
