@@ -7,10 +7,13 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from covid3d.cohort.persons import persons
+
 THUMBNAIL = (12, 24, 24)
 # Simulated scans of two patients reach 0.89 (64 scans), two real patients 0.0;
 # a copy smoothed and with 30 HU of noise 0.986 or more.
 NEAR_DUPLICATE = 0.975
+NEAR = " ~ "
 BLOCK, SPACE, ROUNDING = 512, 256, 1e-4
 
 
@@ -28,17 +31,19 @@ def leakage_certificate(
     """Return what was looked for, what was found, and whether all of it is clean.
 
     manifest: rows of the manifest and its controls. splits: of Task 1. intake: scan_id, ok, pixel_sha256 and, where
-    known, series_uid_sha256. thumbnails: tiny grids by scan_id for the search for near duplicates.
+    known, series_uid_sha256 and patient_sha256: patient ids that share a DICOM PatientID are one patient. thumbnails: tiny
+    grids by scan_id for the search for near duplicates.
     Returns {passed, checks: [{check, question, compared, found, passed}]}; `found` lists scans and patients by id. A check
     whose column is missing is left out: it has not passed.
     """
     accepted = intake[intake["ok"].astype(int) == 1]
     patients = dict(zip(manifest["scan_id"], manifest["patient_id"], strict=True))
+    named = _people(manifest, accepted)
+    people = manifest.assign(patient_id=[named.get(patient, patient) for patient in manifest["patient_id"]])
+    owners = dict(zip(people["scan_id"], people["patient_id"], strict=True))
     checks = [
-        _check(
-            "patient", "Is a patient in train and validation of one fold?", splits, _split_patients(splits, patients)
-        ),
-        _check("roles", "Is a patient in development and external?", manifest, _two_roles(manifest, "patient_id")),
+        _check("patient", "Is a patient in train and validation of one fold?", splits, _split_patients(splits, owners)),
+        _check("roles", "Is a patient in development and external?", manifest, _two_roles(people, "patient_id")),
         _check("hospitals", "Is a hospital in development and external?", manifest, _two_roles(manifest, "hospital")),
         _check("followup", "Is a scan of Task 1 no first scan of development?", splits, _foreign(splits, manifest)),
         _check("validation", "Is a scan validated in more than one fold?", splits, _validated_twice(splits)),
@@ -57,6 +62,14 @@ def leakage_certificate(
 
 def _check(name: str, question: str, compared: Sized, found: list[str]) -> dict[str, Any]:
     return {"check": name, "question": question, "compared": len(compared), "found": found, "passed": not found}
+
+
+def _people(manifest: pd.DataFrame, accepted: pd.DataFrame) -> dict[str, str]:
+    """Return for each patient id under which another one's DICOM PatientID was read all of that person's: "P1 = P7"."""
+    if "patient_sha256" not in accepted:
+        return {}
+    read = manifest[["scan_id", "patient_id"]].merge(accepted[["scan_id", "patient_sha256"]], on="scan_id")
+    return {patient: " = ".join(ids) for patient, ids in persons(read, ["patient_sha256"]).items()}
 
 
 def _split_patients(splits: pd.DataFrame, patients: dict[str, str]) -> list[str]:
@@ -103,7 +116,7 @@ def near_duplicates(thumbnails: Mapping[str, np.ndarray], patients: dict[str, st
         (left, i), (right, j) = (np.unique(side, return_inverse=True) for side in pairs.T)
         alike = _normed(thumbnails, [ids[at] for at in left]) @ _normed(thumbnails, [ids[at] for at in right]).T
         found += [(ids[a], ids[b]) for a, b in pairs[alike[i, j] > NEAR_DUPLICATE]]
-    return [f"{a} ~ {b}" for a, b in found if patients.get(a) != patients.get(b)]
+    return [f"{a}{NEAR}{b}" for a, b in found if patients.get(a) != patients.get(b)]
 
 
 def _candidates(thumbnails: Mapping[str, np.ndarray], ids: list[str]) -> Iterator[np.ndarray]:

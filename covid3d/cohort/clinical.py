@@ -4,6 +4,8 @@ from typing import Any
 
 import pandas as pd
 
+from covid3d.cohort.persons import HASHES, shared
+
 FEWEST_PCR_TESTS = 2  # the paper, section 2
 ADULT_YEARS = 18
 SAME_STAY_DAYS = 1.0
@@ -54,9 +56,6 @@ def findings(table: pd.DataFrame, intake: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["scan_id", "patient_id", "code"])
 
 
-HASHES = ("pixel_sha256", "series_uid_sha256", "patient_sha256")
-
-
 def _holds(code: str, rows: pd.DataFrame) -> pd.Series:
     """Return for each row whether a code holds by the manifest and the hashes, bool."""
     rule = RULES.get(code)
@@ -64,15 +63,10 @@ def _holds(code: str, rows: pd.DataFrame) -> pd.Series:
 
 
 def _two_ids(rows: pd.DataFrame) -> pd.Series:
-    """Scans whose pixels, series or DICOM PatientID another patient id also has; an id that most share was blanked."""
+    """Scans whose pixels, series or DICOM PatientID another patient id also has."""
     found = pd.Series(False, index=rows.index)
-    for name in HASHES:
-        if name not in rows:
-            continue
-        value = rows[name].where(rows[name].notna() & (rows[name] != ""))
-        owners = rows.groupby(value)["patient_id"].transform("nunique")
-        blanked = name == "patient_sha256" and owners > max(2, rows["patient_id"].nunique() // 2)
-        found |= (owners > 1) & ~pd.Series(blanked, index=rows.index)
+    for name in (name for name in HASHES if name in rows):
+        found |= shared(rows, name).notna()
     return found
 
 

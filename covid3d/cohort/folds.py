@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from covid3d.cohort.certificate import first_scans, leakage_certificate, thumbnail
+from covid3d.cohort.certificate import NEAR, first_scans, leakage_certificate, thumbnail
 from covid3d.cohort.intake import read_intake
 from covid3d.cohort.manifest import read_controls, read_manifest
 from covid3d.run import steps
@@ -170,6 +170,12 @@ def require_certificate(run: Run) -> dict[str, Any]:
             code="leakage",
         )
     return certificate
+
+
+def near_copies(run: Run) -> list[tuple[str, str]]:
+    """Return pairs of scans of different patients that the run's certificate found nearly alike."""
+    checks = {check["check"]: check["found"] for check in read_json(run.path("leakage.json"))["checks"]}
+    return [(one, other) for one, _, other in (pair.partition(NEAR) for pair in checks["near_duplicates"])]
 
 
 def _again(run: Run) -> str:

@@ -180,7 +180,11 @@ def _intake(run: Run) -> None:
     intake = as_table(rows)
     bad = intake[intake["ok"] == 0]
     if len(bad):
-        print(f"intake: {len(bad)} of {len(intake)} scans refused: {_counts(bad['code'])}", flush=True)
+        codes = ", ".join(f"{count} {code}" for code, count in _counts(bad["code"]).items())
+        where = run.intake.relative_to(run.root).as_posix()
+        print(
+            f"intake: {len(bad)} of {len(intake)} scans refused ({codes}); reason and cure of each: {where}", flush=True
+        )
     order = read_manifest(run.order_form, clinical=True)
     listed = read_manifest(run.manifest)
     if len(order) == len(listed):  # a site's manifest: the same rows under pseudonyms

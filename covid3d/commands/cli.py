@@ -279,16 +279,22 @@ def finished(name: str) -> "Run":
 
 def compare(run_a: "Run", run_b: "Run", out: Path | None = None) -> bool:
     """Print what differs between two runs, and write it to `out` if given; True when nothing does."""
-    from covid3d.report.claims import diff
+    from covid3d.report.claims import ABSENT, diff
     from covid3d.run.files import write_csv
 
     table = diff(run_a, run_b)
     other = table[~table["equal"]].drop(columns="equal")
     if out is not None:
         write_csv(out, other)
-    typer.echo(f"{run_a.name} against {run_b.name}: {len(other)} of {len(table)} values differ")
-    if len(other):
-        typer.echo(other.to_string(index=False, max_colwidth=40))
+    only = [other.iloc[:, place] == ABSENT for place in (4, 3)]  # texts of b and of a: one run may be both
+    both = other[~(only[0] | only[1])]
+    alone = ", ".join(f"{part.sum()} only in {run.name}" for run, part in zip((run_a, run_b), only, strict=True))
+    shared = len(table) - len(other) + len(both)
+    typer.echo(f"{run_a.name} against {run_b.name}: {len(both)} of {shared} values that both have differ; {alone}")
+    if len(both):
+        typer.echo(both.to_string(index=False, max_colwidth=40))
+    if len(both) < len(other) and out is None:
+        typer.echo("--out FILE lists those that only one run has, too")
     return other.empty
 
 

@@ -22,7 +22,7 @@ from covid3d.run.environment import own_settings
 from covid3d.run.errors import ConfigError, Covid3DError, nearest
 from covid3d.run.files import CALLER, read_json, sha256_file, sha256_json, write_json
 from covid3d.run.fingerprint import code_fingerprint
-from covid3d.run.profile import Run, open_run, repository_root
+from covid3d.run.profile import Run, load_profile, open_run, profile_names, repository_root
 from covid3d.run.steps import (
     EXTENDED,
     STEPS,
@@ -275,22 +275,26 @@ def run_step(run: Run, name: str, **given: Any) -> None:
 def create(name: str, **options: Any) -> Run:
     """Open a run, or create it when the files that it names are in order, so that a refusal leaves nothing behind.
 
+    Given weights are loaded once into a network of the profile: others are refused before the first scan is read.
     Raises ConfigError, ManifestError or WeightsError; see `open_run`.
     """
     manifest, weights = (repository_root() / (options.get(key) or "") for key in ("manifest", "weights"))
-    if options.get("weights"):
-        from covid3d.network.given import describe_classifier
+    profile = options.get("profile") or (name if name in profile_names() else "")
+    if weights.is_file() and profile:
+        from covid3d.network.given import load_classifier
 
-        if not weights.is_file():
-            cure = "Give WEIGHTS=path of a safetensors file"
-            raise ConfigError("there is no such weights file", where=str(options["weights"]), cure=cure)
-        describe_classifier(weights)
+        load_classifier(weights, load_profile(profile))
     if options.get("manifest") and manifest.is_file():
         from covid3d.cohort.manifest import read_manifest
 
         simulated = read_manifest(manifest)["source"].str.startswith("phantom:").any()
         read_manifest(manifest, delivered=not simulated)
-    return open_run(name, **options)
+    run = open_run(name, **options)
+    if run.is_site:
+        from covid3d.network.given import load_given
+
+        load_given(run)
+    return run
 
 
 def own_files(run: Run, step: str) -> str:
@@ -301,7 +305,7 @@ def own_files(run: Run, step: str) -> str:
     starts["comparator"] = starts["fold"] + starts["slices"]
     if step in starts:
         return "".join(sha256_file(path) for path in starts[step] if path and path.is_file())
-    return sha256_file(run.root / str(run.config.weights)) if step == "given" else ""
+    return sha256_file(run.given_weights) if step == "given" else ""
 
 
 class Sweep(Strict):
@@ -369,8 +373,19 @@ def announce(run: Run, cores: int) -> str:
     profile = run.profile
     return (
         f"run '{run.name}': {profile.purpose}; about {profile.minutes:g} min on {profile.reference_machine}, "
-        f"{profile.disk_gb:g} GB in runs/{run.name}/. Cores used: {cores}. What is up to date is kept."
+        f"{profile.disk_gb:g} GB in runs/{run.name}/. Cores used: {cores}. What is up to date is kept.{_trained_on(run)}"
     )
+
+
+def _trained_on(run: Run) -> str:
+    """Return what given weights were trained on, and what that means for real scans; "" for a run that trains."""
+    if not run.is_site:
+        return ""
+    from covid3d.network.given import describe_classifier
+
+    source = describe_classifier(run.given_weights)["trained_on"]
+    means = " (simulated scans): a real scan gets no score" if source == "phantom" else ""
+    return f"\nweights '{run.given_weights.name}': trained on {source}{means}."
 
 
 def where_it_lies(run: Run) -> str:

@@ -44,6 +44,8 @@ COLUMNS = (
     "how_checked",
 )
 KEY_CLAIMS = tuple("C008 C095 C064 C066 C060 C062 C097 C083 C084 C085 C086 C123 C124 C125".split())
+ABSENT = "absent"
+"""The text of a value that a run does not have."""
 SLOT = re.compile(r"\{([^}]+)\}")
 
 
@@ -268,8 +270,8 @@ def compare(a: Values, b: Values) -> pd.DataFrame:
                 "key": key,
                 "chapter": (left or right).get("chapter", ""),
                 "claims": " ".join(served.get(key, [])),
-                "before": left.get("text", "absent"),
-                "after": right.get("text", "absent"),
+                "before": left.get("text", ABSENT),
+                "after": right.get("text", ABSENT),
                 "difference": numbers[1] - numbers[0] if len(numbers) == 2 else math.nan,
                 "equal": bool(left) and bool(right) and pair[0] == pair[1] and left.get("text") == right.get("text"),
             }

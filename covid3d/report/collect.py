@@ -15,7 +15,7 @@ from covid3d.report.changes import keep_last
 from covid3d.report.claims import ledger, read_values
 from covid3d.run.errors import Covid3DError
 from covid3d.run.files import atomic_folder, read_json, sha256_file, write_csv, write_json
-from covid3d.run.profile import DATA, Run
+from covid3d.run.profile import DATA, OUTSIDE, Run
 from covid3d.run.steps import chapters_of
 
 PACKAGES = (
@@ -155,7 +155,7 @@ def passport(run: Run) -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     options = run.config.model_dump() | {"manifest": Path(run.config.manifest).name if run.config.manifest else None}
-    options["weights"] = Path(run.config.weights).name if run.config.weights else None
+    options["weights"] = Path(run.config.weights.removeprefix(OUTSIDE)).name if run.config.weights else None
     return {
         "python": platform.python_version(),
         "system": platform.system(),

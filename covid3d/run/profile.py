@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
 from covid3d.run.errors import ConfigError, nearest
-from covid3d.run.files import read_json, write_private, write_text
+from covid3d.run.files import read_json, sha256_file, write_private, write_text
 from covid3d.run.strict import Strict, read_keys, validate
 
 PROFILES = Path(__file__).parents[1] / "profiles"
@@ -223,6 +223,7 @@ class RunConfig(Strict):
     world: Literal["effect", "null"] = "effect"
     seed: int = Field(default=1, ge=0)
     weights: str | None = Field(default=None, description="site mode: given weights, chapter 10 only")
+    weights_sha256: str | None = Field(default=None, description="of the given weights' bytes")
 
 
 @dataclass(frozen=True)
@@ -262,18 +263,27 @@ class Run:
         """The manifest that was asked for: the embedded one, or the user's."""
         if self.config.manifest is None:
             return DATA / "data_manifest.csv"
-        if not self.config.manifest.startswith(OUTSIDE):
-            return self.root / self.config.manifest
-        try:
-            return Path(read_json(self.manifest_note)["path"])
-        except (OSError, ValueError, KeyError):
-            where, cure = f"data/keys/manifests/{self.name}.json", "Put the file back, or start anew under another name"
-            raise ConfigError("where the run's manifest lies is not known", where=where, cure=cure) from None
+        return self._given("manifest", self.config.manifest)
 
     @property
-    def manifest_note(self) -> Path:
-        """Where the path of a manifest outside the repository is kept, for its owner alone: a path can name people."""
-        return self.root / "data" / "keys" / "manifests" / f"{self.name}.json"
+    def given_weights(self) -> Path:
+        """The weights file that a run in site mode was given."""
+        return self._given("weights", str(self.config.weights))
+
+    def _given(self, kind: str, text: str) -> Path:
+        """Return where a file that config.yaml names lies: below the repository, or where its note says."""
+        if not text.startswith(OUTSIDE):
+            return self.root / text
+        try:
+            return Path(read_json(self.note(kind))["path"])
+        except (OSError, ValueError, KeyError):
+            where = self.note(kind).relative_to(self.root).as_posix()
+            cure = "Put the file back, or start anew under another name"
+            raise ConfigError(f"where the run's {kind} lies is not known", where=where, cure=cure) from None
+
+    def note(self, kind: str) -> Path:
+        """Where the path of a manifest or of weights outside the repository is kept, for its owner alone: it can name people."""
+        return self.root / "data" / "keys" / ("manifests" if kind == "manifest" else kind) / f"{self.name}.json"
 
     @property
     def manifest(self) -> Path:
@@ -355,11 +365,16 @@ def open_run(name: str, **options: Any) -> Run:
     root = repository_root()
     path = root / "runs" / name / "config.yaml"
     given = {key: value for key, value in options.items() if value is not None and value != ""}
-    source = Path(os.path.abspath(root / str(given["manifest"]))) if "manifest" in given else None
-    if source:
-        inside = source.is_relative_to(root)
-        hashed = OUTSIDE + hashlib.sha256(str(source).encode()).hexdigest()[:16]
-        given["manifest"] = source.relative_to(root).as_posix() if inside else hashed
+    sources = {key: Path(os.path.abspath(root / str(given[key]))) for key in ("manifest", "weights") if key in given}
+    outside = {key: source for key, source in sources.items() if not source.is_relative_to(root)}
+    for kind, source in sources.items():
+        called = source.name if kind == "weights" else hashlib.sha256(str(source).encode()).hexdigest()[:16]
+        given[kind] = OUTSIDE + called if kind in outside else source.relative_to(root).as_posix()
+    if "weights" in sources:
+        if not sources["weights"].is_file():
+            cure = "Give WEIGHTS=path of a safetensors file"
+            raise ConfigError("there is no such weights file", where=str(options["weights"]), cure=cure)
+        given["weights_sha256"] = sha256_file(sources["weights"])
     for key in given.keys() - RunConfig.model_fields.keys():
         raise ConfigError(f"unknown option '{key}' of a run", cure=nearest(key, RunConfig.model_fields))
     if path.is_file():
@@ -381,12 +396,12 @@ def open_run(name: str, **options: Any) -> Run:
             )
         config = validate(RunConfig, {"profile": name, **given}, where=f"options of run '{name}'")
     run = Run(name=name, root=root, config=config, profile=load_profile(config.profile))
-    if not (source or run.order_form).is_file():
+    if not (sources.get("manifest") or run.order_form).is_file():
         where = str(options.get("manifest") or config.manifest)
         raise ConfigError("the manifest does not exist", where=where, cure="Give MANIFEST=path of a CSV file")
+    for kind, source in outside.items():
+        write_private(run.note(kind), {"path": str(source)})
     if not path.is_file():
-        if source and not source.is_relative_to(root):
-            write_private(run.manifest_note, {"path": str(source)})
         write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
     return run
 

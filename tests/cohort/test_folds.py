@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from covid3d.cohort.certificate import NEAR_DUPLICATE, THUMBNAIL, leakage_certificate, near_duplicates, thumbnail
-from covid3d.cohort.folds import ensure_splits, make_folds, require_certificate
+from covid3d.cohort.folds import ensure_splits, make_folds, near_copies, require_certificate
 from covid3d.cohort.manifest import COLUMNS, write_manifest
 from covid3d.run import profile as config
 from covid3d.run.errors import ManifestError, MissingResult
-from covid3d.run.files import read_json, write_csv
+from covid3d.run.files import read_json, write_csv, write_json
 
 
 def cohort(per_class: int = 12, external: int = 3) -> pd.DataFrame:
@@ -84,6 +84,14 @@ def test_a_patient_on_both_sides_of_a_fold_is_found_by_the_manifest_not_by_the_s
     assert found(certificate, "patient") == ["fold 0: patient A0000"]
 
 
+def test_one_dicom_patient_on_both_sides_is_found_under_two_ids() -> None:
+    table = cohort()
+    hashes = table["patient_id"].where(~table["patient_id"].isin(["A0001", "A0002"]), "one").replace("B0000", "A0003")
+    made = leakage_certificate(table, make_folds(table, 3, 1), intake_of(table).assign(patient_sha256=hashes))
+    assert {text.partition(": ")[2] for text in found(made, "patient")} == {"patient A0001 = A0002"}
+    assert found(made, "roles") == ["A0003 = B0000"] and not made["passed"]
+
+
 def test_a_followup_scan_in_task_1_is_found() -> None:
     table = cohort()
     splits = make_folds(table, 3, 1)
@@ -103,6 +111,14 @@ def test_one_scan_under_two_names_is_found(column: str, check: str) -> None:
     intake = intake_of(table)
     intake.loc[intake["scan_id"] == "B0000-0", column] = intake.loc[intake["scan_id"] == "A0000-0", column].item()
     assert found(leakage_certificate(table, make_folds(table, 3, 1), intake), check) == ["A0000-0 = B0000-0"]
+
+
+def test_near_copies_of_the_certificate_are_read_as_pairs(make_run) -> None:
+    run, values = make_run(), np.random.default_rng(1).normal(size=THUMBNAIL)
+    thumbnails = {"B0000-0": values, "A0000-0": values, "A0001-0": -values}
+    made = leakage_certificate(table := cohort(), make_folds(table, 3, 1), intake_of(table), thumbnails)
+    write_json(run.path("leakage.json"), made)
+    assert near_copies(run) == [("A0000-0", "B0000-0")]
 
 
 def test_a_check_whose_column_is_missing_is_not_reported_as_passed() -> None:

@@ -115,6 +115,12 @@ def test_a_sites_scans_are_read_and_bad_ones_are_rows_with_a_code(site):
     assert table.loc[1, "pixel_sha256"] == pixel_sha256(body(seed=2))
 
 
+def test_refusals_are_told_in_words_with_the_place_of_their_reasons(site, capsys):
+    take_in(site)
+    words = "intake: 2 of 5 scans refused (1 missing_slice, 1 several_series); reason and cure of each: runs/site/intake.csv"
+    assert words in capsys.readouterr().out.splitlines()
+
+
 def test_the_flow_counts_every_scan_once(site):
     take_in(site)
     flow = json.loads(site.path("flow.json").read_text())

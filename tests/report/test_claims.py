@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from covid3d.commands import cli
 from covid3d.report import claims
 from covid3d.report import verdict as verdicts
 from covid3d.run.errors import ConfigError
@@ -239,6 +240,21 @@ def test_diff_names_what_changed(tmp_path, monkeypatch):
     assert table.loc["b.auc", ["chapter", "claims", "difference"]].tolist() == ["04", "C064 C092", 0.25]
     assert not table.loc["b.auc", "equal"]
     assert table.loc["b.n", "equal"]
+
+
+def test_what_one_run_alone_has_is_counted_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COVID3D_ROOT", str(tmp_path))
+    runs = []
+    for name, values in (("a", {"AUC": 0.5, "n": 3, "x": 1}), ("b", {"AUC": 0.75, "n": 3, "y": 1, "z": 2})):
+        runs.append(open_run(name, profile="smoke"))
+        show = Show(runs[-1], "04_external_tests", {})
+        show(values, "b", "Hospital B.")
+        show.save()
+    assert not cli.compare(*runs, tmp_path / "other.csv")
+    said = capsys.readouterr().out
+    assert said.startswith("a against b: 1 of 2 values that both have differ; 1 only in a, 2 only in b\n")
+    assert "b.auc" in said and "b.x" not in said
+    assert set(pd.read_csv(tmp_path / "other.csv")["key"]) == {"b.auc", "b.x", "b.y", "b.z"}
 
 
 def test_every_address_of_the_map_is_made_by_a_run(smoke_run):

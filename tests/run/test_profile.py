@@ -144,6 +144,7 @@ def test_a_manifest_that_does_not_exist_is_named_and_nothing_is_created(root):
 def test_the_embedded_cohort_is_simulated_and_a_site_is_not(root, make_run):
     (root / "form.csv").write_text("scan_id,source\nA1,scans/a1\n")
     assert make_run("a").is_phantom
+    (root / "given.safetensors").touch()
     site = make_run("b", manifest="form.csv", weights="given.safetensors")
     assert site.is_site
     assert not site.is_phantom
@@ -171,15 +172,34 @@ def test_the_path_of_a_manifest_outside_the_repository_is_kept_apart(root, make_
     away.write_text("scan_id\n")
     run = make_run("mine", manifest=str(away))
     assert "CANARY" not in run.path("config.yaml").read_text()
-    assert run.manifest_note.stat().st_mode & 0o777 == 0o600
+    assert run.note("manifest").stat().st_mode & 0o777 == 0o600
     assert open_run("mine").order_form == make_run("mine", manifest=str(away)).order_form == away
     other = away.with_name("other.csv")
     other.write_text("scan_id\n")
     with pytest.raises(ConfigError, match="exists with manifest"):
         make_run("mine", manifest=str(other))
-    run.manifest_note.unlink()
+    run.note("manifest").unlink()
     with pytest.raises(ConfigError, match="where the run's manifest lies is not known"):
         open_run("mine")
+
+
+def test_given_weights_are_known_by_name_and_hash_and_found_again(root, make_run, tmp_path_factory):
+    away, other = (tmp_path_factory.mktemp("CANARY") / "w.safetensors" for _ in range(2))
+    away.write_bytes(b"one")
+    other.write_bytes(b"two")
+    run = make_run("mine", weights=str(away))
+    assert run.config.weights == "outside:w.safetensors" and "CANARY" not in run.path("config.yaml").read_text()
+    assert open_run("mine").given_weights == away
+    with pytest.raises(ConfigError, match=f"exists with weights_sha256 = '{run.config.weights_sha256}', not"):
+        make_run("mine", weights=str(other))
+    assert open_run("mine").given_weights == away
+    other.write_bytes(b"one")
+    assert make_run("mine", weights=str(other)).given_weights == other, "the same file, moved"
+    shutil.copyfile(away, root / "w.safetensors")
+    assert make_run("here", weights=str(root / "w.safetensors")).config.weights == "w.safetensors"
+    with pytest.raises(ConfigError, match="no such weights file"):
+        make_run("none", weights="none.safetensors")
+    assert not (root / "runs" / "none").exists()
 
 
 def test_a_manifest_inside_the_repository_is_named_relative_to_it(root, make_run):

@@ -127,7 +127,8 @@ def test_needs_come_before_what_needs_them(run):
         assert all(order.index(need) < order.index(name) for need in steps.needs(run, name)), name
 
 
-def test_a_run_with_given_weights_trains_nothing(make_run):
+def test_a_run_with_given_weights_trains_nothing(root, make_run):
+    (root / "given.safetensors").touch()
     site = make_run("site", weights="given.safetensors")
     assert steps.chapters_of(site) == ("10_your_hospital",)
     assert steps.all_needs(site, "book") == ["cohort", "intake", "splits", "given", "10_your_hospital", "collect"]
