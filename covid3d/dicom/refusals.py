@@ -67,7 +67,7 @@ CURES = {
     "not_ct": "Give a CT series",
     "not_hu": "Give the CT images themselves, not a map computed from them",
     "not_chest": "Give a CT of the chest",
-    "impossible_size": "Check pixel spacing, slice positions and their unit, and export or convert the scan again",
+    "impossible_size": "Check pixel spacing, slice positions and their unit (NIfTI: xyzt_units); export or convert it again",
     "no_ct_volume": "Give the folder of a CT series; localizers, screen shots, reports and short series are no volume",
     "missing_file": "Copy the whole medium, with every file that a DICOMDIR or an image header names, and every part",
     "broken_link": walk.CURES["broken_link"],

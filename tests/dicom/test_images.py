@@ -294,6 +294,13 @@ def test_lengths_in_metres_are_millimetres(tmp_path):
     assert error.code == "missing_geometry"
 
 
+@pytest.mark.parametrize(("unit_code", "field"), [(1, "3.36e+05 x 3.36e+05"), (3, "0.336 x 0.336")])
+def test_millimetres_that_a_header_calls_metres_or_microns_are_no_body(tmp_path, unit_code, field):
+    content = nifti(change=lambda header: header.__setitem__("xyzt_units", unit_code))
+    error = refused(tmp_path, "scan.nii", content)
+    assert (error.code, f"field of view would be {field} mm" in error.what) == ("impossible_size", True), error
+
+
 CAUSES = {
     "no NIfTI": ("scan.nii", b"hello" * 200, "unreadable", "no NIfTI"),
     "empty": ("scan.nii", b"", "truncated", "within its header"),
