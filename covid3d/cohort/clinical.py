@@ -27,6 +27,7 @@ CODES = {
     "decubitus": "lay on the side",
     "contrast": "contrast medium was given",
     "bone_kernel": "a reconstruction for bone",
+    "small_lungs": "hardly any lung was found (below 800 ml); is it a whole chest, and of the right size?",
     "half_chest": "the lungs are cut, or the field of view is small",
     "sides_unknown": "the file does not say how its axes lie in the patient; left and right may be exchanged",
     "sign_mended": "the header hides the sign of the values; they were read as signed",

@@ -4,7 +4,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,31 @@ import pandas as pd
 
 from covid3d.cohort.certificate import THUMBNAIL, leakage_certificate, thumbnail
 from covid3d.cohort.clinical import CODES, acquisition_table, findings
-from covid3d.cohort.intake import FACTS, IDS, as_table, flow, refused
-from covid3d.cohort.manifest import locate, read_manifest
+from covid3d.cohort.intake import FACTS, IDS, as_table, check_slices, checked_files, flow, refused
+from covid3d.cohort.manifest import OPTIONAL, RULES, locate, nowhere, read_manifest
 from covid3d.cohort.scan import read_scan, safe_message
 from covid3d.dicom.refusals import CURES
-from covid3d.run.errors import SeriesError
-from covid3d.run.files import cpu_count, parallel_map, write_csv, write_json
+from covid3d.run.errors import SeriesError, printable
+from covid3d.run.files import cpu_count, parallel_map, tree_files, write_csv, write_json
+from covid3d.run.tables import read_cells
 
 GRID = tuple(2 * size for size in THUMBNAIL)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What was found: a row a scan, what is odd about kept scans, settings, counts, and the leakage certificate."""
+    """What was found: a row a scan, what is odd about kept scans, settings, counts, and the leakage certificate.
+
+    `told` says by scan_id why scans were refused, with row, path and file: for the terminal of whoever gave the paths, and
+    in no file.
+    """
 
     intake: pd.DataFrame
     findings: pd.DataFrame
     acquisition: pd.DataFrame
     flow: dict[str, Any]
     certificate: dict[str, Any]
+    told: dict[str, str] = field(default_factory=dict)
 
     @property
     def leaks(self) -> list[str]:
@@ -58,7 +64,8 @@ class Gate:
     def lines(self) -> list[str]:
         """Return the report: refused scans, kept ones with a code, counts, settings, leaks."""
         rows = self.intake.to_dict("records")
-        out = [f"{row['scan_id']}  {'ok' if row['ok'] else row['code'] + ': ' + row['message']}" for row in rows]
+        told = {row["scan_id"]: f"{row['code']}: {self.told.get(row['scan_id'], row['message'])}" for row in rows}
+        out = [f"{row['scan_id']}  {'ok' if row['ok'] else told[row['scan_id']]}" for row in rows]
         out += ["", *_flow_lines(self.flow), "", "kept with a code" if len(self.findings) else "no scan needs a code"]
         for code, count in self.flow["kept_with_code"].items():
             out.append(f"  {code}: {count['scans']} scans of {count['patients']} patients, {CODES[code]}")
@@ -91,12 +98,14 @@ def check_manifest(path: str | Path, out: str | Path | None = None) -> Gate:
     """
     path = Path(path)
     table = read_manifest(path, clinical=True)
-    records = table.to_dict("records")
-    rows = []
+    lines = read_cells(path, RULES, OPTIONAL).index
+    records = [row | {"line": line} for row, line in zip(table.to_dict("records"), lines, strict=True)]
+    rows, told = [], {}
     with tempfile.TemporaryFile() as seen:
         checked = parallel_map(partial(_check, path), records, workers=cpu_count(), description="checking scans")
-        for row, small in checked:
+        for row, small, why in checked:
             rows.append(row)
+            told[str(row["scan_id"])] = why
             if small is not None:
                 seen.write(small.tobytes())
         seen.flush()
@@ -104,7 +113,7 @@ def check_manifest(path: str | Path, out: str | Path | None = None) -> Gate:
         thumbnails = Thumbnails([str(row["scan_id"]) for row in rows if row["ok"]], seen.fileno())
         certificate = leakage_certificate(table, _no_splits(), intake, thumbnails)
     found = findings(table, intake)
-    gate = Gate(intake, found, acquisition_table(intake), flow(table, intake, found), certificate)
+    gate = Gate(intake, found, acquisition_table(intake), flow(table, intake, found), certificate, told)
     if out is not None:
         gate.write(Path(out))
     return gate
@@ -133,14 +142,33 @@ def _no_splits() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=str) for name in ("fold", "scan_id", "patient_id", "split")})
 
 
-def _check(manifest: Path, row: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Return one scan's row of a check, and its thumbnail when it was read."""
+def _check(manifest: Path, row: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray | None, str]:
+    """Return one scan's row of a check, its thumbnail when it was read, and for the terminal why it was not."""
     ids = {name: row[name] for name in IDS}
-    place = locate(manifest, str(row["source"]))
+    source = str(row["source"])
+    place = locate(manifest, source)
     try:
+        if not place.path.exists():
+            what, cure = nowhere(manifest, source)
+            message = f"there is no such file or folder. {CURES['no_such_path']}"
+            return refused(ids, "no_such_path", message), None, f"row {row['line']}, source {what}. {cure}"
+        if row["sha256"]:
+            checked_files(row, place.path)
         grid, facts = read_scan(place.path, place.series, GRID, threads=1)
-        return {**ids, "ok": 1, "code": "", "message": "", **facts}, thumbnail(grid).astype(np.float16)
+        check_slices(row, facts)
+        return {**ids, "ok": 1, "code": "", "message": "", **facts}, thumbnail(grid).astype(np.float16), ""
     except SeriesError as error:
-        return refused(ids, error.code, safe_message(error)), None
+        found = refused(ids, error.code, safe_message(error))
+        why = f"{error.what}. {error.cure or CURES[error.code]}"
+        return found, None, printable(f"row {row['line']}, source '{source}'{_file(error.where, place.path)}: {why}")
     except Exception as error:  # one scan's fault, whatever kind, must not stop the others
-        return refused(ids, "unreadable", f"reading failed ({type(error).__name__}). {CURES['unreadable']}"), None
+        why = f"reading failed ({type(error).__name__}). {CURES['unreadable']}"
+        return refused(ids, "unreadable", why), None, f"row {row['line']}, source '{source}': {why}"
+
+
+def _file(where: str, source: Path) -> str:
+    """Return where in a source a fault is, relative to it; "" where it is the source itself."""
+    if where in ("", source.name):
+        return ""
+    files = [file for file in tree_files(source) if file.name == where] if source.is_dir() else []
+    return f", {files[0].relative_to(source).as_posix() if len(files) == 1 else where}"

@@ -91,17 +91,15 @@ def take_in(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     ids = {name: row[name] for name in IDS}
     store = Store.of(run)
     place = source_of(run, str(row["source"]))
-    given = str(row.get("sha256") or "").lower()
     known = _known(run, row)
     if known is not None:
         return known
     try:
         if not place.path.exists():
             raise SeriesError("there is no such file or folder", code="no_such_path")
-        found = sha256_tree(place.path)
-        if given and found != given:
-            raise SeriesError("the scan's files have another checksum than the manifest says", code="checksum")
+        found = checked_files(row, place.path)
         grid, facts = read_scan(place.path, place.series, store.shape)
+        check_slices(row, facts)
         for name in ("series_uid_sha256", "patient_sha256"):
             facts[name] = private_hash(run, str(row["source"]), facts[name])
         name = store.name(ids["scan_id"], _source_hash(found, place))
@@ -116,6 +114,23 @@ def take_in(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     return _row(ids, noted)
 
 
+def checked_files(row: Mapping[str, Any], path: Path) -> str:
+    """Return the hash of a scan's files; SeriesError (checksum) where its row of the manifest gives another one."""
+    found = sha256_tree(path)
+    if row.get("sha256") and str(row["sha256"]).lower() != found:
+        what = "the scan's files have another checksum than the manifest says"
+        raise SeriesError(what, cure=CURES["checksum"], code="checksum")
+    return found
+
+
+def check_slices(row: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Refuse a scan (slice_count) that has not the slices of its row: those missing at its end are seen in no other way."""
+    listed = row.get("n_slices")
+    if not pd.isna(listed) and listed not in ("", facts["n_slices"]):
+        what = f"{facts['n_slices']} slices were read, but the manifest says {listed}"
+        raise SeriesError(what, cure=CURES["slice_count"], code="slice_count")
+
+
 def _known(run: Run, row: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the row of a scan that this code has stored from the same files, or None.
 
@@ -126,6 +141,10 @@ def _known(run: Run, row: Mapping[str, Any]) -> dict[str, Any] | None:
     place = source_of(run, str(row["source"]))
     found = Store.of(run).facts(str(row["scan_id"]), _source_hash(str(row["sha256"]).lower(), place))
     if found is None or (found["code"] != code_fingerprint("covid3d.cohort.scan") and place.path.exists()):
+        return None
+    try:
+        check_slices(row, found)
+    except SeriesError:  # it is read again, and refused there
         return None
     return _row({name: row[name] for name in IDS}, found)
 

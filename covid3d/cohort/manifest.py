@@ -1,5 +1,6 @@
 """The data contract: one row a scan, read as text, checked row by row, refused with row, column and cure."""
 
+import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -288,13 +289,22 @@ def _check_sources(cells: pd.DataFrame, path: Path) -> None:
             command = "phantom build" if source.startswith("phantom:") else "public download"
             refuse(path.name, row, "source", f"'{source}' is an order, not a scan", f"Run `covid3d {command}` first")
         if not _exists(locate(path, source).path):
-            refuse(
-                path.name,
-                row,
-                "source",
-                f"'{source}' does not exist",
-                "Give a path relative to the manifest's folder, e.g. scans/case_1 or scans/case_1#3",
+            refuse(path.name, row, "source", *nowhere(path, source))
+
+
+def nowhere(manifest: Path, source: str) -> tuple[str, str]:
+    """Return that a source does not exist, and the cure; looks for it with / for \\ and with accents written otherwise."""
+    what = f"'{source}' does not exist"
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, source)
+        if other != source and _exists(locate(manifest, other).path):
+            cure = (
+                "It does with its accents or umlauts written as other characters: copy the name from the folder itself"
             )
+            return what, cure
+    if "\\" in source:
+        return what, "Write / in place of \\, and give a path relative to the manifest's folder, e.g. scans/case_1"
+    return what, "Give a path relative to the manifest's folder, e.g. scans/case_1 or scans/case_1#3"
 
 
 def _exists(path: Path) -> bool:

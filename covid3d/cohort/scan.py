@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from covid3d.ct.grid import grid_spacing, resample
-from covid3d.ct.lungs import lung_mask
+from covid3d.ct.lungs import BODY_ABOVE_HU, body_mask, lung_mask
 from covid3d.ct.volume import CTVolume, SeriesInfo
 from covid3d.dicom.refusals import CURES
 from covid3d.dicom.series import read_ct
@@ -18,6 +18,16 @@ from covid3d.run.errors import SeriesError
 
 LUNG_GRID = (48, 96, 96)
 LEAST_LUNG_ML = 300.0
+SMALL_LUNGS_ML = 800.0
+MOST_LUNG_ML = 13_000.0
+"""The largest lungs measured hold 11.68 l (rower P. Reed, English Institute of Sport, 2006)."""
+TALLEST_LUNG_MM = 380.0
+"""Adult lungs are 24 to 27 cm high at full inspiration."""
+LUNG_SLICE = 0.1
+"""Slices with less lung than this share of the largest do not count for its height: gas of the bowel below."""
+AIR_IN_BODY_HU = -850
+DENSEST_HU = 100
+TISSUE_HU = (-150, 150)
 BARE_AIR_HU = -980
 CUT_SHARE = 0.5
 SMALLEST_FIELD_MM = 250.0
@@ -44,7 +54,8 @@ def read_scan(
 def find_lungs(volume: CTVolume) -> Lungs:
     """Return the lungs of a scan.
 
-    Raises SeriesError (not_chest) below 300 ml (no chest, or the wrong part of one), and for air without tissue in it.
+    Raises SeriesError: not_chest below 300 ml (no chest, or the wrong part of one) and for air without tissue in it,
+    impossible_size above 13 l or 380 mm of height, hu_out_of_range as `check_scale` does.
     """
     coarse = tuple(min(own, most) for own, most in zip(volume.shape, LUNG_GRID, strict=True))
     spacing = grid_spacing(volume, coarse)
@@ -59,13 +70,37 @@ def find_lungs(volume: CTVolume) -> Lungs:
     if density < BARE_AIR_HU:
         what = f"no lung was found: the air within the body has {density:.0f} HU and holds no tissue"
         raise SeriesError(what, cure=CURES["not_chest"], code="not_chest")
+    height = float(np.count_nonzero(areas > LUNG_SLICE * areas.max()) * spacing[0])
+    if lungs.volume_ml > MOST_LUNG_ML or height > TALLEST_LUNG_MM:
+        what = f"the lungs would hold {lungs.volume_ml / 1000:.3g} l and be {height:.0f} mm high"
+        raise SeriesError(what, cure=CURES["impossible_size"], code="impossible_size")
+    check_scale(grid, int(volume.hu.max()))
     return lungs
+
+
+def check_scale(hu: np.ndarray, densest: int) -> None:
+    """Refuse a chest (z, y, x) whose values only look like Hounsfield units: shifted, scaled or clipped.
+
+    Air in the body (trachea, emphysema, bowel) is near -1000 HU, and noise makes its lowest values lower still; soft tissue
+    and fat have a median near 0; bone is above 100 HU (`densest`: the highest value of the whole scan). A scanner that has
+    drifted by 60 HU passes. Raises SeriesError (hu_out_of_range).
+    """
+    body = hu[body_mask(hu)]
+    air, tissue = float(np.percentile(body, 0.01)), float(np.median(body[body > BODY_ABOVE_HU]))
+    faults = {
+        f"the darkest air within the body has {air:.0f} HU, not about -1000": air > AIR_IN_BODY_HU,
+        f"soft tissue has {tissue:.0f} HU, not about 0": not TISSUE_HU[0] <= tissue <= TISSUE_HU[1],
+        f"nothing is denser than {densest} HU, as bone is": densest < DENSEST_HU,
+    }
+    if any(faults.values()):
+        what = f"the values are no Hounsfield units: {'; '.join(text for text, wrong in faults.items() if wrong)}"
+        raise SeriesError(what, cure=CURES["hu_out_of_range"], code="hu_out_of_range")
 
 
 def facts(volume: CTVolume) -> dict[str, Any]:
     """Return size, spacing, scanner settings, HU statistics, lungs, hashes, and codes of what is odd but was kept.
 
-    Nothing in it identifies a patient. Raises SeriesError (not_chest).
+    Nothing in it identifies a patient. Raises SeriesError as `find_lungs` does.
     """
     lungs = find_lungs(volume)
     mean, deviation = _mean_and_sd(volume.hu)
@@ -103,6 +138,7 @@ def oddities(volume: CTVolume, lungs: Lungs) -> list[str]:
         "contrast": series.contrast,
         "paediatric": series.paediatric,
         "bone_kernel": BONE_KERNEL.search(series.kernel) is not None,
+        "small_lungs": lungs.volume_ml < SMALL_LUNGS_ML,
         "half_chest": lungs.cut > CUT_SHARE or field < SMALLEST_FIELD_MM,
         "sides_unknown": series.sides_unknown,
         "sign_mended": any("sign mended" in line for line in volume.history),

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 
 from covid3d.chapters.explanation import signed_map
-from covid3d.cohort.scan import find_lungs
+from covid3d.cohort.scan import SMALL_LUNGS_ML, find_lungs
 from covid3d.ct.grid import grid_spacing, resample, resize, to_volume_space
 from covid3d.ct.lungs import whole_lung
 from covid3d.ct.volume import CTVolume, to_source_axes
@@ -29,7 +29,6 @@ from covid3d.run.profile import Model, Profile, load_profile, profile_names
 
 SIMULATED_WEIGHTS = "trained on simulated scans: this number says nothing about this patient"
 RESEARCH = "research use only: not a medical device, not for diagnosis"
-SMALL_LUNGS_ML = 800.0
 PICTURE = (128, 256, 256)
 PICTURES = {"map": "planes.png", "evidence": "evidence.png"}
 
@@ -149,7 +148,7 @@ def weights_window(metadata: dict[str, str]) -> Window:
 
 
 def _warnings(volume: CTVolume, unsafe: bool) -> tuple[str, ...]:
-    """Return what the reader must know before the number; SeriesError (not_chest) where no lung is found."""
+    """Return what the reader must know before the number; SeriesError where it is no chest in HU (see `find_lungs`)."""
     warnings = [SIMULATED_WEIGHTS] if unsafe else []
     if volume.simulated:
         warnings.append("this scan is simulated")

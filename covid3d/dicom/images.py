@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from scipy import ndimage
 
+from covid3d.ct.lungs import body_mask
 from covid3d.ct.volume import HU_MAX, HU_MIN, CTVolume, SeriesInfo, axial_volume
 from covid3d.dicom.axes import check_axes
 from covid3d.dicom.metaimage import read_metaimage
 from covid3d.dicom.nifti import read_nifti
 from covid3d.dicom.nrrd import read_nrrd
+from covid3d.dicom.refusals import FEWEST_SLICES, refusal
+from covid3d.dicom.stack import check_field
 from covid3d.dicom.streams import ImageFile
 from covid3d.run.errors import SeriesError
 
@@ -37,8 +41,9 @@ def read_image(path: Path) -> CTVolume:
     """Read a volume file as int16 HU, axial, head up, clipped to -1024 … 3071.
 
     Raises SeriesError: truncated for voxels that are not all there, missing_geometry, contradicting_geometry, gantry_tilt for
-    axes not at right angles, oblique, too_few_slices, no_ct_volume unless it has three axes and one value a voxel,
-    hu_out_of_range for values that are no CT numbers, unsupported_encoding, missing_file, unreadable.
+    axes not at right angles, oblique, impossible_size, too_few_slices, no_ct_volume unless it has three axes and one value
+    a voxel, no_number for NaN within the body, hu_out_of_range for values that are no CT numbers, unsupported_encoding,
+    missing_file, unreadable.
     """
     reader = next(reader for suffix, reader in READERS.items() if path.name.lower().endswith(suffix))
     try:
@@ -54,13 +59,10 @@ def read_image(path: Path) -> CTVolume:
         history = (*history, "sides unknown: the file does not say how its axes lie in the patient, left may be right")
     info = SeriesInfo(file_format=image.file_format, sides_unknown=not sides_known)
     volume = axial_volume(hu, image.affine, history=history, series=info)
-    if volume.shape[0] < 16:
-        raise SeriesError(
-            f"the volume has {volume.shape[0]} slices, at least 16 are needed",
-            where=path.name,
-            cure="Give the whole series: at least 16 slices",
-            code="too_few_slices",
-        )
+    check_field([step * count for step, count in zip(volume.spacing_mm[1:], volume.shape[1:], strict=True)], path)
+    if volume.shape[0] < FEWEST_SLICES:
+        what = f"the volume has {volume.shape[0]} slices, at least {FEWEST_SLICES} are needed"
+        raise refusal("too_few_slices", what, path)
     return volume
 
 
@@ -70,12 +72,16 @@ def _hounsfield(image: ImageFile, path: Path) -> np.ndarray:
     The lowest value of a plane, if it lies below any CT number, is padding.
     """
     hu = np.empty(image.values.shape, np.int16)
+    no_number: dict[int, np.ndarray] = {}
     beyond = 0
-    for plane, stored in zip(hu, image.values, strict=True):
+    for place, (plane, stored) in enumerate(zip(hu, image.values, strict=True)):
         values = stored
         if image.values.dtype.newbyteorder("=") != np.int16 or (image.slope, image.intercept) != (1, 0):
-            scaled = stored.astype(np.float64) * image.slope + image.intercept
-            values = np.rint(np.nan_to_num(scaled, nan=HU_MIN, neginf=HU_MIN))
+            values = np.rint(stored.astype(np.float64) * image.slope + image.intercept)
+            wrong = ~np.isfinite(values)
+            if wrong.any():
+                no_number[place] = wrong
+                values[wrong] = HU_MIN
         beyond += int(np.count_nonzero(values > HIGHEST_HU))
         lowest = float(values.min())
         if lowest < LOWEST_HU:
@@ -85,4 +91,20 @@ def _hounsfield(image: ImageFile, path: Path) -> np.ndarray:
         what = f"{beyond / hu.size:.0%} of the voxels lie beyond any CT number"
         cure = "Check how the file was made: its values are no Hounsfield units"
         raise SeriesError(what, where=path.name, cure=cure, code="hu_out_of_range")
+    if no_number:
+        _check_padding(np.stack([no_number.get(place, np.zeros_like(wrong)) for place in range(len(hu))]), hu, path)
     return hu
+
+
+def _check_padding(no_number: np.ndarray, hu: np.ndarray, path: Path) -> None:
+    """Refuse voxels that are no numbers, bool (k, j, i), unless they are padding; in `hu` they are air.
+
+    Padding reaches the edge of its plane and touches the body nowhere; whatever else they hid, air must not stand for it.
+    """
+    edge = np.ones(no_number.shape[1:], bool)
+    edge[1:-1, 1:-1] = False
+    padding = np.stack([ndimage.binary_propagation(plane & edge, mask=plane) for plane in no_number])
+    near = ndimage.binary_dilation(no_number, ndimage.generate_binary_structure(3, 3))
+    if (padding != no_number).any() or (near & body_mask(hu)).any():
+        what = f"{np.count_nonzero(no_number)} voxels are no numbers (NaN or infinite), and not only outside the body"
+        raise refusal("no_number", what, path)

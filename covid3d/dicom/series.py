@@ -126,10 +126,11 @@ def _choose(
     if not volumes:
         kinds = Counter(reasons[number] for number in ct)
         found = ", ".join(f"{count} {reason}" for reason, count in sorted(kinds.items()))
-        cure = f"{CURES['no_ct_volume']}. Or choose one with --series N: {_listing(ct)}"
+        cure = f"{CURES['no_ct_volume']}. Or choose one with --series N, in a manifest as path#N: {_listing(ct)}"
         raise refusal("no_ct_volume", f"none of the CT series here is a volume ({found})", path, cure)
     if len(volumes) > 1:
-        cure = f"Choose one with --series N: {_listing({number: ct[number] for number in volumes})}"
+        named = _listing({number: ct[number] for number in volumes})
+        cure = f"Choose one with --series N, in a manifest as path#N in `source`: {named}"
         raise refusal("several_series", f"there are {len(volumes)} CT series here", path, cure)
     left = [
         f"{number} ({len(groups[number])} slices, {reason or 'not chosen'})"

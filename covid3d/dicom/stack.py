@@ -4,7 +4,8 @@ Image orientation and position are the authority. Positions are compared with th
 normal: none may lie further from it than a tenth of the spacing, or 0.1 mm where that is more (never a quarter of it).
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +15,16 @@ from covid3d.dicom.axes import OBLIQUE_DEGREES
 from covid3d.dicom.headers import Slice
 from covid3d.dicom.one_scan import check_one_scan
 from covid3d.dicom.refusals import CURES, FEWEST_SLICES, refusal
+from covid3d.run.errors import SeriesError
 
 GRID_TOLERANCE = 0.1
 ROUNDING_MM = 0.1
 WIDEST_TOLERANCE = 0.25
 SAME_PLACE_MM = 0.01
 TILT_DEGREES = 0.5
+FOLDERS_NAMED = 3
+FIELD_MM = (40.0, 1000.0)
+"""A newborn's chest is twice as wide; the widest bores of scanners have 85 to 90 cm, which padding may exceed a little."""
 
 
 class Fault(NamedTuple):
@@ -75,10 +80,12 @@ def geometry(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], np.ndarr
     if faults:
         (code, _), *more = faults
         cure = CURES[code] + "".join(f"; {CURES[other][0].lower()}{CURES[other][1:]}" for other, _ in more)
-        raise refusal(code, "; ".join(text for _, text in faults), path, cure)
+        what = "; ".join(text for _, text in faults)
+        raise SeriesError(what, where=path.name + _folders(ordered, path), cure=cure, code=code)
     grid = even_grid(along[order], np.arange(len(slices)))
     first = ordered[0]
     assert first.pixel_spacing is not None
+    check_field([first.rows * first.pixel_spacing[0], first.columns * first.pixel_spacing[1]], path)
     affine = np.eye(4)
     affine[:3, 0] = row * first.pixel_spacing[1]
     affine[:3, 1] = column * first.pixel_spacing[0]
@@ -88,6 +95,14 @@ def geometry(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], np.ndarr
     if np.degrees(np.arccos(np.clip(cosines.min(), 0, 1))) > OBLIQUE_DEGREES:
         raise refusal("oblique", "the slices lie oblique to the body", path)
     return ordered, affine, grid.spacing
+
+
+def check_field(sides_mm: Iterable[float], path: Path) -> None:
+    """Refuse slices whose sides, mm, no scanner and no chest has: pixel spacing in another unit, or wrong."""
+    sides = list(sides_mm)
+    if min(sides) < FIELD_MM[0] or max(sides) > FIELD_MM[1]:
+        what = f"the field of view would be {' x '.join(f'{side:.4g}' for side in sides)} mm"
+        raise refusal("impossible_size", what, path)
 
 
 def _faults(slices: Sequence[Slice], positions: np.ndarray, normal: np.ndarray, along: np.ndarray) -> list[Fault]:
@@ -108,6 +123,14 @@ def _faults(slices: Sequence[Slice], positions: np.ndarray, normal: np.ndarray, 
         what = f"the series has {len(slices)} slices, at least {FEWEST_SLICES} are needed"
         faults.append(Fault("too_few_slices", what))
     return faults
+
+
+def _folders(slices: Sequence[Slice], path: Path) -> str:
+    """Return the folders below `path` in which slices lie, "" where it is one: two may be copies."""
+    root = path if path.is_dir() else path.parent
+    names = sorted({os.path.relpath(entry.path.parent, root) for entry in slices})
+    more = f" and {len(names) - FOLDERS_NAMED} more" if len(names) > FOLDERS_NAMED else ""
+    return f" (in the folders {', '.join(names[:FOLDERS_NAMED])}{more})" if len(names) > 1 else ""
 
 
 def _spacing_faults(along: np.ndarray, copies: int) -> list[Fault]:

@@ -30,7 +30,10 @@ def write_manifest(path, rows, **more):
 def cohort(tmp_path):
     """Five scans: sound, prone with a bone kernel, a copy of the first under another patient, noisy copy, a bad one."""
     one, two = (
-        (body(seed=seed) + np.kron(np.random.default_rng(seed).integers(0, 300, (5, 12, 12)), np.ones((4, 4, 4), int)))
+        (
+            body(seed=seed)
+            + np.kron(np.random.default_rng(seed).integers(-150, 150, (5, 12, 12)), np.ones((4, 4, 4), int))
+        )
         for seed in (1, 2)
     )
     write_series(tmp_path / "one", one, PatientID="1")
@@ -120,7 +123,64 @@ def test_a_head_with_air_in_it_is_no_chest_but_half_a_chest_is_one(tmp_path):
 
 def test_cut_lungs_are_kept_with_a_code(tmp_path):
     tall = body((40, 48, 48))
+    tall[10, 1, 1] = 700
     whole = read_ct(write_series(tmp_path / "whole", tall))
     assert oddities(whole, find_lungs(whole)) == []
     half = read_ct(write_series(tmp_path / "half", tall[:20], ContrastBolusAgent="iodine"))
     assert oddities(half, find_lungs(half)) == ["contrast", "half_chest"]
+
+
+def chest(path, change=lambda hu: hu, **more):
+    return find_lungs(read_ct(write_series(path, change(body().astype(float)).astype(np.int16), **WIDE | more)))
+
+
+WIDE = {"BitsStored": 16, "HighBit": 15}
+NO_HU = {
+    "halved": (lambda hu: hu / 2, "darkest air within the body has -43"),
+    "three quarters": (lambda hu: hu * 0.75, "darkest air"),
+    "200 too high": (lambda hu: hu + 200, "soft tissue has 2"),
+    "200 too high, padded": (lambda hu: np.where(np.arange(48) < 4, -1024, hu + 200), "darkest air"),
+    "200 too low in dense lungs": (
+        lambda hu: np.where(hu < -500, hu + 100 * (hu > -900), hu) - 200,
+        "soft tissue has -1",
+    ),
+    "clipped above water": (lambda hu: np.minimum(hu, 0), "nothing is denser than 0 HU"),
+    "clipped below": (lambda hu: np.maximum(hu, -800), "darkest air"),
+}
+
+
+@pytest.mark.parametrize("case", NO_HU)
+def test_values_that_only_look_like_hounsfield_units_are_refused(tmp_path, case):
+    change, words = NO_HU[case]
+    with pytest.raises(SeriesError, match=words) as caught:
+        chest(tmp_path, change)
+    assert caught.value.code == "hu_out_of_range"
+
+
+@pytest.mark.parametrize("drift", [-60, 60])
+def test_a_scanner_that_has_drifted_is_no_other_unit(tmp_path, drift):
+    """The fixture has no windpipe: its darkest air is emphysema of -950 HU."""
+    assert chest(tmp_path, lambda hu: np.where(hu < -855, hu - 90, hu) + drift).volume_ml > 2000
+
+
+SIZES = {
+    "pixels tenfold": ((8.0, 70.0, 70.0), "field of view would be 3360 x 3360 mm"),
+    "pixels in another unit": ((8.0, 0.007, 0.007), "field of view would be 0.336 x 0.336 mm"),
+    "pixels doubled": ((8.0, 19.0, 19.0), "lungs would hold 1"),
+    "slices far apart": ((27.0, 7.0, 7.0), "mm high"),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_a_size_that_no_body_has_is_refused(tmp_path, case):
+    spacing, words = SIZES[case]
+    with pytest.raises(SeriesError, match=words) as caught:
+        chest(tmp_path, spacing=spacing)
+    assert caught.value.code == "impossible_size"
+
+
+def test_hardly_any_lung_is_kept_with_the_code_that_predict_warns_of(tmp_path):
+    write_series(tmp_path / "flat", spacing=(2.0, 7.0, 7.0))
+    found = gate.check_manifest(write_manifest(tmp_path / "m.csv", [manifest_row("s0", "p0", "flat")]))
+    assert found.findings["code"].tolist() == ["small_lungs"]
+    assert "hardly any lung was found" in "\n".join(found.lines())

@@ -207,6 +207,32 @@ def test_changed_files_are_refused_by_their_checksum(site):
     assert take_in(site)["code"][0] == "checksum"
 
 
+def rewrite_rows(path, **columns):
+    """Change columns of a manifest, a value a row."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.assign(**columns).to_csv(path, index=False)
+
+
+def test_a_scan_of_another_checksum_or_number_of_slices_than_listed_is_refused_and_the_rest_goes_on(site, monkeypatch):
+    whole = intake.sha256_tree(site.order_form.parent / f"{CANARY}-drive" / "one").upper()
+    rewrite_rows(site.order_form, n_slices=["20", "21", "", "", "20"], sha256=[whole, "", "", "", "0" * 64])
+    table = take_in(site)
+    assert table["code"].tolist() == ["", "slice_count", "missing_slice", "several_series", "checksum"]
+    assert "20 slices were read, but the manifest says 21" in table["message"][1]
+    monkeypatch.setattr(gate, "cpu_count", lambda: 1)
+    assert gate.check_manifest(site.order_form).intake["code"].tolist() == table["code"].tolist()
+
+
+def test_a_number_of_slices_that_is_corrected_later_counts_for_stored_scans_too(site):
+    assert take_in(site)["ok"][0] == 1
+    table = read_manifest(site.manifest)
+    write_rows(
+        site.manifest, table.assign(n_slices=[19, "", "", "", ""]).astype(str).replace("<NA>", "").to_dict("records")
+    )
+    intake._intake(site)
+    assert intake.read_intake(site)["code"][0] == "slice_count"
+
+
 def test_without_compute_a_missing_intake_names_the_command(site):
     with pytest.raises(MissingResult, match="make run RUN=site"):
         take_in(site.with_options(compute=False))
@@ -229,7 +255,6 @@ def test_an_unexpected_error_in_one_scan_is_a_row_without_details(site, monkeypa
     [
         ({"source": "nowhere"}, "does not exist"),
         ({"source": "idc:1.2.3"}, "public download"),
-        ({"sha256": "0" * 64}, "checksum"),
     ],
 )
 def test_a_faulty_manifest_is_refused_with_row_and_column(root, make_run, values, words):
@@ -350,6 +375,43 @@ def test_check_lists_every_scan_and_writes_its_tables(site, tmp_path, monkeypatc
     assert "lung_volume_ml" in (tmp_path / "out" / "qc.csv").read_text()
     shutil.rmtree(site.order_form.parent / f"{CANARY}-drive" / "one")
     assert gate.check_manifest(site.order_form).intake["code"][0] == "no_such_path"
+
+
+def test_check_tells_row_path_file_and_cure_on_the_terminal_and_in_no_file(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "cpu_count", lambda: 1)
+    drive = site.order_form.parent / f"{CANARY}-drive"
+    (drive / "Mu\u0308ller").mkdir()
+    shutil.rmtree(drive / "three")
+    shutil.copytree(drive / "one", drive / "three" / "a")
+    shutil.copytree(drive / "one", drive / "three" / "b")
+    text = site.order_form.read_text().replace(f"{drive.name}/one", f"{drive.name}\\one")
+    site.order_form.write_text(text.replace(f"{drive.name}/bad", f"{drive.name}/M\u00fcller"))
+    found = gate.check_manifest(site.order_form, tmp_path / "out")
+    lines = "\n".join(found.lines())
+    for words in (
+        f"no_such_path: row 2, source '{drive.name}\\one' does not exist. Write / in place of \\",
+        f"no_such_path: row 4, source '{drive.name}/M\u00fcller' does not exist. It does with its accents",
+        f"several_series: row 5, source '{drive.name}/two': there are 2 CT series here. Choose one with --series N, in a manifest"
+        " as path#N in `source`: 2 (",
+        f"duplicate_position: row 6, source '{drive.name}/three', three (in the folders a, b): 20 slices lie",
+    ):
+        assert words in lines
+    cut = drive / "two" / "thin" / "IM007.dcm"
+    cut.write_bytes(cut.read_bytes()[:-900])
+    (drive / "two" / "IM007.dcm").rename(drive / "two" / "IM.dcm")
+    rewrite_rows(site.order_form, source=[f"{drive.name}/two#3"] * 5)
+    lines = "\n".join(gate.check_manifest(site.order_form).lines())
+    assert f"truncated: row 2, source '{drive.name}/two#3', thin/IM007.dcm: " in lines
+    for path in (tmp_path / "out").iterdir():
+        assert "drive" not in path.read_text()
+
+
+def test_a_draft_names_the_folders_of_copies(root):
+    for name in ("a", "b"):
+        write_series(root / "export" / name, uid="1.2.3", PatientID="id-1")
+    write_series(root / "export" / "c", body(seed=1), PatientID="id-2")
+    draft = draft_manifest(root / "export", root / "draft.csv", root / "keys" / "draft.json")
+    assert "export (in the folders a, b): 20 slices lie where another one is" in "\n".join(draft.lines())
 
 
 def test_a_draft_holds_pseudonyms_and_days_but_no_dates(root):

@@ -103,10 +103,44 @@ def test_stored_values_of_any_type_are_scaled_as_nibabel_does(tmp_path, kind):
             np.testing.assert_array_equal(read(tmp_path, name, content).hu, body())
 
 
-def test_values_that_are_no_numbers_are_air_and_values_beyond_ct_are_refused(tmp_path):
+def no_numbers(where, value=np.nan):
     hu = body().astype("f4")
-    hu[:, 0] = np.nan
-    assert (read(tmp_path, "scan.nrrd", nrrd(hu)).hu[:, 0] == -1024).all()
+    hu[where] = value
+    return hu
+
+
+IN_FORMAT = {"scan.nii": nifti, "scan.nrrd": nrrd, "scan.mha": metaimage}
+NO_NUMBERS = {
+    "block in the lung": np.s_[8:12, 20:26, 30:36],
+    "block in the wall": np.s_[8:12, 20:26, 4:8],
+    "half the body, up to the edge": np.s_[:, :, :24],
+    "the last slices": np.s_[:5],
+    "hole in the air outside": np.s_[8:12, 1:3, 1:3],
+}
+
+
+@pytest.mark.parametrize("name", IN_FORMAT)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_no_numbers_never_become_air_within_the_body(tmp_path, name, value):
+    for where in NO_NUMBERS.values():
+        hu = no_numbers(where, value)
+        error = refused(tmp_path, name, IN_FORMAT[name](hu))
+        assert error.code == "no_number"
+        assert f"{np.count_nonzero(~np.isfinite(hu))} voxels" in error.what
+        assert "-1024" in error.cure
+
+
+@pytest.mark.parametrize("name", IN_FORMAT)
+def test_voxels_that_are_no_numbers_around_the_body_are_padding(tmp_path, name):
+    y, x = np.meshgrid(np.linspace(-1, 1, 48), np.linspace(-1, 1, 48), indexing="ij")
+    for outside in (np.s_[:, 0], np.s_[:, x**2 + y**2 > 1.1]):
+        volume = read(tmp_path, name, IN_FORMAT[name](no_numbers(outside)))
+        assert (volume.hu[outside] == -1024).all()
+        kept = volume.hu != -1024
+        np.testing.assert_array_equal(volume.hu[kept], body()[kept])
+
+
+def test_values_beyond_ct_are_refused(tmp_path):
     padded = body()
     padded[:, :4] = -32768
     assert (read(tmp_path, "scan.nrrd", nrrd(padded)).hu[:, :4] == -1024).all()
@@ -258,6 +292,13 @@ def test_lengths_in_metres_are_millimetres(tmp_path):
     assert read(tmp_path, "scan.nrrd", metres).spacing_mm == pytest.approx(SPACING)
     error = refused(tmp_path, "scan.nrrd", nrrd(more='space units: "inch" "inch" "inch"'))
     assert error.code == "missing_geometry"
+
+
+@pytest.mark.parametrize(("unit_code", "field"), [(1, "3.36e+05 x 3.36e+05"), (3, "0.336 x 0.336")])
+def test_millimetres_that_a_header_calls_metres_or_microns_are_no_body(tmp_path, unit_code, field):
+    content = nifti(change=lambda header: header.__setitem__("xyzt_units", unit_code))
+    error = refused(tmp_path, "scan.nii", content)
+    assert (error.code, f"field of view would be {field} mm" in error.what) == ("impossible_size", True), error
 
 
 CAUSES = {
