@@ -21,8 +21,8 @@ LEAST_LUNG_ML = 300.0
 SMALL_LUNGS_ML = 800.0
 MOST_LUNG_ML = 13_000.0
 """The largest lungs measured hold 11.68 l (rower P. Reed, English Institute of Sport, 2006)."""
-TALLEST_LUNG_MM = 380.0
-"""Adult lungs are 24 to 27 cm high at full inspiration."""
+LUNG_HEIGHT_MM = (60.0, 380.0)
+"""Adult lungs are 24 to 27 cm high at full inspiration; the lower limit is asked of lungs that both ends of the scan leave whole."""
 LUNG_SLICE = 0.1
 """Slices with less lung than this share of the largest do not count for its height: gas of the bowel below."""
 AIR_IN_BODY_HU = -850
@@ -55,7 +55,7 @@ def find_lungs(volume: CTVolume) -> Lungs:
     """Return the lungs of a scan.
 
     Raises SeriesError: not_chest below 300 ml (no chest, or the wrong part of one) and for air without tissue in it,
-    impossible_size above 13 l or 380 mm of height, hu_out_of_range as `check_scale` does.
+    impossible_size above 13 l or 380 mm of height, or whole below 60 mm, hu_out_of_range as `check_scale` does.
     """
     coarse = tuple(min(own, most) for own, most in zip(volume.shape, LUNG_GRID, strict=True))
     spacing = grid_spacing(volume, coarse)
@@ -71,7 +71,8 @@ def find_lungs(volume: CTVolume) -> Lungs:
         what = f"no lung was found: the air within the body has {density:.0f} HU and holds no tissue"
         raise SeriesError(what, cure=CURES["not_chest"], code="not_chest")
     height = float(np.count_nonzero(areas > LUNG_SLICE * areas.max()) * spacing[0])
-    if lungs.volume_ml > MOST_LUNG_ML or height > TALLEST_LUNG_MM:
+    flat = height < LUNG_HEIGHT_MM[0] and lungs.cut <= LUNG_SLICE
+    if lungs.volume_ml > MOST_LUNG_ML or height > LUNG_HEIGHT_MM[1] or flat:
         what = f"the lungs would hold {lungs.volume_ml / 1000:.3g} l and be {height:.0f} mm high"
         raise SeriesError(what, cure=CURES["impossible_size"], code="impossible_size")
     check_scale(grid, int(volume.hu.max()))

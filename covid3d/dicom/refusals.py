@@ -27,7 +27,7 @@ CAUSES = {
     "not_hu": "A slice or frame is a map (of perfusion, atomic numbers, densities) or says that it is not in HU",
     "not_chest": "No lung was found: less than 300 ml of air within the body, or air without lung tissue",
     "impossible_size": "No body has this size: a field of view below 40 mm or above 1 m (bores have up to 90 cm), lungs of "
-    "more than 13 l or 380 mm of height",
+    "more than 13 l or 380 mm of height, or whole lungs below 60 mm",
     "no_ct_volume": "No series is an axial CT volume, or a file holds something else than one volume",
     "missing_file": "A file is not there: one that a DICOMDIR or an image header names, or a part of a multi-frame image",
     "broken_link": "A link that stands for a slice leads nowhere",

@@ -168,6 +168,7 @@ SIZES = {
     "pixels in another unit": ((8.0, 0.007, 0.007), "field of view would be 0.336 x 0.336 mm"),
     "pixels doubled": ((8.0, 19.0, 19.0), "lungs would hold 1"),
     "slices far apart": ((27.0, 7.0, 7.0), "mm high"),
+    "slices pressed together": ((2.0, 7.0, 7.0), "mm high"),
 }
 
 
@@ -180,7 +181,7 @@ def test_a_size_that_no_body_has_is_refused(tmp_path, case):
 
 
 def test_hardly_any_lung_is_kept_with_the_code_that_predict_warns_of(tmp_path):
-    write_series(tmp_path / "flat", spacing=(2.0, 7.0, 7.0))
-    found = gate.check_manifest(write_manifest(tmp_path / "m.csv", [manifest_row("s0", "p0", "flat")]))
+    write_series(tmp_path / "small", spacing=(8.0, 3.5, 3.5))
+    found = gate.check_manifest(write_manifest(tmp_path / "m.csv", [manifest_row("s0", "p0", "small")]))
     assert found.findings["code"].tolist() == ["small_lungs"]
     assert "hardly any lung was found" in "\n".join(found.lines())
