@@ -5,6 +5,7 @@ Pseudonyms are keyed hashes (HMAC-SHA-256). The key, with original ids and paths
 """
 
 import hmac
+import os
 import re
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,11 @@ import pandas as pd
 from covid3d.cohort.manifest import OPTIONAL, RULES, Source, locate, read_manifest, write_manifest
 from covid3d.run.errors import ManifestError, MissingResult
 from covid3d.run.files import cpu_count, read_json, sha256_tree, write_csv, write_private
-from covid3d.run.profile import OPEN_LICENCE, Run
+from covid3d.run.profile import OPEN_LICENCE, Run, repository_root
 from covid3d.run.tables import check_values, named, read_cells, refuse
 
+ORDER_FORM = "data_manifest.csv"
+"""What a checkout is known by."""
 POOLED_AGE = 90.0
 SITE = "site:"
 READINGS = ("reader_id", "scan_id", "prior_scan_id", "task", "call", "confidence", "order", "read_at")
@@ -28,6 +31,14 @@ READINGS = ("reader_id", "scan_id", "prior_scan_id", "task", "call", "confidence
 def key_file(run: Run) -> Path:
     """Return where the key of a run's pseudonyms lies: outside the run."""
     return run.root / "data" / "keys" / f"{run.name}.json"
+
+
+def draft_key(manifest: Path) -> Path:
+    """Return a name of its own for the key of a drafted manifest, in the checkout that is worked in, else in this package's."""
+    root, own = repository_root(), Path(__file__).resolve().parents[2]
+    here = "COVID3D_ROOT" in os.environ or (root / ORDER_FORM).is_file() or not (own / ORDER_FORM).is_file()
+    folder = (root if here else own) / "data" / "keys" / "drafts"
+    return folder / f"{manifest.stem}-{secrets.token_hex(4)}.json"
 
 
 def pseudonym(key: str, kind: str, name: str) -> str:

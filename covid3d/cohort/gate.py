@@ -19,7 +19,7 @@ from covid3d.cohort.manifest import locate, read_manifest
 from covid3d.cohort.scan import read_scan, safe_message
 from covid3d.dicom.refusals import CURES
 from covid3d.run.errors import SeriesError
-from covid3d.run.files import cpu_count, parallel_map, write_csv, write_json
+from covid3d.run.files import cpu_count, parallel_map, storage_errors, write_csv, write_json
 
 GRID = tuple(2 * size for size in THUMBNAIL)
 
@@ -91,6 +91,9 @@ def check_manifest(path: str | Path, out: str | Path | None = None) -> Gate:
     """
     path = Path(path)
     table = read_manifest(path, clinical=True)
+    if out is not None:
+        with storage_errors(Path(out)):
+            Path(out).mkdir(parents=True, exist_ok=True)  # rather now than when all scans are read
     records = table.to_dict("records")
     rows = []
     with tempfile.TemporaryFile() as seen:

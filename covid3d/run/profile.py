@@ -387,7 +387,11 @@ def open_run(name: str, **options: Any) -> Run:
     if not path.is_file():
         if source and not source.is_relative_to(root):
             write_private(run.manifest_note, {"path": str(source)})
-        write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
+        try:
+            write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
+        except BaseException:
+            run.manifest_note.unlink(missing_ok=True)
+            raise
     return run
 
 
