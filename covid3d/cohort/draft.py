@@ -19,7 +19,7 @@ from covid3d.dicom.images import IMAGE_SUFFIXES
 from covid3d.dicom.quiet import quiet
 from covid3d.dicom.refusals import CURES, FEWEST_SLICES
 from covid3d.dicom.series import check_series, group_by_number, why_aside
-from covid3d.dicom.walk import ARCHIVE, LINK, Doubt, candidates, doubts
+from covid3d.dicom.walk import ARCHIVE, IMAGE, LINK, Doubt, candidates, doubts
 from covid3d.run.errors import SeriesError, StorageError, printable
 from covid3d.run.files import progress, write_csv, write_private
 
@@ -141,7 +141,7 @@ class _Tree:
                 faults[doubt.path.parent].append(str(doubt.error))
             elif doubt.fault in (ARCHIVE, LINK):
                 self.left[self._name(doubt.path)] = f"{doubt.fault.what}. {doubt.error.cure}"
-            else:
+            elif doubt.fault != IMAGE:  # these are named below
                 strays[doubt.path.parent].append(doubt)
         for folder, found in strays.items():
             few = len(found) < FEWEST_SLICES

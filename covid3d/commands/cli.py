@@ -171,8 +171,8 @@ def manifest_new(
 
     Says which folders and files were left out and why; exit status 1 where one may hold a scan.
     """
-    from covid3d.cohort.draft import draft_manifest
     from covid3d.cohort.delivery import draft_key
+    from covid3d.cohort.draft import draft_manifest
 
     if out.exists():
         raise ConfigError("there is such a file already", where=out.name, cure="Choose another --out")

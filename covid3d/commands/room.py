@@ -43,7 +43,9 @@ def serve(run: Run, notebook: Path, more: Sequence[str] = ()) -> int:
     so that no other user of the machine can listen. As root, JupyterLab is told that this is meant.
     """
     own = own_settings(folder(run) / ".jupyter")
-    own = {key: value for key, value in own.items() if key.startswith(("JUPYTER_", "IPYTHON"))}  # not the browser's
+    own = {
+        key: value for key, value in own.items() if key.startswith(("JUPYTER", "IPYTHON", "MPLCONFIG"))
+    }  # not the browser's
     options = ["--KernelManager.transport=ipc", "--LanguageServerManager.autodetect=False"]  # which would start npm
     options += ["--allow-root"] if os.geteuid() == 0 else []
     command = [sys.executable, "-m", "jupyterlab", str(notebook), *options, *more]

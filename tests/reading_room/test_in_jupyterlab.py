@@ -46,7 +46,7 @@ def jupyter(run, tmp_path):
     try:
         for _ in range(600):
             assert server.poll() is None, said.read_text()
-            with contextlib.suppress(OSError, TypeError):
+            with contextlib.suppress(OSError, AttributeError):
                 url, token = re.search(r"(http://127\.0\.0\.1:\d+/)lab\S*\?token=(\w+)", said.read_text()).groups()
                 with urllib.request.urlopen(f"{url}api"):
                     break
@@ -55,8 +55,9 @@ def jupyter(run, tmp_path):
         assert "without encryption" not in said.read_text()
         assert list(home.rglob("*")) == []
     finally:
+        started = [*server.children(recursive=True), server]
         server.terminate()
-        for process in psutil.wait_procs([*server.children(recursive=True), server], timeout=20)[1]:
+        for process in psutil.wait_procs(started, timeout=20)[1]:
             process.kill()
 
 
