@@ -4,6 +4,7 @@ Pseudonyms are keyed hashes (HMAC-SHA-256). The key, with original ids and paths
 `data/keys/<run>.json`, readable by its owner alone; whoever has it can undo the pseudonyms, nobody else.
 """
 
+import functools
 import hmac
 import os
 import re
@@ -11,6 +12,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -51,14 +53,7 @@ def source_of(run: Run, source: str) -> Source:
     """Return where a delivered scan's files lie; a pseudonymous `site:` source is looked up in the key file."""
     if not source.startswith(SITE):
         return locate(run.manifest, source)
-    try:
-        entry = read_json(key_file(run))["scans"][source.removeprefix(SITE)]
-    except (OSError, ValueError, KeyError):
-        raise MissingResult(
-            "the key of this run's pseudonyms is missing or does not fit",
-            where=f"data/keys/{run.name}.json",
-            cure=f"Put the file back, or start anew with `make clean-run RUN={run.name}`",
-        ) from None
+    entry = _told(run, "scans", source.removeprefix(SITE))
     return Source(Path(entry["path"]), entry["series"])
 
 
@@ -131,8 +126,17 @@ def _deliver_readers(run: Run, scans: dict[str, str]) -> None:
 
 
 def _key(run: Run) -> str:
-    """Return the run's key, a new one when it has none."""
+    """Return the run's key, a new one when it has none; a damaged key file is refused, never written over."""
+    return str(_told(run, "key")) if key_file(run).exists() else secrets.token_hex(32)
+
+
+def _told(run: Run, *names: str) -> Any:
+    """Return what a run's key file holds under these names; MissingResult where it does not."""
     try:
-        return str(read_json(key_file(run))["key"])
-    except (OSError, ValueError, KeyError):
-        return secrets.token_hex(32)
+        return functools.reduce(lambda held, name: held[name], names, read_json(key_file(run)))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise MissingResult(
+            "the key of this run's pseudonyms is missing or does not fit",
+            where=f"data/keys/{run.name}.json",
+            cure=f"Put the file back, or start anew with `make clean-run RUN={run.name}`",
+        ) from None
