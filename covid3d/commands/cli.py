@@ -70,7 +70,9 @@ def phantom_build(
     with cohort_folder(out, world=world, seed=seed, profile=sizes, manifest=form) as held:
         scans = sorted({*scan, *held}) if scan else None
         built = build(out, manifest=form, profile=sizes, world=world, seed=seed, scans=scans)
-    typer.echo(f"{out / 'manifest.csv'}: {len(built)} simulated scans")
+    others = len((out / "controls.csv").read_text(encoding="utf-8").splitlines()) - 1
+    more = f"; {out / 'controls.csv'}: {others} more, rescans and controls" if others else ""
+    typer.echo(f"{out / 'manifest.csv'}: {len(built)} simulated scans{more}")
 
 
 @app.command()
