@@ -45,7 +45,7 @@ help:
 	@echo "                   RUN=name: of that run, without seeds"
 	@echo "  make lint        ruff, mypy, import floors, empty notebooks, sizes of files"
 	@echo "  make doctor      Python, disk, cores, memory, GPU, and what each profile needs"
-	@echo "  make clean       caches; clean-run RUN=name: one run; distclean: .venv, runs and caches"
+	@echo "  make clean       caches; clean-run RUN=name: one run and the key to its pseudonyms; distclean: .venv, all runs and keys, caches"
 	@echo
 	@echo "The first target that needs it installs into $(VENV): about 8 GB (the index's Linux torch brings CUDA), 5 to 15 min."
 	@echo "Other Python: make report PYTHON=/path/to/python3.12    Fewer cores: CORES=1"
@@ -80,12 +80,8 @@ book: $(STAMP)
 	@$(COVID3D) step book --run "$(RUN)"
 
 reading-room: $(STAMP)
-	@test -n "$(RUN)" || { echo "error: which run? Say make reading-room RUN=name READER=R1" >&2; exit 2; }
-	@test -d "runs/$(RUN)" || { echo "error: there is no runs/$(RUN)" >&2; exit 2; }
-	@mkdir -p "runs/$(RUN)/reading_room"
-	@$(PY) -m papermill --prepare-only --no-progress-bar --log-level ERROR notebooks/11_reading_room.ipynb \
-		"runs/$(RUN)/reading_room/reading_room.ipynb" -r run "$(RUN)" -r reader "$(READER)"
-	@$(PY) -m jupyterlab "runs/$(RUN)/reading_room/reading_room.ipynb"
+	@test -n "$(RUN)" -a -n "$(READER)" || { echo "error: which run? And who reads? Say make reading-room RUN=name READER=R1" >&2; exit 2; }
+	@$(COVID3D) room "$(RUN)" "$(READER)"
 
 publish: $(STAMP)
 	@test -n "$(RUN)" -a -n "$(TO)" || { echo "error: which run, and where to? Say make publish RUN=standard TO=site" >&2; exit 2; }
@@ -141,8 +137,9 @@ clean:
 clean-run:
 	@test -n "$(RUN)" || { echo "error: which run? Say make clean-run RUN=name" >&2; exit 2; }
 	@case "$(RUN)" in */*|.*) echo "error: '$(RUN)' is no name for a run" >&2; exit 2;; esac
-	@test -d "runs/$(RUN)" || { echo "error: there is no runs/$(RUN)" >&2; exit 2; }
-	rm -rf "runs/$(RUN)"
+	@test -d "runs/$(RUN)" -o -f "data/keys/$(RUN).json" || { echo "error: there is no runs/$(RUN)" >&2; exit 2; }
+	rm -rf "runs/$(RUN)" "data/keys/$(RUN).json" "data/keys/manifests/$(RUN).json" "data/keys/weights/$(RUN).json"  # with it the key to its pseudonyms
 
 distclean: clean
+	@ls runs 2>/dev/null | while read -r run; do rm -f "data/keys/$$run.json" "data/keys/manifests/$$run.json" "data/keys/weights/$$run.json"; done
 	rm -rf "$(VENV)" runs covid3d.egg-info

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import html
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from covid3d.report.claims import answers
 from covid3d.run.errors import ConfigError, MissingResult, nearest
 from covid3d.run.profile import Run, chapter_title, open_run
 from covid3d.run.steps import CHAPTERS, chapters_of
-from covid3d.run.strict import Strict, validate
+from covid3d.run.strict import Checked, Strict, validate
 from covid3d.show import Show, display_html
 
 
@@ -42,6 +43,15 @@ class TrajectoryParameters(Parameters):
     late_days: int = Field(ge=0, description="a last scan further than this from discharge is 'no late scan'")
 
 
+class RoomParameters(Strict):
+    """Parameters of the reading room, which is no chapter."""
+
+    run: str
+    reader: str
+    tasks: tuple[str, ...] = Field(strict=False)
+    allow_back: bool
+
+
 PARAMETERS: Mapping[str, type[Parameters]] = {
     "02_model": ModelParameters,
     "04_external_tests": CaseParameters,
@@ -59,12 +69,7 @@ def open(chapter: str, namespace: Mapping[str, Any]) -> tuple[Run, Show]:
     """
     if chapter not in CHAPTERS:
         raise ConfigError(f"there is no chapter '{chapter}'", cure=nearest(chapter, CHAPTERS))
-    model = PARAMETERS.get(chapter, Parameters)
-    names = assigned(namespace.get("In", [])) or list(model.model_fields)
-    found = {name: namespace[name] for name in names if name in namespace}
-    if isinstance(found.get("run"), Run):  # the cell is run again, step by step
-        found["run"] = found["run"].name
-    parameters = validate(model, found, where=f"parameters of {chapter}")
+    parameters = _given(PARAMETERS.get(chapter, Parameters), namespace, where=f"parameters of {chapter}")
     run = open_run(parameters.run).with_options(compute=parameters.compute, device=parameters.device)
     if chapter not in chapters_of(run):
         raise MissingResult(
@@ -77,8 +82,22 @@ def open(chapter: str, namespace: Mapping[str, Any]) -> tuple[Run, Show]:
     return run, Show(run, chapter, answers())
 
 
+def reading_room(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the reading room, checked as those of a chapter are; it is entered with them."""
+    return _given(RoomParameters, namespace, where="parameters of 11_reading_room").model_dump()
+
+
+def _given(model: type[Checked], namespace: Mapping[str, Any], *, where: str) -> Checked:
+    """Return the parameters that a notebook's cells assign, checked; a ConfigError names a wrong one and the nearest."""
+    names = assigned(namespace.get("In", [])) or list(model.model_fields)
+    found = {name: namespace[name] for name in names if name in namespace}
+    if isinstance(found.get("run"), Run):  # the cell is run again, step by step
+        found["run"] = found["run"].name
+    return validate(model, found, where=where)
+
+
 def assigned(history: list[str]) -> list[str]:
-    """Return the names that the cells before the first `notebook.open` assign, in the order of the cells.
+    """Return the names that the cells before the first `notebook.open` (`.reading_room`) assign, in the order of the cells.
 
     history: the sources of the executed cells, as IPython keeps them in `In`. What a start-up file defines is not there. A cell
     that was corrected and run again before the run was opened counts as it is now: cells of parameters replace each other.
@@ -86,7 +105,7 @@ def assigned(history: list[str]) -> list[str]:
     names: dict[str, None] = {}
     opened = False
     for source in history:
-        if "notebook.open(" in source:
+        if re.search(r"notebook\.(open|reading_room)\(", source):
             opened = True
             continue
         found = _targets(source)

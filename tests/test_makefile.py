@@ -129,6 +129,27 @@ def test_cleaning_a_run_removes_that_run_alone(copy):
     assert [path.name for path in (copy / "runs").iterdir()] == ["two"]
 
 
+def test_the_keys_of_a_run_go_with_it_and_all_others_stay(copy):
+    for name in ("one", "two"):
+        (copy / "runs" / name).mkdir(parents=True)
+        for key in (f"{name}.json", f"manifests/{name}.json", "drafts/one-0.json"):
+            (copy / "data" / "keys" / key).parent.mkdir(parents=True, exist_ok=True)
+            (copy / "data" / "keys" / key).touch()
+    kept = copy / "data" / "keys"
+    assert make("clean-run", "RUN=one", cwd=copy).returncode == 0
+    assert sorted(path.name for path in kept.rglob("*.json")) == ["one-0.json", "two.json", "two.json"]
+    for folder in ("covid3d", "tests"):
+        (copy / folder).mkdir()
+    assert make("distclean", "VENV=none", cwd=copy).returncode == 0
+    assert [path.name for path in kept.rglob("*.json")] == ["one-0.json"]
+
+
+def test_the_reading_room_asks_who_reads():
+    found = make("reading-room", "RUN=smoke", "READER=")
+    assert found.returncode == 2
+    assert "who reads?" in found.stderr
+
+
 @pytest.mark.parametrize("target", ["run", "book", "reading-room", "clean-run"])
 def test_a_target_that_needs_a_run_asks_for_it(target):
     found = make(target, "RUN=")

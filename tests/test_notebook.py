@@ -67,3 +67,13 @@ def test_a_run_with_given_weights_has_the_hospitals_chapter_alone(root):
     with pytest.raises(MissingResult, match="Its chapters are 10_your_hospital"):
         notebook.open("03_cross_validation", namespace(run="site"))
     assert notebook.open("10_your_hospital", namespace(run="site"))[0].is_site
+
+
+def test_a_misspelt_parameter_of_the_reading_room_gives_the_nearest_name():
+    cell = 'run = "smoke"\nreader = ""\ntasks = ("covid",)\nallow_back = False'
+    enter = "room = widget.enter(**notebook.reading_room(globals()))"
+    given = {"run": "smoke", "reader": "R1", "tasks": ["covid"], "allow_back": False}
+    found = notebook.reading_room({"In": ["", cell, enter], **given, "room": 1})
+    assert found == {**given, "tasks": ("covid",)}
+    with pytest.raises(ConfigError, match="unknown key 'reeder'. Did you mean 'reader'"):
+        notebook.reading_room({"In": ["", cell, '# Parameters\nreeder = "R1"\n', enter], **given, "reeder": "R1"})

@@ -157,4 +157,4 @@ def test_the_reading_room_is_entered_with_its_parameters():
     found = {name for name in namespace if not name.startswith("__")}
     assert found == {"run", "reader", "tasks", "allow_back"}
     assert namespace["tasks"] == TASKS and namespace["reader"] == ""
-    assert any("enter(run, reader, tasks, allow_back=allow_back)" in source(cell) for cell in cells)
+    assert any("enter(**notebook.reading_room(globals()))" in source(cell) for cell in cells)

@@ -4,21 +4,26 @@ Pseudonyms are keyed hashes (HMAC-SHA-256). The key, with original ids and paths
 `data/keys/<run>.json`, readable by its owner alone; whoever has it can undo the pseudonyms, nobody else.
 """
 
+import functools
 import hmac
+import os
 import re
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from covid3d.cohort.manifest import Source, locate, read_manifest, write_manifest
 from covid3d.run.errors import ManifestError, MissingResult
 from covid3d.run.files import cpu_count, read_json, sha256_tree, write_csv, write_private
-from covid3d.run.profile import OPEN_LICENCE, Run
+from covid3d.run.profile import OPEN_LICENCE, Run, repository_root
 from covid3d.run.tables import check_values, named, read_cells, refuse
 
+ORDER_FORM = "data_manifest.csv"
+"""What a checkout is known by."""
 POOLED_AGE = 90.0
 SITE = "site:"
 READINGS = ("reader_id", "scan_id", "prior_scan_id", "task", "call", "confidence", "order", "read_at")
@@ -28,6 +33,14 @@ READINGS = ("reader_id", "scan_id", "prior_scan_id", "task", "call", "confidence
 def key_file(run: Run) -> Path:
     """Return where the key of a run's pseudonyms lies: outside the run."""
     return run.root / "data" / "keys" / f"{run.name}.json"
+
+
+def draft_key(manifest: Path) -> Path:
+    """Return a name of its own for the key of a drafted manifest, in the checkout that is worked in, else in this package's."""
+    root, own = repository_root(), Path(__file__).resolve().parents[2]
+    here = "COVID3D_ROOT" in os.environ or (root / ORDER_FORM).is_file() or not (own / ORDER_FORM).is_file()
+    folder = (root if here else own) / "data" / "keys" / "drafts"
+    return folder / f"{manifest.stem}-{secrets.token_hex(4)}.json"
 
 
 def pseudonym(key: str, kind: str, name: str) -> str:
@@ -40,14 +53,7 @@ def source_of(run: Run, source: str) -> Source:
     """Return where a delivered scan's files lie; a pseudonymous `site:` source is looked up in the key file."""
     if not source.startswith(SITE):
         return locate(run.manifest, source)
-    try:
-        entry = read_json(key_file(run))["scans"][source.removeprefix(SITE)]
-    except (OSError, ValueError, KeyError):
-        raise MissingResult(
-            "the key of this run's pseudonyms is missing or does not fit",
-            where=f"data/keys/{run.name}.json",
-            cure=f"Put the file back, or start anew with `make clean-run RUN={run.name}`",
-        ) from None
+    entry = _told(run, "scans", source.removeprefix(SITE))
     return Source(Path(entry["path"]), entry["series"])
 
 
@@ -116,8 +122,17 @@ def _deliver_readers(run: Run, scans: dict[str, str]) -> None:
 
 
 def _key(run: Run) -> str:
-    """Return the run's key, a new one when it has none."""
+    """Return the run's key, a new one when it has none; a damaged key file is refused, never written over."""
+    return str(_told(run, "key")) if key_file(run).exists() else secrets.token_hex(32)
+
+
+def _told(run: Run, *names: str) -> Any:
+    """Return what a run's key file holds under these names; MissingResult where it does not."""
     try:
-        return str(read_json(key_file(run))["key"])
-    except (OSError, ValueError, KeyError):
-        return secrets.token_hex(32)
+        return functools.reduce(lambda held, name: held[name], names, read_json(key_file(run)))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise MissingResult(
+            "the key of this run's pseudonyms is missing or does not fit",
+            where=f"data/keys/{run.name}.json",
+            cure=f"Put the file back, or start anew with `make clean-run RUN={run.name}`",
+        ) from None

@@ -19,9 +19,9 @@ from covid3d.dicom.images import IMAGE_SUFFIXES
 from covid3d.dicom.quiet import quiet
 from covid3d.dicom.refusals import CURES, FEWEST_SLICES
 from covid3d.dicom.series import check_series, group_by_number, why_aside
-from covid3d.dicom.walk import ARCHIVE, LINK, Doubt, candidates, doubts
-from covid3d.run.errors import SeriesError, printable
-from covid3d.run.files import atomic_path, progress, write_private
+from covid3d.dicom.walk import ARCHIVE, IMAGE, LINK, Doubt, candidates, doubts
+from covid3d.run.errors import SeriesError, StorageError, printable
+from covid3d.run.files import progress, write_csv, write_private
 
 MOST_SCANS = 1000
 NO_VOLUME = ("not CT", "a localizer", "secondary capture", "not axial")
@@ -60,11 +60,13 @@ def draft_manifest(folder: str | Path, out: str | Path, key_path: str | Path) ->
     A series is one wherever its files lie; one that could not be read back, as far as headers tell, is left out. Patients
     and scans get pseudonyms; the key with the originals goes to `key_path`, mode 0600. Days count from the patient's
     first scan; no date is kept. `label`, `role` and the stay are for you to fill in. Sources are relative to `out`.
-    Raises SeriesError when no CT series is left.
+    Raises SeriesError when no CT series is left, StorageError where a key lies already: none is ever written over.
     """
     if folder == "" or not Path(folder).is_dir():
         raise SeriesError("there is no such folder", where=str(folder), cure=CURES["no_such_path"], code="no_such_path")
-    folder, out = Path(folder), Path(out)
+    folder, out, key_path = Path(folder), Path(out), Path(key_path)
+    if key_path.exists():
+        raise StorageError("there is a key already", where=key_path.name, cure="Move it away, or name another file")
     tree = _Tree(folder.resolve(), out)
     tree.search()
     table = tree.in_time()
@@ -74,7 +76,7 @@ def draft_manifest(folder: str | Path, out: str | Path, key_path: str | Path) ->
         what += f" ({more})" if more else ""
         raise SeriesError(what, where=folder.name, cure=CURES["no_ct_volume"], code="no_ct_volume")
     key = secrets.token_hex(32)
-    originals: dict[str, Any] = {"key": key, "scans": {}}
+    originals: dict[str, Any] = {"key": key, "manifest": str(out.resolve()), "scans": {}}
     rows = []
     for row in table.to_dict("records"):
         patient = pseudonym(key, "patient", row["patient"])
@@ -87,10 +89,13 @@ def draft_manifest(folder: str | Path, out: str | Path, key_path: str | Path) ->
             | {"scan_id": scan, "patient_id": patient, "hospital": "A"}
             | {"role": "external" if row["scan_index"] == 0 else "followup"}
         )
-    write_private(Path(key_path), originals)
     draft = pd.DataFrame(rows, columns=list(COLUMNS))
-    with atomic_path(out) as temporary:
-        draft.to_csv(temporary, index=False, lineterminator="\n")
+    write_private(key_path, originals)
+    try:
+        write_csv(out, draft)
+    except BaseException:
+        key_path.unlink()  # it opens nothing
+        raise
     return Draft(draft, tree.left, tree.aside, tree.unnamed)
 
 
@@ -136,7 +141,7 @@ class _Tree:
                 faults[doubt.path.parent].append(str(doubt.error))
             elif doubt.fault in (ARCHIVE, LINK):
                 self.left[self._name(doubt.path)] = f"{doubt.fault.what}. {doubt.error.cure}"
-            else:
+            elif doubt.fault != IMAGE:  # these are named below
                 strays[doubt.path.parent].append(doubt)
         for folder, found in strays.items():
             few = len(found) < FEWEST_SLICES

@@ -19,7 +19,7 @@ from covid3d.cohort.manifest import OPTIONAL, RULES, locate, nowhere, read_manif
 from covid3d.cohort.scan import read_scan, safe_message
 from covid3d.dicom.refusals import CURES
 from covid3d.run.errors import SeriesError, printable
-from covid3d.run.files import cpu_count, parallel_map, tree_files, write_csv, write_json
+from covid3d.run.files import cpu_count, parallel_map, storage_errors, tree_files, write_csv, write_json
 from covid3d.run.tables import read_cells
 
 GRID = tuple(2 * size for size in THUMBNAIL)
@@ -98,6 +98,9 @@ def check_manifest(path: str | Path, out: str | Path | None = None) -> Gate:
     """
     path = Path(path)
     table = read_manifest(path, clinical=True)
+    if out is not None:
+        with storage_errors(Path(out)):
+            Path(out).mkdir(parents=True, exist_ok=True)  # rather now than when all scans are read
     lines = read_cells(path, RULES, OPTIONAL).index
     records = [row | {"line": line} for row, line in zip(table.to_dict("records"), lines, strict=True)]
     rows, told = [], {}

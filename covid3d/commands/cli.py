@@ -6,6 +6,7 @@ Exit status: 0 done; 1 done, but something was refused or disagrees; 2 wrong use
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from covid3d.run.errors import ConfigError, Covid3DError, nearest, printable
-from covid3d.run.files import end_with_caller
+from covid3d.run.files import end_with_caller, storage_error
 
 if TYPE_CHECKING:
     from covid3d.run.profile import Run
+
+INTERRUPTED = 130
+"""The exit status of a command that was stopped by Ctrl-C, typer's too."""
 
 
 def group(text: str) -> typer.Typer:
@@ -66,7 +70,9 @@ def phantom_build(
     with cohort_folder(out, world=world, seed=seed, profile=sizes, manifest=form) as held:
         scans = sorted({*scan, *held}) if scan else None
         built = build(out, manifest=form, profile=sizes, world=world, seed=seed, scans=scans)
-    typer.echo(f"{out / 'manifest.csv'}: {len(built)} simulated scans")
+    others = len((out / "controls.csv").read_text(encoding="utf-8").splitlines()) - 1
+    more = f"; {out / 'controls.csv'}: {others} more, rescans and controls" if others else ""
+    typer.echo(f"{out / 'manifest.csv'}: {len(built)} simulated scans{more}")
 
 
 @app.command()
@@ -167,12 +173,12 @@ def manifest_new(
 
     Says which folders and files were left out and why; exit status 1 where one may hold a scan.
     """
+    from covid3d.cohort.delivery import draft_key
     from covid3d.cohort.draft import draft_manifest
-    from covid3d.run.profile import repository_root
 
     if out.exists():
         raise ConfigError("there is such a file already", where=out.name, cure="Choose another --out")
-    key = repository_root() / "data" / "keys" / f"{out.stem}-draft.json"
+    key = draft_key(out)
     draft = draft_manifest(folder, out, key)
     scans, patients = len(draft.table), draft.table["patient_id"].nunique()
     name, key_name = printable(out.name), printable(key.name)
@@ -181,7 +187,10 @@ def manifest_new(
         "assumed: hospital A; a patient's first scan is external (scored, never trained on), a later one followup. "
         "Other hospitals, or scans to train on (development): change the columns hospital and role"
     )
-    typer.echo(f"the key to the pseudonyms is data/keys/{key_name}: keep it to yourself")
+    typer.echo(
+        f"the key to the pseudonyms is data/keys/drafts/{key_name} of the checkout: keep it to yourself, "
+        f"and {name} too where names of folders tell of patients (column source)"
+    )
     typer.echo("".join(f"{line}\n" for line in draft.lines()), nl=False)
     if draft.left:
         raise typer.Exit(1)
@@ -356,6 +365,18 @@ def batch(sweep: Path, cores: Annotated[int, typer.Option(min=1)] = 1) -> None:
 
 
 @app.command(hidden=True)
+def room(
+    run: str,
+    reader: str,
+    more: Annotated[list[str] | None, typer.Argument(help="options of JupyterLab, after --")] = None,
+) -> None:
+    """Open the reading room of a run for one reader: what `make reading-room` calls."""
+    from covid3d.commands.room import prepare, serve
+
+    raise typer.Exit(serve(*prepare(run, reader), more or ()))
+
+
+@app.command(hidden=True)
 def step(
     name: str,
     run: Annotated[str, typer.Option(help="name of the run, i.e. its folder under runs/")],
@@ -375,20 +396,26 @@ def main() -> None:
     end_with_caller()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if not {"pipeline", "batch", "step"} & set(arguments[:1]):  # they wait for others
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing half-written stays
     try:
         if any(argument == "" or re.fullmatch(r"--[a-z0-9-]+=", argument) for argument in arguments):
             cure = "Give it a value, or leave the option out; in a script, see whether its variable is set"
             raise ConfigError("an argument is empty", cure=cure)
         app(args=arguments, prog_name="covid3d", standalone_mode=True)
-    except Covid3DError as error:
-        if debug:
-            traceback.print_exc()
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; finished work is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (Covid3DError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        sys.stdout.flush()
+        print(f"error: {storage_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        kept = "finished work is kept, the same command goes on from there"
+        whole = {"predict", "check", "manifest", "publish", "audit"} & set(arguments[:1])
+        print(f"\nstopped; {'nothing half-written is left' if whole else kept}", file=sys.stderr)
+        sys.exit(INTERRUPTED)

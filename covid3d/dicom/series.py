@@ -6,6 +6,7 @@ ordered by their position along the normal of the slices, never by name or numbe
 
 import contextlib
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -69,7 +70,7 @@ def _damaged_headers(path: Path) -> Iterator[None]:
 
 def _existing(path: str | Path) -> Path:
     """Return a path that exists; the refusal shows a misspelt one whole."""
-    if path == "" or not Path(path).exists():
+    if path == "" or not os.path.exists(path):  # which has no exception for a name that is too long
         what = "no path was given" if path == "" else "there is no such file or folder"
         raise SeriesError(what, where=str(path), cure=CURES["no_such_path"], code="no_such_path")
     return Path(path)

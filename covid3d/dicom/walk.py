@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pydicom import dcmread
 
+from covid3d.dicom.images import IMAGE_SUFFIXES
 from covid3d.run.errors import SeriesError
 from covid3d.run.files import tree_files
 
@@ -46,7 +47,8 @@ OTHER = Fault("truncated", "a file is no DICOM file")
 NAMED = Fault("unreadable", "a file named as DICOM is none")
 CLOSED = Fault("unreadable", "a file cannot be opened")
 HIDDEN = Fault("unreadable", "a file of DICOM is hidden")
-PASSED = {LINK: "links to nowhere", ARCHIVE: "packed", HIDDEN: "hidden with DICOM"}
+IMAGE = Fault("unreadable", "an image file is no DICOM")
+PASSED = {LINK: "links to nowhere", ARCHIVE: "packed", HIDDEN: "hidden with DICOM", IMAGE: "image files"}
 
 
 class Doubt(NamedTuple):
@@ -225,7 +227,9 @@ def _fault(path: Path) -> Fault | None:
     if start[128:132] == b"DICM":
         return HIDDEN if path.name.startswith(".") else None
     ending = _ending(path.name)
-    if ending in PACKED and not path.name.lower().endswith(".nii.gz"):
+    if start and path.name.lower().endswith(IMAGE_SUFFIXES):
+        return IMAGE
+    if ending in PACKED:
         return ARCHIVE
     if ending in ("", *DICOM_ENDINGS) and start.startswith(PACKED_STARTS):
         return ARCHIVE

@@ -119,7 +119,7 @@ def _execute(run: Run, chapter: str, source: Path, executed: Path) -> None:
     from traitlets.config import Config
 
     parameters = {"run": run.name, "compute": run.compute, "device": run.device}
-    with _private_folder() as folder, _kernel_environment(run, folder):
+    with private_folder() as folder, _kernel_environment(run, folder):
         target = folder / "executed.ipynb"
         try:
             papermill.execute_notebook(
@@ -153,13 +153,13 @@ def _execute(run: Run, chapter: str, source: Path, executed: Path) -> None:
 
 
 @contextlib.contextmanager
-def _private_folder() -> Iterator[Path]:
-    """Give a folder of this user alone whose path is short enough for the sockets of a kernel.
+def private_folder(socket: str = "kernel-5") -> Iterator[Path]:
+    """Give a folder of this user alone whose path is short enough for the sockets of a kernel, `socket` the longest name.
 
     A notebook is spoken to through files in it: two kernels that start at once can be given the same TCP port, and other
     users of the machine could listen there.
     """
-    longest = len(f"{tempfile.gettempdir()}/tmp12345678/kernel-5".encode())
+    longest = len(f"{tempfile.gettempdir()}/tmp12345678/{socket}".encode())
     with tempfile.TemporaryDirectory(dir="/tmp" if longest > MAX_SOCKET_PATH else None) as folder:
         yield Path(folder)
 

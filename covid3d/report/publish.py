@@ -1,10 +1,11 @@
 """A run's book for the public: only simulated scans and scans with an open licence leave the machine."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from covid3d.run.errors import Covid3DError, MissingResult
-from covid3d.run.files import atomic_folder
+from covid3d.run.files import atomic_folder, storage_errors
 from covid3d.run.profile import Run
 
 
@@ -28,6 +29,13 @@ def publish(run: Run, target: Path) -> Path:
     if target.exists():
         raise Covid3DError("the folder is there already", where=str(target), cure="Name one that does not exist")
     with atomic_folder(target) as folder:
-        shutil.copytree(built, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.map"))
+        copy = partial(_copy, target)
+        shutil.copytree(built, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.map"), copy_function=copy)
         (folder / ".nojekyll").touch()  # pages services leave folders with an underscore alone then
     return target / "index.html"
+
+
+def _copy(target: Path, source: str, copied: str) -> None:
+    """Copy one file; what goes wrong ends the copying, where `copytree` by itself would try all others and list each."""
+    with storage_errors(target):
+        shutil.copy2(source, copied)

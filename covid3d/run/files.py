@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -32,23 +33,40 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+STORAGE_CURES = {
+    errno.ENOSPC: "Free some space (`make clean-run RUN=name`), then repeat the command; finished work is kept",
+    errno.EDQUOT: "Your disk quota is used up: free some space, then repeat the command; finished work is kept",
+    errno.EACCES: "Choose a folder that you may write to",
+    errno.EPERM: "Choose a folder that you may write to",
+    errno.EROFS: "Choose a folder on a writable disk",
+    errno.EEXIST: "A file lies where a folder is needed: choose another folder",
+    errno.ENOTDIR: "A file lies where a folder is needed: choose another folder",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+}
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a refused write into one clear StorageError that names the file."""
     try:
         yield
     except OSError as error:
-        cures = {
-            errno.ENOSPC: "Free some space (`make clean-run RUN=name`), then repeat the command; finished work is kept",
-            errno.EDQUOT: "Your disk quota is used up: free some space, then repeat the command; finished work is kept",
-            errno.EACCES: "Choose a folder that you may write to",
-            errno.EROFS: "Choose a folder on a writable disk",
-            errno.EEXIST: "A file lies where a folder is needed: choose another folder",
-            errno.ENOTDIR: "A file lies where a folder is needed: choose another folder",
-        }
-        if error.errno not in cures:
+        if error.errno not in STORAGE_CURES:
             raise
-        raise StorageError(os.strerror(error.errno).lower(), where=Path(path).name, cure=cures[error.errno]) from error
+        cure = STORAGE_CURES[error.errno]
+        raise StorageError(os.strerror(error.errno).lower(), where=Path(path).name, cure=cure) from error
+
+
+def storage_error(error: OSError) -> StorageError:
+    """Return what the command line says of any other OSError: the path as it was given, the reason in words, a cure."""
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if temporary := re.fullmatch(r"\.(.+)\.\d+\.\w{8}(\.\w+)?", os.path.basename(path)):
+        path = os.path.join(os.path.dirname(path), temporary[1])
+    if os.path.isabs(path) and Path(path).is_relative_to(Path.cwd()):
+        path = os.path.relpath(path)
+    known = {errno.ENOENT: "Check the path: something on it is not there and cannot be made", **STORAGE_CURES}
+    cure = known.get(error.errno or 0, "Mend that, then repeat the command; `--debug` shows where it arose")
+    return StorageError((error.strerror or type(error).__name__).lower(), where=path, cure=cure)
 
 
 @contextlib.contextmanager
@@ -125,8 +143,11 @@ def write_json(path: str | Path, content: Any) -> None:
 def write_private(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically with mode 0600: at no moment can anyone but the owner read it."""
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # created with mode 0600
+        for folder in reversed([folder for folder in path.parents if not folder.exists()]):
+            folder.mkdir(exist_ok=True, mode=0o700)
+        clear_dead_writes(path)
+        prefix = f".{path.name}.{os.getpid()}."
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)  # created with mode 0600
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 json.dump(content, stream, indent=2, sort_keys=True)
@@ -243,13 +264,18 @@ def parallel_map(
         except BrokenProcessPool:
             cure = "Most often memory ran out: free some, then repeat the command; finished work is kept"
             raise Covid3DError("a worker process was killed", where=description, cure=cure) from None
+        except KeyboardInterrupt:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _end_with_parent() -> None:
-    """Let this worker end when its parent does: it waits at a queue that a killed parent cannot close."""
+    """Let this worker end when its parent does, and not by itself: it waits at a queue that a killed parent cannot close."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; it is the parent's to say so
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -402,7 +402,12 @@ def open_run(name: str, **options: Any) -> Run:
     for kind, source in outside.items():
         write_private(run.note(kind), {"path": str(source)})
     if not path.is_file():
-        write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
+        try:
+            write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=True))
+        except BaseException:
+            for kind in outside:
+                run.note(kind).unlink(missing_ok=True)
+            raise
     return run
 
 

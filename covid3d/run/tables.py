@@ -15,6 +15,7 @@ from covid3d.run.errors import ManifestError, nearest
 EXPORT = "Export the table as 'CSV UTF-8, comma separated'"
 SAFE_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 REWRITTEN = r"[+-]?\d+([.,]\d+)?[eE][+-]\d+"
+DATE = r"\d{4}([-./])\d{1,2}\1\d{1,2}([T ].*)?|\d{1,2}([-./])\d{1,2}\3(\d{4}|\d{2})( .*)?"
 MISSING = r"(?i:na|nan|null|none)"
 """Words that readers of tables take for an empty cell."""
 
@@ -189,6 +190,8 @@ def _cure(column: str, value: str, rule: Rule) -> str:
         return f"Write the {column} in years as a number, e.g. {int(value[:-1]) if value.endswith('Y') else 1}"
     if re.fullmatch(r"[+-]?\d+,\d+", value):
         return "Write a decimal point, not a comma"
+    if re.fullmatch(DATE, value) and rule.dtype != "str":
+        return f"That is a date. Write {rule.expects}"
     if re.fullmatch(MISSING, value):
         empty = "leave it empty, or write" if rule.blank else "write"
         return f"'{value}' is many programs' word for an empty cell: {empty} {rule.expects}"

@@ -183,5 +183,5 @@ def test_a_size_that_no_body_has_is_refused(tmp_path, case):
 def test_hardly_any_lung_is_kept_with_the_code_that_predict_warns_of(tmp_path):
     write_series(tmp_path / "small", spacing=(8.0, 3.5, 3.5))
     found = gate.check_manifest(write_manifest(tmp_path / "m.csv", [manifest_row("s0", "p0", "small")]))
-    assert found.findings["code"].tolist() == ["small_lungs"]
+    assert "small_lungs" in found.findings["code"].tolist()
     assert "hardly any lung was found" in "\n".join(found.lines())

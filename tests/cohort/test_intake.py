@@ -164,6 +164,12 @@ def test_the_key_file_alone_leads_back_and_only_its_owner_may_read_it(site):
     site.path("done", "cohort.json").unlink()
     ensure_cohort(site)
     assert site.manifest.read_bytes() == first  # the same key gives the same pseudonyms
+    path.write_text(path.read_text()[:-9])
+    damaged = path.read_bytes()
+    site.path("done", "cohort.json").unlink()
+    with pytest.raises(MissingResult, match="key of this run"):
+        ensure_cohort(site)
+    assert path.read_bytes() == damaged  # a key is never written over by another
     path.unlink()
     with pytest.raises(MissingResult, match="key of this run"):
         source_of(site, delivered["source"][0])

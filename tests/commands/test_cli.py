@@ -1,7 +1,9 @@
 """The command line: exit statuses, one message for each mistake, nothing half-written."""
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,7 +13,9 @@ import warm_python
 from conftest import CHECKOUT
 from dicom_series import body, write_series
 
+from covid3d.cohort.delivery import draft_key
 from covid3d.commands import doctor
+from covid3d.run.files import storage_error
 from covid3d.run.profile import DATA
 
 
@@ -227,3 +231,102 @@ def test_a_draft_says_what_it_left_out_and_exits_with_1_whatever_the_names(call,
     (root / "export" / "p1" / "IM003.dcm").write_bytes(b"")
     refused(call("manifest", "new", "export", "--out", "next.csv"), "no CT series", "IM003.dcm: a file is empty")
     assert not (root / "next.csv").exists()
+
+
+def keys(root):
+    return sorted((root / "data" / "keys" / "drafts").glob("*"))
+
+
+def test_each_draft_has_a_key_of_its_own_whatever_it_is_called(call, root):
+    for number in ("1", "2"):
+        write_series(root / f"export{number}" / "p", PatientID=f"CANARY{number}")
+        found = call("manifest", "new", f"export{number}", "--out", f"study{number}/manifest.csv")
+        assert found.returncode == 0, found.stderr
+        assert "data/keys/drafts/manifest-" in found.stdout and "tell of patients" in found.stdout
+    told = [json.loads(path.read_text()) for path in keys(root)]
+    assert {scan["patient_id"] for one in told for scan in one["scans"].values()} == {"CANARY1", "CANARY2"}
+    assert {path.stat().st_mode & 0o777 for path in keys(root)} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (root / "data" / "keys", keys(root)[0].parent)} == {0o700}
+
+
+def test_a_draft_made_outside_a_checkout_keeps_its_key_in_that_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.delenv("COVID3D_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert draft_key(tmp_path / "x.csv").parent == CHECKOUT / "data" / "keys" / "drafts"
+    (tmp_path / "data_manifest.csv").touch()
+    assert draft_key(tmp_path / "x.csv").parent == tmp_path / "data" / "keys" / "drafts"
+
+
+def test_a_draft_that_cannot_be_written_leaves_no_key(call, root):
+    write_series(root / "export" / "p1")
+    (root / "taken").touch()
+    refused(call("manifest", "new", "export", "--out", "taken/manifest.csv"), "A file lies where a folder is needed")
+    assert keys(root) == []
+
+
+# paths that the system refuses
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", LONG, "--weights", "none"],
+        ["check", LONG],
+        ["check", "mine.csv", "--out", LONG],
+        ["manifest", "new", "export", "--out", f"{LONG}/m.csv"],
+        ["audit", LONG],
+        ["batch", LONG],
+    ],
+)
+def test_a_name_that_is_too_long_is_one_message(call, root, arguments):
+    write_series(root / "export" / "p1")
+    manifest(root, ROW.format(source="export/p1"))
+    refused(call(*arguments), "" if arguments[0] == "predict" else "too long")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="no folder that even root cannot write to")
+@pytest.mark.parametrize("command", [["check", "mine.csv"], ["manifest", "new", "export"]])
+def test_a_folder_that_cannot_be_made_is_named_as_it_was_typed(call, root, command):
+    write_series(root / "export" / "p1")
+    manifest(root, ROW.format(source="export/p1"))
+    out = "/proc/x" if command[0] == "check" else "/proc/x/m.csv"
+    refused(call(*command, "--out", out), "error: /proc/x: no such file or directory. ")
+
+
+def test_a_refused_path_below_the_working_folder_is_told_relative_to_it_and_without_the_temporary_name(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    error = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "runs" / ".x.npz.12.abcd_123.npz"))
+    said = str(storage_error(error))
+    assert said == "runs/x.npz: read-only file system. Choose a folder on a writable disk"
+
+
+# stopped
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_says_what_is_kept_and_leaves_nothing_half_written(root, number):
+    code = (
+        "import os, sys, time; from pathlib import Path; from covid3d.commands import cli, predict\n"
+        "from covid3d.run.files import working_folder\n"
+        "def slow(path, weights, out, **_):\n"
+        "    with working_folder(out / 'prediction'):\n"
+        f"        os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
+        "predict.predict = slow; sys.argv = ['covid3d', 'predict', 'x', '--weights', 'y', '--out', 'out']; cli.main()"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
+    assert found.returncode == 130
+    assert found.stderr.split("\n") == ["", "stopped; nothing half-written is left", ""]
+    assert list((root / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("day", ["2020-03-14", "14.03.2020", "3/14/20"])
+def test_a_date_where_days_are_asked_for_is_called_one(call, root, day):
+    row = ROW.replace(",1,0,0,", f",1,0,{day},", 1).format(source="x")
+    refused(
+        call("check", manifest(root, row)), "column 'day'", "That is a date. Write days since the patient's first scan"
+    )

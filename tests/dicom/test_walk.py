@@ -84,9 +84,11 @@ def test_a_link_to_a_slice_that_is_gone_is_refused(tmp_path, rule):
 def test_what_may_be_no_slice_is_passed_over_and_counted(tmp_path):
     write_series(tmp_path / "IMAGES", names="none")
     np.testing.assert_array_equal(read_ct(tmp_path).hu, body())
-    for name in ("notes.txt", "index.html", "VIEWER.EXE", "a.nii.gz", ".DS_Store", "IMAGES/thumb.jpg", "IMAGES/._001"):
+    for name in ("notes.txt", "index.html", "VIEWER.EXE", ".DS_Store", "IMAGES/thumb.jpg", "IMAGES/._001"):
         (tmp_path / name).write_bytes(PAGE)
     assert len(read_ct(tmp_path).history) == 1
+    for name in ("a.nii.gz", "other_scan.nrrd", "IMAGES/third.mha"):
+        (tmp_path / name).write_bytes(b"NRRD0004\0")
     (tmp_path / "README").write_text("How to open this medium")
     (tmp_path / "VERSION").write_bytes(b"\0\1\2")
     (tmp_path / "IMAGES" / "LICENCE").write_text("of the viewer")
@@ -95,7 +97,7 @@ def test_what_may_be_no_slice_is_passed_over_and_counted(tmp_path):
     shutil.copy(tmp_path / "IMAGES" / "001", tmp_path / "IMAGES" / ".001.dcm.Xa3d9f")
     volume = read_ct(tmp_path)
     np.testing.assert_array_equal(volume.hu, body())
-    said = "files passed over: 1 hidden with DICOM, 1 links to nowhere, 1 packed, 3 without DICOM"
+    said = "files passed over: 1 hidden with DICOM, 3 image files, 1 links to nowhere, 1 packed, 3 without DICOM"
     assert volume.history[-1] == said
 
 

@@ -1,10 +1,8 @@
 """The reading room in JupyterLab, in a browser: read by keys, the kernel killed, gone on with, nothing told by the page."""
 
 import contextlib
-import json
 import os
 import re
-import secrets
 import sys
 import time
 import urllib.request
@@ -25,45 +23,40 @@ def run(make_run):
 
 @pytest.fixture
 def jupyter(run, tmp_path):
-    """A JupyterLab on the loopback with the notebook, its parameters filled in; yields the notebook's address and the server."""
+    """The reading room of one reader as `make reading-room` opens it; yields the notebook's address and the server."""
     notebook = nbformat.read(CHECKOUT / "notebooks" / "11_reading_room.ipynb", as_version=4)
     notebook.cells[1].source = 'run = "reading"\nreader = "R1"\ntasks = ("covid", "stay_pair")\nallow_back = False'
-    nbformat.write(notebook, run.root / "room.ipynb")
-    token = secrets.token_hex(16)
-    own = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    (run.root / "notebooks").mkdir()
+    nbformat.write(notebook, run.root / "notebooks" / "11_reading_room.ipynb")
+    home = tmp_path / "home"
+    home.mkdir()
     options = {
         "ServerApp.ip": "127.0.0.1",
         "ServerApp.port": 0,  # one that is free, kept from the moment it is chosen
-        "ServerApp.root_dir": run.root,
         "ServerApp.open_browser": False,
-        "IdentityProvider.token": token,
         "LabApp.expose_app_in_browser": True,
         "LabApp.news_url": None,
     }
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--allow-root",
-        *(f"--{key}={value}" for key, value in options.items()),
-    ]
-    environment = {**os.environ, **own, "PYTHONPATH": str(CHECKOUT)}
-    with (tmp_path / "jupyter.log").open("w") as log:
+    more = [f"--{key}={value}" for key, value in options.items()]
+    command = [sys.executable, "-m", "covid3d", "room", "reading", "R1", "--", *more]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "HOME": str(home)}
+    said = tmp_path / "jupyter.log"
+    with said.open("w") as log:
         server = psutil.Popen(command, env=environment, stdout=log, stderr=log, cwd=run.root)
     try:
         for _ in range(600):
-            assert server.poll() is None, (tmp_path / "jupyter.log").read_text()
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                [said] = (tmp_path / "runtime").glob("jpserver-*.json")
-                url = json.loads(said.read_text())["url"]
+            assert server.poll() is None, said.read_text()
+            with contextlib.suppress(OSError, AttributeError):
+                url, token = re.search(r"(http://127\.0\.0\.1:\d+/)lab\S*\?token=(\w+)", said.read_text()).groups()
                 with urllib.request.urlopen(f"{url}api"):
                     break
             time.sleep(0.2)
-        yield f"{url}lab/tree/room.ipynb?token={token}", server
+        yield f"{url}lab/tree/R1.ipynb?token={token}", server
+        assert "without encryption" not in said.read_text()
+        assert list(home.rglob("*")) == []
     finally:
         started = [*server.children(recursive=True), server]
-        for process in started:
-            process.terminate()
+        server.terminate()
         for process in psutil.wait_procs(started, timeout=20)[1]:
             process.kill()
 

@@ -9,12 +9,13 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import CHECKOUT
+from conftest import CHECKOUT, furnish
 from dicom_series import body, write_series
 from reading_run import FIRST, deliver, order
 
 from covid3d.cohort.manifest import read_manifest, write_manifest
 from covid3d.cohort.reader_study import ROOM, read_reader_study
+from covid3d.commands.room import prepare
 from covid3d.dicom.series import read_ct
 from covid3d.reading_room.cases import reading_list
 from covid3d.reading_room.desk import PRESETS, Desk
@@ -302,3 +303,17 @@ def test_a_full_disk_is_said_on_the_screen_and_the_case_stays(run, monkeypatch):
 def test_five_windows_lie_on_the_keys():
     assert list(PRESETS) == ["lung", "mediastinum", "bone", "ground glass", "wide"]
     assert PRESETS["lung"] == (-600, 1500)
+
+
+def test_each_reader_has_a_notebook_and_a_name_is_checked_before_anything_is_written(run):
+    furnish(run.root)
+    with pytest.raises(ConfigError, match="'Dr. Müller' is no reader's pseudonym"):
+        prepare("reading", "Dr. Müller")
+    with pytest.raises(ConfigError, match="there is no run 'readin'"):
+        prepare("readin", "R1")
+    assert not run.path("reading_room").exists() and not (run.root / "runs" / "readin").exists()
+    for reader in ("R1", "R2"):
+        assert prepare("reading", reader)[1] == run.path("reading_room", f"{reader}.ipynb")
+    for reader in ("R1", "R2"):
+        text = run.path("reading_room", f"{reader}.ipynb").read_text()
+        assert f'reader = \\"{reader}\\"' in text and 'run = \\"reading\\"' in text

@@ -1,5 +1,6 @@
 """What notebooks show, in the book: numbered files with passports; the first page follows the run; hospitals stay private."""
 
+import errno
 import json
 import re
 import tomllib
@@ -17,7 +18,7 @@ from covid3d.report import api, book, checklists, claims, landing, outputs
 from covid3d.report.claims import load_claims, shown_in
 from covid3d.report.pages import EXPECTED
 from covid3d.report.publish import publish
-from covid3d.run.errors import Covid3DError, MissingResult
+from covid3d.run.errors import Covid3DError, MissingResult, StorageError
 from covid3d.run.files import write_json
 from covid3d.run.profile import open_run
 from covid3d.show import Show, figure_html, render, table_html
@@ -227,6 +228,24 @@ def test_a_hospitals_book_is_not_published(run, tmp_path, monkeypatch):
     with pytest.raises(Covid3DError, match="a hospital's: its book is not published"):
         publish(run, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_full_disk_ends_publishing_with_one_message_and_leaves_nothing(run, tmp_path, monkeypatch):
+    built = run.path("book", "_build", "html")
+    built.mkdir(parents=True)
+    for name in ("index.html", "b.html", "c.html"):
+        (built / name).touch()
+    asked = []
+
+    def full(source, *_):
+        asked.append(source)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("covid3d.report.publish.shutil.copy2", full)
+    with pytest.raises(StorageError, match="site: no space left on device. Free some space") as caught:
+        publish(run, tmp_path / "public" / "site")
+    assert len(str(caught.value)) < 200 and len(asked) == 1
+    assert list((tmp_path / "public").iterdir()) == []
 
 
 def test_a_book_that_was_not_built_is_not_published(run, tmp_path):

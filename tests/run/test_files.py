@@ -205,3 +205,12 @@ def test_a_file_in_the_way_of_a_folder_is_one_message_with_a_cure(tmp_path):
     (tmp_path / "taken").touch()
     with pytest.raises(StorageError, match="choose another folder"):
         io.write_text(tmp_path / "taken" / "more" / "x.txt", "x")
+
+
+def test_a_run_that_cannot_be_made_leaves_no_note_of_its_manifest(root, make_run, tmp_path_factory):
+    away = tmp_path_factory.mktemp("away") / "manifest.csv"
+    away.write_text("scan_id\n")
+    (root / "runs").touch()
+    with pytest.raises(StorageError, match="choose another folder"):
+        make_run("mine", manifest=str(away))
+    assert not list((root / "data").rglob("*.json"))
