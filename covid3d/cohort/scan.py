@@ -22,7 +22,7 @@ SMALL_LUNGS_ML = 800.0
 MOST_LUNG_ML = 13_000.0
 """The largest lungs measured hold 11.68 l (rower P. Reed, English Institute of Sport, 2006)."""
 LUNG_HEIGHT_MM = (60.0, 380.0)
-"""Adult lungs are 24 to 27 cm high at full inspiration; the lower limit is asked of lungs that both ends of the scan leave whole."""
+"""Adult lungs are 24 to 27 cm high at full inspiration; the lower limit is for lungs that the scan has whole."""
 LUNG_SLICE = 0.1
 """Slices with less lung than this share of the largest do not count for its height: gas of the bowel below."""
 AIR_IN_BODY_HU = -850

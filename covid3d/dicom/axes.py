@@ -1,5 +1,6 @@
 """The axes of an image file, judged as those of a DICOM series are."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from covid3d.dicom.streams import refusal
 
 OBLIQUE_DEGREES = 15.0
 SHEAR_DEGREES = 0.5
+FIELD_MM = (40.0, 1000.0)
+"""A newborn's chest is twice as wide; the widest bores of scanners have 85 to 90 cm, which padding may exceed a little."""
 SPACING_TOLERANCE = 0.01
 """How far, as a share, two spacings of one header may differ: writers round one of them."""
 
@@ -43,3 +46,11 @@ def compare_spacings(path: Path, name: str, spacing: np.ndarray, other_name: str
         axis = int(off.argmax())
         found = f"{name} says {spacing[axis]:.4g} mm, {other_name} {other[axis]:.4g} mm along axis {'ijk'[axis]}"
         raise refusal(path, "contradicting_geometry", f"two voxel spacings contradict each other: {found}")
+
+
+def check_field(sides_mm: Iterable[float], path: Path) -> None:
+    """Refuse slices whose sides, mm, no scanner and no chest has: pixel spacing in another unit, or wrong."""
+    sides = list(sides_mm)
+    if min(sides) < FIELD_MM[0] or max(sides) > FIELD_MM[1]:
+        what = f"the field of view would be {' x '.join(f'{side:.4g}' for side in sides)} mm"
+        raise refusal(path, "impossible_size", what)

@@ -9,12 +9,11 @@ from scipy import ndimage
 
 from covid3d.ct.lungs import body_mask
 from covid3d.ct.volume import HU_MAX, HU_MIN, CTVolume, SeriesInfo, axial_volume
-from covid3d.dicom.axes import check_axes
+from covid3d.dicom.axes import check_axes, check_field
 from covid3d.dicom.metaimage import read_metaimage
 from covid3d.dicom.nifti import read_nifti
 from covid3d.dicom.nrrd import read_nrrd
 from covid3d.dicom.refusals import FEWEST_SLICES, refusal
-from covid3d.dicom.stack import check_field
 from covid3d.dicom.streams import ImageFile
 from covid3d.run.errors import SeriesError
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from covid3d.dicom import walk
 from covid3d.run.errors import SeriesError
 
 FEWEST_SLICES = 16
@@ -49,6 +48,15 @@ CAUSES = {
 }
 """What each code means."""
 
+CURES_OF_FILES = {
+    "broken_link": "Copy what the link leads to, or remove the link",
+    "missing_file": "Copy the whole medium, or give the folder instead of its DICOMDIR",
+    "packed": "Unpack it first, or move it away if no slice is in it",
+    "truncated": "Copy or export this scan again, or move the file away if it is no slice",
+    "unreadable": "Make it readable or copy it again, or move it away",
+}
+"""What to do about a file that stands where a slice should be."""
+
 CURES = {
     "missing_slice": "Export the series again, complete",
     "blank_slice": "Export the series again: each slice with its image",
@@ -70,8 +78,8 @@ CURES = {
     "impossible_size": "Check pixel spacing, slice positions and their unit (NIfTI: xyzt_units); export or convert it again",
     "no_ct_volume": "Give the folder of a CT series; localizers, screen shots, reports and short series are no volume",
     "missing_file": "Copy the whole medium, with every file that a DICOMDIR or an image header names, and every part",
-    "broken_link": walk.CURES["broken_link"],
-    "packed": walk.CURES["packed"],
+    "broken_link": CURES_OF_FILES["broken_link"],
+    "packed": CURES_OF_FILES["packed"],
     "missing_rescale": "Export the series with RescaleSlope and RescaleIntercept",
     "hu_out_of_range": "Check how the file was made: its values are no Hounsfield units",
     "no_number": "Fill what lies outside the scan with -1024 before, and convert the scan again if some is missing inside",

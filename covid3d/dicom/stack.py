@@ -5,13 +5,13 @@ normal: none may lie further from it than a tenth of the spacing, or 0.1 mm wher
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from covid3d.dicom.axes import OBLIQUE_DEGREES
+from covid3d.dicom.axes import OBLIQUE_DEGREES, check_field
 from covid3d.dicom.headers import Slice
 from covid3d.dicom.one_scan import check_one_scan
 from covid3d.dicom.refusals import CURES, FEWEST_SLICES, refusal
@@ -23,8 +23,6 @@ WIDEST_TOLERANCE = 0.25
 SAME_PLACE_MM = 0.01
 TILT_DEGREES = 0.5
 FOLDERS_NAMED = 3
-FIELD_MM = (40.0, 1000.0)
-"""A newborn's chest is twice as wide; the widest bores of scanners have 85 to 90 cm, which padding may exceed a little."""
 
 
 class Fault(NamedTuple):
@@ -95,14 +93,6 @@ def geometry(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], np.ndarr
     if np.degrees(np.arccos(np.clip(cosines.min(), 0, 1))) > OBLIQUE_DEGREES:
         raise refusal("oblique", "the slices lie oblique to the body", path)
     return ordered, affine, grid.spacing
-
-
-def check_field(sides_mm: Iterable[float], path: Path) -> None:
-    """Refuse slices whose sides, mm, no scanner and no chest has: pixel spacing in another unit, or wrong."""
-    sides = list(sides_mm)
-    if min(sides) < FIELD_MM[0] or max(sides) > FIELD_MM[1]:
-        what = f"the field of view would be {' x '.join(f'{side:.4g}' for side in sides)} mm"
-        raise refusal("impossible_size", what, path)
 
 
 def _faults(slices: Sequence[Slice], positions: np.ndarray, normal: np.ndarray, along: np.ndarray) -> list[Fault]:

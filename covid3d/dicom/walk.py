@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pydicom import dcmread
 
 from covid3d.dicom.images import IMAGE_SUFFIXES
+from covid3d.dicom.refusals import CURES_OF_FILES as CURES
 from covid3d.run.errors import SeriesError
 from covid3d.run.files import tree_files
 
@@ -22,13 +23,6 @@ ADDED = (*PACKED, ".part", ".partial", ".crdownload", ".filepart", ".download", 
 NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 START_BYTES = 4096
 SHORTEST = 132
-CURES = {
-    "broken_link": "Copy what the link leads to, or remove the link",
-    "missing_file": "Copy the whole medium, or give the folder instead of its DICOMDIR",
-    "packed": "Unpack it first, or move it away if no slice is in it",
-    "truncated": "Copy or export this scan again, or move the file away if it is no slice",
-    "unreadable": "Make it readable or copy it again, or move it away",
-}
 
 
 class Fault(NamedTuple):
