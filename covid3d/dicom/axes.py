@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from covid3d.dicom import refusals
 from covid3d.dicom.streams import refusal
 
 OBLIQUE_DEGREES = 15.0
@@ -53,4 +54,4 @@ def check_field(sides_mm: Iterable[float], path: Path) -> None:
     sides = list(sides_mm)
     if min(sides) < FIELD_MM[0] or max(sides) > FIELD_MM[1]:
         what = f"the field of view would be {' x '.join(f'{side:.4g}' for side in sides)} mm"
-        raise refusal(path, "impossible_size", what)
+        raise refusals.refusal("impossible_size", what, path)
