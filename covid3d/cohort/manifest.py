@@ -293,7 +293,7 @@ def _check_sources(cells: pd.DataFrame, path: Path) -> None:
 
 
 def nowhere(manifest: Path, source: str) -> tuple[str, str]:
-    """Return that a source does not exist, and the cure; looks for it with / for \\ and with accents written otherwise."""
+    """Return that a source does not exist, and the cure: for accents that the folder has written otherwise, for \\, else."""
     what = f"'{source}' does not exist"
     for form in ("NFC", "NFD"):
         other = unicodedata.normalize(form, source)
