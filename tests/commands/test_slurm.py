@@ -24,8 +24,8 @@ ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
-SlurmctldPort=36817
-SlurmdPort=36818
+SlurmctldPort=6817
+SlurmdPort=6818
 AuthType=auth/none
 CredType=cred/none
 MpiDefault=none
@@ -45,6 +45,7 @@ SlurmdLogFile={folder}/slurmd.log
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=16000 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+"""The ports are Slurm's own: below those that a machine gives to outgoing connections, one of which held a higher one before."""
 VOLATILE = Path("/run/slurm/conf/slurm.conf")
 """Where srun, which the executor deprives of SLURM_CONF, looks for settings after /etc."""
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue")
