@@ -17,7 +17,6 @@ from benchmarks import campaigns
 from covid3d.chapters import prognosis, trajectories
 from covid3d.chapters.explanation import read_map, read_summary
 from covid3d.chapters.fine_tuning import VARIANTS
-from covid3d.chapters.once import once
 from covid3d.chapters.results import external_scores, out_of_fold
 from covid3d.chapters.truth import lesion_mask, read_truth
 from covid3d.commands import pipeline
@@ -66,10 +65,10 @@ def values_of(run: Run) -> pd.DataFrame:
         head = {"quantity": quantity, "stratum": stratum, "value": value}
         rows.append({**head, "positives": positives, "negatives": negatives})
 
-    inside = once(out_of_fold(run), "predictions.csv of a fold")
+    inside = out_of_fold(run)
     for fold, value in enumerate(fold_aucs(inside)):
         add("mean fold AUC at A", f"fold {fold}", value - 0.5)
-    external = once(external_scores(run), "external/predictions.csv")
+    external = external_scores(run)
     for hospital, part in external.query("model == 'covid3d'").groupby("hospital"):
         labels = part["label"].to_numpy(int)
         counts = int(labels.sum()), int((1 - labels).sum())

@@ -18,7 +18,6 @@ import pandas as pd
 from benchmarks import campaigns
 from benchmarks.seeds import SEEDS, run_of
 from covid3d.chapters import evidence, explanation
-from covid3d.chapters.once import once
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.intake import grid_spacing, read_intake
 from covid3d.cohort.store import Store
@@ -55,7 +54,7 @@ def read_perfectly(
 
 def masses(run: Run) -> Iterator[dict[str, Any]]:
     """Yield a row for each external scan that was searched by boxes, reader and side: the columns of `explanation.mass`."""
-    table = once(evidence.read_summary(run), "evidence/summary.csv")
+    table = evidence.read_summary(run)
     table = table[(table["method"] == evidence.BOXES) & (table["role"] == "external")]
     store, facts = Store.of(run), read_intake(run).set_index("scan_id")
     for scan, label in zip(table["scan_id"], table["label"], strict=True):

@@ -59,30 +59,14 @@ def test_each_of_these_files_is_read_in_one_place(name):
     assert readers == {READERS[name]}
 
 
-SCORES = (
-    ".external_scores",
-    ".out_of_fold",
-    ".trajectory_scores",
-    ".window_scores",
-    "evidence.read_summary",
-    ".read_causal",
-)
+TABLES_OF_SCORES = ("predictions.csv", "scores.csv", "summary.csv", "causal.csv")
 
 
 @pytest.mark.parametrize("path", [*FILES, *sorted((CHECKOUT / "benchmarks").glob("*.py"))], ids=lambda path: path.stem)
-def test_whoever_reads_scores_refuses_a_scan_that_has_two(path):
-    """But who makes the files, and `evidence`, whose tables are looked at by the chapters that read them."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    names = [f".{ast.unparse(call.func)}" for call in calls]
-    checks = [call for call, name in zip(calls, names, strict=True) if name.endswith((".once", ".usable"))]
-    looked_at = {id(node) for call in checks for node in ast.walk(call)}
-    reads = [
-        call
-        for call, name in zip(calls, names, strict=True)
-        if name.endswith(SCORES) and [ast.unparse(given) for given in call.args] == ["run"]
-    ]
-    assert path.stem in ("results", "evidence") or not [
-        ast.unparse(call) for call in reads if id(call) not in looked_at
+def test_a_table_of_scores_is_opened_by_the_reader_that_refuses_doubles(path):
+    calls = [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [
+        call for call in calls if call.startswith("pd.read_csv") and any(name in call for name in TABLES_OF_SCORES)
     ]
 
 

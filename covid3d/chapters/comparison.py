@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from covid3d.chapters import results
-from covid3d.chapters.once import once
+from covid3d.chapters import results, scored
 from covid3d.chapters.task1 import split_of
 from covid3d.cohort.intake import accepted
 from covid3d.comparators.catalogue import COMPARATORS, OTHERS, REFERENCE
@@ -89,7 +88,7 @@ def ensure_comparators(run: Run) -> Path:
 
     predictions.csv: first scans of B and C by the deployed fold of every model.
     """
-    deployed, external = results.deployed_fold(run), once(results.external_scores(run), "external/predictions.csv")
+    deployed, external = results.deployed_fold(run), results.external_scores(run)
     reference = external[external["model"] == REFERENCE]
     inputs: dict[str, Any] = {"external": steps.content(run.path("external")), "deployed": deployed}
     for fold in results.folds(run):
@@ -189,11 +188,9 @@ def _external_scores(run: Run, deployed: int) -> pd.DataFrame:
 def fold_scores(run: Run, name: str) -> pd.DataFrame:
     """Return the out-of-fold scores of A of one model: last epoch, one row a scan."""
     if name == REFERENCE:
-        return once(results.out_of_fold(run), "predictions.csv of a fold")
+        return results.out_of_fold(run)
     files = [folder_of(run, name, fold) / "predictions.csv" for fold in results.folds(run)]
-    table = once(
-        pd.concat(map(results.read_predictions, files), ignore_index=True), f"predictions.csv of a fold of {name}"
-    )
+    table = pd.concat(map(scored.read_predictions, files), ignore_index=True)
     return table[table["epoch"] == table["epoch"].max()]
 
 

@@ -229,7 +229,7 @@ def load(run: Run) -> CrossValidation:
     """
     steps.ensure_needs(run, "03_cross_validation")
     require_certificate(run)
-    scores = scored.usable(results.out_of_fold(run), "predictions.csv of a fold")
+    scores = scored.usable(results.out_of_fold(run))
     scores = scores[["scan_id", "patient_id", "fold", "label", "logit"]]
     return CrossValidation(run, scores, results.learning_curves(run), results.selection(run))
 

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 from torch import nn
 
-from covid3d.chapters import explanation, results
+from covid3d.chapters import explanation, results, scored
 from covid3d.chapters.explanation import (
     CLASSES,
     NO_TRUTH,
@@ -248,12 +248,12 @@ def made_healthy(scan: Scan, healthy_hu: float) -> tuple[np.ndarray, np.ndarray]
 
 def read_summary(run: Run) -> pd.DataFrame:
     """Return evidence/summary.csv, one row a scan and method; see `ensure_evidence`."""
-    return results.read_predictions(run.path("evidence", "summary.csv"))
+    return scored.read_predictions(run.path("evidence", "summary.csv"))
 
 
 def read_causal(run: Run) -> pd.DataFrame:
     """Return evidence/causal.csv, one row a scan with truth; see `ensure_evidence`."""
-    return results.read_predictions(run.path("evidence", "causal.csv"))
+    return scored.read_predictions(run.path("evidence", "causal.csv"))
 
 
 def read_maps(run: Run, scan_id: str) -> dict[str, np.ndarray]:

@@ -15,9 +15,8 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from covid3d.chapters import results
+from covid3d.chapters import results, scored
 from covid3d.chapters.measured import judged
-from covid3d.chapters.once import once
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
@@ -203,7 +202,7 @@ def ensure_explain(run: Run) -> Path:
 
 def read_summary(run: Run) -> pd.DataFrame:
     """Return explain/summary.csv, one row a scan that was explained; see `ensure_explain`."""
-    return once(results.read_predictions(run.path("explain", "summary.csv")), "explain/summary.csv")
+    return scored.read_predictions(run.path("explain", "summary.csv"))
 
 
 def _explain(run: Run, folder: Path) -> None:

@@ -20,7 +20,6 @@ from covid3d.chapters.evidence import Evidence
 from covid3d.chapters.explanation import Maps
 from covid3d.chapters.external_scores import logits_of
 from covid3d.chapters.measured import judged
-from covid3d.chapters.once import once
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import ENSEMBLE, EVERY_FOLD, TASK, THREE_D, TWO_D
 from covid3d.chapters.robustness import TUNED, Windows
@@ -405,16 +404,14 @@ def load(run: Run) -> ExternalTests:
     """
     steps.ensure_needs(run, "04_external_tests")
     require_certificate(run)
-    every, windows = once(results.external_scores(run), "external/predictions.csv"), Windows.of(run)
-    predictions = scored.usable(every, "external/predictions.csv")
+    every, windows = results.external_scores(run), Windows.of(run)
+    predictions = scored.usable(every)
     left_out = every[~every["scan_id"].isin(predictions["scan_id"])].drop_duplicates("scan_id")["hospital"]
     scores = first_scores(predictions, windows.scores)
     facts = {row["scan_id"]: row for row in read_intake(run).to_dict("records")}
-    deployed, inside = results.deployed_fold(run), scored.usable(results.out_of_fold(run), "predictions.csv of a fold")
+    deployed, inside = results.deployed_fold(run), scored.usable(results.out_of_fold(run))
     maps = Maps.of(run)
     found = Evidence.of(run, maps)
-    for table, name in ((found.summary, "summary"), (found.causal, "causal")):
-        once(table, f"evidence/{name}.csv")
     return ExternalTests(run, deployed, scores, predictions, inside, facts, windows, maps, found, tuple(left_out))
 
 

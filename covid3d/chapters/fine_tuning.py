@@ -16,6 +16,7 @@ from torch import nn
 
 from covid3d.cohort.folds import read_splits
 from covid3d.cohort.intake import accepted
+from covid3d.cohort.manifest import read_manifest
 from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import registry, scoring, training
@@ -32,8 +33,18 @@ VARIANTS = ("single", "pair")
 
 
 def all_pairs(run: Run) -> pd.DataFrame:
-    """Return every follow-up scan of the run's patients with the scan before it, see `pairs_of`."""
-    return pairs_of(accepted(run), read_splits(run), run.profile.prognosis.high_risk_days)
+    """Return every follow-up scan of the run's patients with the scan before it, see `pairs_of`, and `ventilated`, as `ever`."""
+    found = pairs_of(accepted(run), read_splits(run), run.profile.prognosis.high_risk_days)
+    return found.assign(ventilated=found["patient_id"].map(ever(read_manifest(run.manifest), "ventilated")))
+
+
+def ever(rows: pd.DataFrame, column: str) -> pd.Series:
+    """Return by patient whether a fact of a stay ever held: 1 if a row says so, 0 if every row says not, else NA (Int64).
+
+    rows: of a manifest, those of refused scans too: what they say of the patient holds all the same.
+    """
+    said = rows[column].astype("Int64").astype("boolean").groupby(rows["patient_id"])
+    return said.any(skipna=False).astype("Int64")
 
 
 def pairs_of(table: pd.DataFrame, splits: pd.DataFrame, high_risk_days: float) -> pd.DataFrame:
@@ -41,8 +52,8 @@ def pairs_of(table: pd.DataFrame, splits: pd.DataFrame, high_risk_days: float) -
 
     Columns scan_id, prior_scan_id, patient_id, hospital, scan_index, day, interval_days, remaining_days, event (1 =
     discharged alive), cause (0 censored, 1 discharged, 2 died), label (1 = high risk, NA = unknown), label_strict (> instead
-    of >=), age, sex, outcome, censored, ventilated (1 = ever, NA = unknown), fold (Task-1 fold that holds the patient out; -1
-    outside A), test (1 = the test set). A pair with a scan that intake refused is left out.
+    of >=), age, sex, outcome, censored, fold (Task-1 fold that holds the patient out; -1 outside A), test (1 = the test
+    set). A pair with a scan that intake refused is left out.
 
     A death, whenever it comes, is not a discharge within the limit: high risk. A stay censored before the limit is unknown, and
     so is any without days.
@@ -61,10 +72,8 @@ def pairs_of(table: pd.DataFrame, splits: pd.DataFrame, high_risk_days: float) -
     event = outcome.isin(["discharged", ""]) & ~censored & known_time
     days = number["days_to_discharge"]
     held = splits[splits["split"] == "validation"].drop_duplicates("patient_id").set_index("patient_id")["fold"]
-    ever = pd.to_numeric(scans["ventilated"]).groupby(scans["patient_id"]).max()
     result = found[["scan_id", "prior_scan_id", "patient_id", "hospital", "scan_index", "outcome", "sex"]].assign(
         censored=censored.astype(int),
-        ventilated=found["patient_id"].map(ever).astype("Int64"),
         day=number["day"],
         interval_days=number["day"] - number["prior_day"],
         remaining_days=days,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.chapters import results, task1
+from covid3d.chapters import results, scored, task1
 from covid3d.chapters.results import TASK, THREE_D
 from covid3d.cohort.folds import make_folds
 from covid3d.cohort.intake import accepted
@@ -56,7 +56,7 @@ def _nest(run: Run, fold: int, folder: Path) -> None:
     if rate != 1:
         task1.train_fold(run, THREE_D, fold, plan_of(run, rate), train, held_out, place)
         chosen = place
-    scores = results.read_predictions(chosen / "predictions.csv")
+    scores = scored.read_predictions(chosen / "predictions.csv")
     write_csv(folder / "inner.csv", table)
     write_csv(folder / "predictions.csv", scores[scores["epoch"] == epoch].assign(rate=rate))
     shutil.rmtree(place)
@@ -107,7 +107,7 @@ def shown(run: Run) -> pd.DataFrame | None:
         folders = [ensure_nested(presented, fold) for fold in results.folds(run)]
     except MissingResult:
         return None
-    return pd.concat([results.read_predictions(folder / "predictions.csv") for folder in folders], ignore_index=True)
+    return pd.concat([scored.read_predictions(folder / "predictions.csv") for folder in folders], ignore_index=True)
 
 
 def beside(run: Run, scores: pd.DataFrame) -> pd.DataFrame:

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from covid3d.chapters import results
+from covid3d.chapters import results, scored
 from covid3d.chapters.fine_tuning import COMPONENTS, VARIANTS, head_inputs
 from covid3d.chapters.measured import judged
-from covid3d.chapters.once import once
 from covid3d.chapters.opacity import MEASURES
 from covid3d.comparators import deep_survival
 from covid3d.network.scoring import sigmoid
@@ -143,14 +142,12 @@ def with_groups(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 def of_folds(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return predictions.csv and history.csv of every fine-tuned network: one row a scan, and one an epoch.
 
-    Raises Covid3DError, which names the scan, for one with two scores; one without a score stays, and `stays.left_out`
-    counts it.
+    A scan without a score stays, and `stays.left_out` counts it.
     """
     scores, history = [], []
     for variant, fold in product(VARIANTS, results.folds(run)):
         folder = run.model("prognosis", variant, fold)
-        where = f"prognosis/{variant}/{folder.name}/predictions.csv"
-        scores.append(once(results.read_predictions(folder / "predictions.csv"), where))
+        scores.append(scored.read_predictions(folder / "predictions.csv"))
         history.append(pd.read_csv(folder / "history.csv").assign(model=variant, fold=fold))
     return pd.concat(scores, ignore_index=True), pd.concat(history, ignore_index=True)
 

@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import followed, opacity, predictors, results
+from covid3d.chapters import fine_tuning, opacity, predictors, results
 from covid3d.chapters.fine_tuning import VARIANTS, read_features
-from covid3d.chapters.once import once
 from covid3d.chapters.predictors import NAMES, Inputs, with_groups
 from covid3d.cohort.folds import require_certificate
 from covid3d.cohort.intake import accepted
@@ -50,7 +49,7 @@ Floats = np.ndarray
 class Prognosis:
     """What fine-tuning left and what happened to the patients, read once; every question is asked of these tables.
 
-    pairs: one row a follow-up scan with the scan before it, `followed.pairs`, and the opacity of both.
+    pairs: one row a follow-up scan with the scan before it, `fine_tuning.all_pairs`, and the opacity of both.
     predictors: the test set with out-of-fold logit, probability and group (high) by each predictor of `predictors.NAMES`.
     features: each fold's Task-1 features of the pairs by pair and single, before any of them saw an outcome.
     scores: one row a fine-tuned network (model, fold) and scan: split (validation, followup, external), logit, probability.
@@ -431,10 +430,10 @@ def load(run: Run) -> Prognosis:
     """
     steps.ensure_needs(run, "07_prognosis")
     require_certificate(run)
-    pairs = followed.pairs(run)
+    pairs = fine_tuning.all_pairs(run)
     pairs = predictors.with_opacity(pairs, opacity.measured(run, [*pairs["scan_id"], *pairs["prior_scan_id"]]))
     scores, history = predictors.of_folds(run)
-    s = once(results.trajectory_scores(run), "trajectories/scores.csv")
+    s = results.trajectory_scores(run)
     features = {variant: [read_features(run, variant, fold) for fold in results.folds(run)] for variant in VARIANTS}
     return Prognosis(
         run,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from covid3d.chapters import followed, results, scored
+from covid3d.chapters import fine_tuning, results, scored
 from covid3d.chapters.results import TASK, THREE_D
 from covid3d.cohort.folds import require_certificate
 from covid3d.cohort.reader_study import read_reader_study, whose
@@ -290,7 +290,7 @@ def load(run: Run, margin_points: float | None = None) -> ReaderComparison:
     study, scores, cuts = read_reader_study(run), deployed_scores(run), thresholds(run)
     calls = pd.concat([reader_calls(study, scores), model_calls(scores, cuts)], ignore_index=True)
     margin = margin_points or run.profile.statistics.equivalence_margin_points
-    return ReaderComparison(run, study, scores, cuts, calls, margin, stay_calls(study, followed.pairs(run)))
+    return ReaderComparison(run, study, scores, cuts, calls, margin, stay_calls(study, fine_tuning.all_pairs(run)))
 
 
 # --- the calls -------------------------------------------------------------------------------------------------------
@@ -299,9 +299,9 @@ def load(run: Run, margin_points: float | None = None) -> ReaderComparison:
 def deployed_scores(run: Run) -> pd.DataFrame:
     """Return the deployed fold's scores of the first scans of B and C, nominal window: scan_id, hospital, label, logit.
 
-    As in chapter 4 a scan that some model gave no score is left out, and one with two scores is refused (`scored.usable`).
+    As in chapter 4 a scan that some model gave no score is left out (`scored.usable`).
     """
-    table = scored.usable(results.external_scores(run), "external/predictions.csv")
+    table = scored.usable(results.external_scores(run))
     chosen = (table["model"] == THREE_D) & (table["split"] == "external") & (table["window"] == "nominal")
     return table.loc[chosen, ["scan_id", "hospital", "label", "logit"]].reset_index(drop=True)
 
@@ -311,7 +311,7 @@ def thresholds(run: Run) -> dict[str, float]:
 
     Youden's threshold is NaN when these are of one class; no call is made with it.
     """
-    scores = scored.usable(results.out_of_fold(run), "predictions.csv of a fold")
+    scores = scored.usable(results.out_of_fold(run))
     inside = scores[scores["fold"] == results.deployed_fold(run)]
     return {YOUDEN: youden_threshold(inside["label"], inside["logit"]), HALF: 0.0}
 
@@ -327,7 +327,7 @@ def reader_calls(study: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 def stay_calls(study: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the readers' ratings of the stay of the test patients: reader_id, task, scan_id, high, label.
 
-    pairs: of `followed.pairs`; as in chapter 7, a patient is judged at the index scan.
+    pairs: of `fine_tuning.all_pairs`; as in chapter 7, a patient is judged at the index scan.
     """
     index = pairs[(pairs["scan_index"] == 1) & (pairs["test"] == 1)]
     calls = study.loc[study["task"] != "covid", ["reader_id", "task", "scan_id", "call"]]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from covid3d.chapters.scored import read_predictions
 from covid3d.cohort.folds import read_splits
 from covid3d.network.scoring import PREDICTIONS
 from covid3d.run.errors import MissingResult
@@ -15,15 +16,6 @@ from covid3d.run.profile import Run
 TASK, THREE_D, TWO_D, EVERY_FOLD, ENSEMBLE = "task1", "covid3d", "resnet_2d", "covid3d_fold", "covid3d_ensemble"
 RANDOM_LABELS = "random_labels"
 """The task of the network that was trained on permuted labels."""
-IDS = {"scan_id": str, "prior_scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Return a predictions.csv, ids as text; MissingResult where there is none."""
-    if not path.is_file():
-        what, cure = f"'{path.parent.name}/{path.name}' is not there", "Run `make run` for this run first"
-        raise MissingResult(what, cure=cure)
-    return pd.read_csv(path, dtype=IDS)
 
 
 def selection_file(run: Run) -> Path:

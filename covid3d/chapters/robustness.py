@@ -245,8 +245,8 @@ def spread(table: pd.DataFrame, model: str, hospital: str) -> Estimate:
 
 
 def usable_scores(run: Run) -> pd.DataFrame:
-    """Return every scan in every window (`results.window_scores`), looked at by `scored.usable`."""
-    return scored.usable(results.window_scores(run), "windows/predictions.csv")
+    """Return every scan in every window (`results.window_scores`), without those that have no score."""
+    return scored.usable(results.window_scores(run))
 
 
 def internal_spread(run: Run) -> Estimate:

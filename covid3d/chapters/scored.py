@@ -1,26 +1,38 @@
-"""Scores are looked at before anything is asked of them: a scan is scored once, and a score is a number."""
+"""Scores are looked at before anything is asked of them: who has two or none, and which of them are alike."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from covid3d.run.errors import Covid3DError
+from covid3d.run.errors import Covid3DError, MissingResult
 
-SAME = ("model", "fold", "epoch", "window", "scan_id")
+IDS = {"scan_id": str, "prior_scan_id": str, "patient_id": str, "hospital": str, "window": str, "split": str}
+SCORED_ONCE = ("task", "model", "fold", "epoch", "scan_id", "window")
+"""What tells one score of a run from another; where several methods judge a scan, their name does as well."""
 
 
-def usable(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return a table of scores without the scans that a model gave no finite logit, for every model alike.
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Return a table of scores, ids as text; MissingResult where there is none.
 
-    table: scan_id, logit, and of `SAME` what it has. Raises Covid3DError, which names file and scan, for a scan that has two
-    scores: counted twice it would make intervals too narrow.
+    Raises Covid3DError, with file and scan, for a scan that the table has twice (`SCORED_ONCE`, or what of it the table
+    has): counted twice it would make intervals too narrow.
     """
-    keys = [name for name in SAME if name in table]
+    if not path.is_file():
+        what, cure = f"'{path.parent.name}/{path.name}' is not there", "Run `make run` for this run first"
+        raise MissingResult(what, cure=cure)
+    table = pd.read_csv(path, dtype=IDS)
+    keys = [name for name in (*SCORED_ONCE, "method") if name in table]
     twice = table.loc[table.duplicated(keys), "scan_id"]
     if len(twice):
-        cure = "Remove one of the rows, or the file, and run the step again"
-        raise Covid3DError(f"scan {twice.iloc[0]} has two scores of one model", where=where, cure=cure)
+        what, cure = f"scan {twice.iloc[0]} has two scores of one model", "Remove the file, and run the step again"
+        raise Covid3DError(what, where="/".join(path.parts[-3:]), cure=cure)
+    return table
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of scores (scan_id, logit) without the scans that a model gave no finite logit, for every model alike."""
     without = table.loc[~np.isfinite(table["logit"].to_numpy(float, na_value=np.nan)), "scan_id"]
     return table[~table["scan_id"].isin(without)].reset_index(drop=True)
 

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from covid3d.chapters import evidence, explanation, results, scored, severity
 from covid3d.chapters.measured import judged
-from covid3d.chapters.once import once
 from covid3d.chapters.pictured import made_on, picture
 from covid3d.chapters.results import EVERY_FOLD, THREE_D
 from covid3d.chapters.severity import NO_TRUTH, Severity
@@ -385,16 +384,16 @@ def load(run: Run, late_days: float = 3) -> Trajectories:
     """Return the chapter's results, computing what is missing; a last scan is late within `late_days` of discharge."""
     steps.ensure_needs(run, "06_trajectories")
     require_certificate(run)
-    scores, manifest = once(results.trajectory_scores(run), "trajectories/scores.csv"), accepted(run)
-    external = scored.usable(results.external_scores(run), "external/predictions.csv")
+    scores, manifest = results.trajectory_scores(run), accepted(run)
+    external = scored.usable(results.external_scores(run))
     course, controls = (severity.beside(run, course_of(scores, manifest, controls=which)) for which in (False, True))
     chosen = manifest[manifest["patient_id"] == explanation.case_patient(manifest)]
     case = course[course["scan_id"].isin(chosen["scan_id"])].merge(read_intake(run)[["scan_id", *SIZE]], on="scan_id")
-    found = once(evidence.read_summary(run), "evidence/summary.csv")
+    found = evidence.read_summary(run)
     pieces = found.loc[
         found["method"] == evidence.PIECES, ["scan_id", "positive_mass", "negative_mass", "together", "ratio"]
     ]
-    causal = once(evidence.read_causal(run), "evidence/causal.csv")
+    causal = evidence.read_causal(run)
     causal["without_lesions"] = causal["whole"] - causal["removed"]
     case = case.merge(pieces, on="scan_id", how="left").merge(causal[["scan_id", "without_lesions"]], how="left")
     return Trajectories(

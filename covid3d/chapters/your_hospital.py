@@ -162,7 +162,7 @@ class YourHospital:
 def load(run: Run) -> YourHospital:
     """Return the chapter's results, scoring the scans when needed."""
     steps.ensure_needs(run, "10_your_hospital")
-    scores = scored.usable(results.external_scores(run), "external/predictions.csv")
+    scores = scored.usable(results.external_scores(run))
     return YourHospital(run, read_manifest(run.manifest), read_intake(run), scores, doubled(run), notice(run))
 
 

@@ -15,12 +15,11 @@ import pandas as pd
 from covid3d.cohort.certificate import THUMBNAIL, leakage_certificate, thumbnail
 from covid3d.cohort.clinical import CODES, acquisition_table, findings
 from covid3d.cohort.intake import FACTS, IDS, as_table, check_slices, checked_files, flow, refused
-from covid3d.cohort.manifest import OPTIONAL, RULES, locate, nowhere, read_manifest
+from covid3d.cohort.manifest import lines_of, locate, nowhere, read_manifest
 from covid3d.cohort.scan import read_scan, safe_message
 from covid3d.dicom.refusals import CURES
 from covid3d.run.errors import SeriesError, printable
 from covid3d.run.files import cpu_count, parallel_map, storage_errors, tree_files, write_csv, write_json
-from covid3d.run.tables import read_cells
 
 GRID = tuple(2 * size for size in THUMBNAIL)
 
@@ -101,8 +100,7 @@ def check_manifest(path: str | Path, out: str | Path | None = None) -> Gate:
     if out is not None:
         with storage_errors(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)  # rather now than when all scans are read
-    lines = read_cells(path, RULES, OPTIONAL).index
-    records = [row | {"line": line} for row, line in zip(table.to_dict("records"), lines, strict=True)]
+    records = [row | {"line": line} for row, line in zip(table.to_dict("records"), lines_of(path), strict=True)]
     rows, told = [], {}
     with tempfile.TemporaryFile() as seen:
         checked = parallel_map(partial(_check, path), records, workers=cpu_count(), description="checking scans")

@@ -90,6 +90,11 @@ def read_manifest(path: str | Path, *, delivered: bool = False, clinical: bool =
     return typed(cells, RULES | OPTIONAL) if clinical else typed(cells[list(RULES)], RULES)
 
 
+def lines_of(path: Path) -> list[int]:
+    """Return on which line of the file each row of `read_manifest` starts."""
+    return _validated(path).index.tolist()
+
+
 @remembered
 def _validated(path: Path) -> pd.DataFrame:
     """Return the cells of a manifest, every one checked."""

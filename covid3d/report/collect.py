@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from covid3d.chapters.once import once
+from covid3d.chapters.scored import SCORED_ONCE, read_predictions
 from covid3d.report.changes import keep_last
 from covid3d.report.claims import ledger, read_values
 from covid3d.run.errors import Covid3DError
@@ -30,7 +30,6 @@ PACKAGES = (
     "lifelines",
     "papermill",
 )
-SCORED_ONCE = ("task", "model", "fold", "epoch", "scan_id", "window")
 BUDGET = {  # minutes of the profile `standard` on the reference machine
     "cohort and intake": 4.0,
     "folds of Task 1": 5.0,
@@ -86,13 +85,7 @@ def _predictions(run: Run) -> pd.DataFrame:
         for name in ("models", "external", "windows", "trajectories")
         for path in sorted(run.path(name).rglob("predictions.csv"))
     ]
-    tables = [
-        once(
-            pd.read_csv(path, dtype=dict.fromkeys(("scan_id", "patient_id", "hospital", "fold", "window"), str)),
-            path.relative_to(run.folder).as_posix(),
-        )
-        for path in paths
-    ]
+    tables = [read_predictions(path).astype({"fold": str}) for path in paths]
     known = [table for table in tables if len(table)]
     return each_once(pd.concat(known, ignore_index=True)) if known else pd.DataFrame({"task": []})
 

@@ -9,7 +9,6 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from covid3d.chapters import ceiling, decisions, scored
 from covid3d.chapters.decisions import HALF, ONE_FOLD, POOLED, RAW, REFITTED, Decisions
-from covid3d.run.errors import Covid3DError
 from covid3d.stats.auc import youden_threshold
 from covid3d.stats.calibration import ONE_CLASS, SEPARATED, recalibration
 
@@ -178,20 +177,13 @@ def test_pictures_have_a_panel_a_hospital(made):
 # --- bad scores ------------------------------------------------------------------------------------------------------
 
 
-def test_a_scan_with_two_scores_stops_the_chapter_and_is_named(made):
-    table = made.inside.assign(model="covid3d")
-    with pytest.raises(Covid3DError, match=r"some\.csv: scan A3 has two scores of one model"):
-        scored.usable(pd.concat([table, table.query("scan_id == 'A3'")]), "some.csv")
-    assert len(scored.usable(pd.concat([table, table.assign(model="resnet_2d")]), "some.csv")) == 2 * len(table)
-
-
 def test_a_scan_without_a_finite_score_is_left_out_for_every_model_and_counted(made):
     table = pd.concat(
         [made.outside.assign(model=name, logit=made.outside["covid3d"]) for name in ("covid3d", "resnet_2d")]
     )
     table = table.reset_index(drop=True)
     table.loc[3, "logit"], table.loc[5, "logit"] = np.nan, np.inf
-    kept = scored.usable(table, "some.csv")
+    kept = scored.usable(table)
     assert set(made.outside["scan_id"]) - set(kept["scan_id"]) == {"B3", "B5"} and len(kept) == 2 * (
         len(made.outside) - 2
     )

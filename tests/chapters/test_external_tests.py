@@ -18,7 +18,7 @@ from covid3d.figures.picture import Picture
 from covid3d.network import scoring as inference
 from covid3d.network import training
 from covid3d.run import steps
-from covid3d.run.errors import Covid3DError, MissingResult
+from covid3d.run.errors import MissingResult
 from covid3d.run.profile import DATA, Run, open_run
 from covid3d.stats.estimate import Estimate
 
@@ -137,19 +137,6 @@ def test_a_scan_without_a_score_is_left_out_and_counted(run, ext, monkeypatch):
     assert found.judged().at["B", "without a score"] == 1 and found.judged().at["B", "COVID+"] == 3
     assert "B001-0" not in set(found.scores["scan_id"]) and len(found.roc_points())
     assert ext.judged()["without a score"].tolist() == [0, 0]
-    monkeypatch.setattr(external.results, "external_scores", lambda run: pd.concat([table, table.tail(1)]))
-    with pytest.raises(Covid3DError, match="has two scores of one model"):
-        external.load(run)
-
-
-@pytest.mark.parametrize("name", ["summary", "causal"])
-def test_a_scan_whose_evidence_stands_twice_is_refused(run, monkeypatch, name):
-    table = getattr(evidence, f"read_{name}")(run)
-    row = evidence.read_summary(run).query("role == 'external'").head(1)
-    monkeypatch.setattr(evidence, f"read_{name}", lambda run: pd.concat([table, row, row])[table.columns])
-    monkeypatch.setattr(external, "require_certificate", lambda run: None)
-    with pytest.raises(Covid3DError, match=rf"evidence/{name}\.csv: scan \S+ has two scores"):
-        external.load(run)
 
 
 def test_the_pooled_difference_is_the_weighted_mean_and_not_the_best_of_the_hospitals(ext):

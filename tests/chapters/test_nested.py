@@ -9,7 +9,7 @@ import pytest
 from conftest import CHECKOUT
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import nested, results, task1
+from covid3d.chapters import nested, results, scored, task1
 from covid3d.cohort.manifest import read_manifest, write_manifest
 from covid3d.commands.pipeline import extended_targets, job_code, jobs
 from covid3d.network.scoring import prediction_rows
@@ -65,7 +65,7 @@ def test_the_choice_is_made_inside_and_the_patients_of_the_fold_are_only_scored(
         assert not set(some["patient_id"]) & set(others["patient_id"]) and set(others["label"]) == {0, 1}
     judged = pd.concat([others for rate_of, _, others in inner if rate_of < rate])
     assert sorted(judged["scan_id"]) == sorted(train["scan_id"]), "each training patient judges once"
-    scores = results.read_predictions(folder / "predictions.csv")
+    scores = scored.read_predictions(folder / "predictions.csv")
     assert set(scores["scan_id"]) == set(held_out["scan_id"])
     assert set(scores["epoch"]) == {1} and set(scores["rate"]) == {2}
 
@@ -82,7 +82,7 @@ def test_other_labels_of_the_held_out_patients_change_nothing_that_chooses(run):
     task1.ensure_fold(run, 0)
     after = nested.ensure_nested(run, 0)
     assert (after / "inner.csv").read_bytes() == before
-    assert set(results.read_predictions(after / "predictions.csv")["label"]) == {0, 1}
+    assert set(scored.read_predictions(after / "predictions.csv")["label"]) == {0, 1}
 
 
 def test_a_kill_costs_one_fold_and_finished_folds_are_kept(run, trained, monkeypatch):

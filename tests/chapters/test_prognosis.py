@@ -17,7 +17,7 @@ from covid3d.cohort.intake import accepted
 from covid3d.cohort.store import Store
 from covid3d.ct.opacity import Opacity
 from covid3d.network import training
-from covid3d.run.errors import ConfigError, Covid3DError, MissingResult
+from covid3d.run.errors import ConfigError, MissingResult
 from covid3d.run.files import remembered, write_csv
 from covid3d.stats import cut_offs, risk, stays, survival
 from covid3d.stats.estimate import Estimate
@@ -557,26 +557,17 @@ def test_a_fold_that_was_not_trained_is_told(stay):
     assert not replace(stay, history=lost).fine_tuned()["all were trained"]
 
 
-def test_a_scan_with_two_scores_is_refused_and_one_without_is_counted(stay, monkeypatch):
-    real = prognosis.results.read_predictions
+def test_a_scan_without_a_score_is_counted(stay, monkeypatch):
+    real = predictors.scored.read_predictions
 
     def read(change):
-        monkeypatch.setattr(prognosis.results, "read_predictions", lambda path: change(real(path)))
+        monkeypatch.setattr(predictors.scored, "read_predictions", lambda path: change(real(path)))
         monkeypatch.setattr(prognosis.results, "trajectory_scores", lambda run: stay.s)
         return load(stay.run, monkeypatch)
 
-    with pytest.raises(Covid3DError, match=r"single/fold_00/predictions\.csv: scan \S+ has two scores"):
-        read(lambda table: pd.concat([table, table.query("model == 'single'").head(1)]))
     found = read(lambda table: table.query("model == 'single' or scan_id != 'A000-1'"))
     assert found.left_out().at["without a score of some predictor", "patients"] == 1
     assert found.separation()["patients"].tolist() == [5, 6, 6, 6] and len(found.predictors["pair"]) == 6
-
-
-def test_scores_of_chapter_6_are_refused_twice_here_too(stay, monkeypatch):
-    twice = pd.concat([stay.s, stay.s.tail(1)])
-    monkeypatch.setattr(prognosis.results, "trajectory_scores", lambda run: twice)
-    with pytest.raises(Covid3DError, match=r"trajectories/scores\.csv: scan \S+ has two scores"):
-        load(stay.run, monkeypatch)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -609,7 +600,7 @@ def test_who_has_no_pair_since_a_scan_was_refused_is_counted(stay):
 def test_a_transfer_is_censored_in_every_table_and_an_unknown_stay_in_none():
     rows = [*two_scans("A001", 9, "transferred"), *two_scans("A002", 9), *two_scans("A003", 5, "in_hospital", 1)]
     rows += [{**row, "days_to_discharge": "", "outcome": ""} for row in two_scans("A004", 9)]
-    table = fine_tuning.pairs_of(manifest(rows), NO_SPLITS, 7.0)
+    table = fine_tuning.pairs_of(manifest(rows), NO_SPLITS, 7.0).assign(ventilated=0)
     assert stays.who(table, table)["censored"] == 2
     scores = pd.DataFrame({"model": [], "scan_id": [], "probability": []})
     assert stays.outside(table, scores, {})["censored"].tolist() == [1, 0, 1, 0]

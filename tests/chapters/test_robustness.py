@@ -15,7 +15,6 @@ from covid3d.cohort.store import Store
 from covid3d.ct.windows import Window, apply_window, sample_windows
 from covid3d.network import scoring as inference
 from covid3d.network import training
-from covid3d.run.errors import Covid3DError
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +175,6 @@ def test_uniform_windows_lie_within_one_sd(run):
 def test_one_class_gives_nan_not_a_crash(scores):
     part = scores[scores["label"] == 1]
     assert robustness.auc_by_window(part)["auc"].isna().all()
-
-
-def test_two_scores_of_a_scan_in_one_window_stop_the_chapter(run, scores, monkeypatch):
-    monkeypatch.setattr(results, "window_scores", lambda run: pd.concat([scores, scores.tail(1)]))
-    with pytest.raises(Covid3DError, match=r"windows/predictions\.csv: scan \S+ has two scores of one model"):
-        robustness.Windows.of(run)
 
 
 def test_the_order_of_windowing_is_the_stored_measurement_or_said_not_to_be_measured(monkeypatch):

@@ -14,7 +14,6 @@ from covid3d.cohort.store import Store
 from covid3d.ct.windows import nominal_window
 from covid3d.network import scoring, training
 from covid3d.run import steps
-from covid3d.run.errors import Covid3DError
 from covid3d.run.files import write_csv
 from covid3d.stats import courses
 
@@ -78,18 +77,6 @@ def test_a_day_that_is_missing_or_not_whole_has_its_place_in_the_case(s):
     case = replace(s, case=s.case.assign(day=days))
     assert case.case_study()["day"].isna().sum() == 1 and case.case_study()["day"].iloc[2] == 5
     assert len(case.case_evidence()) == len(days)
-
-
-@pytest.mark.parametrize(
-    ("room", "reader"),
-    [(trajectories.results, "trajectory_scores"), (evidence, "read_summary"), (evidence, "read_causal")],
-)
-def test_a_scan_with_two_scores_is_refused(run, monkeypatch, room, reader):
-    table = getattr(room, reader)(run)
-    row = (table if len(table) else evidence.read_summary(run)).head(1)  # without truth nothing is causal
-    monkeypatch.setattr(room, reader, lambda run: pd.concat([table, row, row])[table.columns])
-    with pytest.raises(Covid3DError, match="has two scores of one model"):
-        trajectories.load(run)
 
 
 def test_follow_ups_rescans_and_controls_are_kept_apart(s):

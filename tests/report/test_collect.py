@@ -42,7 +42,7 @@ def test_a_scan_that_one_step_has_scored_and_the_other_has_not_is_refused():
 def test_a_scan_that_stands_twice_in_one_file_is_refused_though_its_scores_are_equal(make_run):
     run = make_run()
     write_csv(run.path("external", "predictions.csv"), scored(0.5, 0.5))
-    with pytest.raises(Covid3DError, match=r"^external/predictions\.csv: scan B001-0 has two scores"):
+    with pytest.raises(Covid3DError, match=r"/external/predictions\.csv: scan B001-0 has two scores"):
         collect._predictions(run)
 
 

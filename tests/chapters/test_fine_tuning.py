@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from synthetic_run import synthetic_run
 
-from covid3d.chapters import followed
+from covid3d.chapters import fine_tuning
 from covid3d.cohort.manifest import read_manifest, write_manifest
 
 
@@ -36,7 +36,9 @@ def change(made):
 
 def test_never_ventilated_is_who_was_not_at_any_scan_and_ever_who_was_at_one(change):
     blank = {"ventilated": pd.NA}
-    found = followed.pairs(change({"A000-0": blank, "A001-2": blank, "A003-0": blank, "A003-1": {"ventilated": 0}}))
+    found = fine_tuning.all_pairs(
+        change({"A000-0": blank, "A001-2": blank, "A003-0": blank, "A003-1": {"ventilated": 0}})
+    )
     known = found.query("scan_index == 1").set_index("patient_id")["ventilated"]
     assert known["A003"] == 1 and known["A002"] == 0
     assert known[["A000", "A001", "C000"]].isna().all(), "not said at one scan, at a later one, at any"
@@ -47,5 +49,5 @@ def test_a_refused_scan_tells_of_its_patient_all_the_same(change):
     intake = pd.read_csv(run.intake, dtype={"ok": int})
     intake.loc[intake["scan_id"] == "A002-2", "ok"] = 0
     intake.to_csv(run.intake, index=False)
-    found = followed.pairs(run).query("patient_id == 'A002'")
+    found = fine_tuning.all_pairs(run).query("patient_id == 'A002'")
     assert found["scan_id"].tolist() == ["A002-1"] and found["ventilated"].tolist() == [1]
