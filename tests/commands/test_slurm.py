@@ -10,6 +10,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from conftest import NO_SLURM, furnish
@@ -42,7 +43,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=16000 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 """The ports are Slurm's own: below those that a machine gives to outgoing connections, one of which held a higher one before."""
@@ -62,7 +63,8 @@ def slurm(tmp_path, monkeypatch):
     (tmp_path / "spool").mkdir()
     settings = tmp_path / "slurm.conf"
     host = platform.node().partition(".")[0]
-    settings.write_text(SETTINGS.format(host=host, user="root", folder=tmp_path, cores=cpu_count()))
+    memory = psutil.virtual_memory().total // 2**20
+    settings.write_text(SETTINGS.format(host=host, user="root", folder=tmp_path, cores=cpu_count(), memory=memory))
     monkeypatch.setenv("SLURM_CONF", str(settings))
     VOLATILE.parent.mkdir(parents=True, exist_ok=True)
     VOLATILE.symlink_to(settings)
@@ -79,7 +81,7 @@ def slurm(tmp_path, monkeypatch):
             server.wait(timeout=30)
 
 
-def wait_for(ready, seconds=30):
+def wait_for(ready, seconds=120):
     end = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end, "Slurm does not come up"
