@@ -220,7 +220,7 @@ class Decisions:
         """Return every patient's hospital, label and logit with sex, scanner and the side of A's median age."""
         inside, outside = self.inside.assign(hospital="A"), self.outside.assign(logit=self.outside[THREE_D])
         table = pd.concat([inside, outside], ignore_index=True).merge(self.patients, on="scan_id", how="left")
-        middle = table.loc[table["hospital"] == "A", "age"].median()
+        middle = table.loc[table["hospital"] == "A", "age"].dropna().median()
         older = np.where(table["age"] >= middle, f"from {middle:.0f} on", f"below {middle:.0f}")
         return table.assign(age=np.where(table["age"].notna() & np.isfinite(middle), older, "unknown"))
 

@@ -195,7 +195,7 @@ def auc_by_window(scores: pd.DataFrame) -> pd.DataFrame:
         both = part["label"].nunique() == 2
         value = auc_value(part["label"], part["logit"]) if both else NAN
         rows.append((*keys, value))
-    return pd.DataFrame(rows, columns=["model", "split", "hospital", "window", "auc"])
+    return pd.DataFrame(rows, columns=["model", "split", "hospital", "window", "auc"]).astype({"auc": float})
 
 
 def fold_mean_by_window(scores: pd.DataFrame) -> pd.DataFrame:
@@ -203,7 +203,7 @@ def fold_mean_by_window(scores: pd.DataFrame) -> pd.DataFrame:
     inside = scores[scores["split"] == "validation"]
     by_fold = [auc_by_window(part) for _, part in inside.groupby("fold")]
     if not by_fold:
-        return pd.DataFrame(columns=["window", "auc"])
+        return pd.DataFrame({"window": pd.Series(dtype=str), "auc": pd.Series(dtype=float)})
     return pd.concat(by_fold).groupby("window", sort=False)["auc"].mean().reset_index()
 
 
