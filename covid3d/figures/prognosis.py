@@ -55,7 +55,8 @@ def _numbers_at_risk(plot: Axes, table: pd.DataFrame, days: Sequence[int]) -> No
 
 
 def _band(plot: Axes, part: pd.DataFrame, limits: Sequence[str], colour: str) -> None:
-    low, high = (part[name] for name in limits)
+    """Shade the limits; a curve that ends where nobody is left has none there, and its last step those of its beginning."""
+    low, high = (part[name].ffill() for name in limits)
     plot.fill_between(part["day"], low, high, step="post", color=colour, alpha=0.12, linewidth=0)
 
 
@@ -86,7 +87,7 @@ def over_time(curves: Mapping[str, pd.DataFrame]) -> Figure:
         plot.set_xticks(ticks)
         plot.legend(frameon=False, fontsize=7)
         tidy(plot, "end of day after the index scan", words)
-    area.set_ylim(0, 1)
+    area.set_ylim(0, 1.03)
     brier.set_ylim(bottom=0)
     return figure
 

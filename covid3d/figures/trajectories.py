@@ -32,9 +32,7 @@ def course(
     figure, axes = canvas(1, len(parts), width=8.0 if len(parts) > 1 else 6.5, height=4.2, sharex=True, sharey=True)
     for plot, (hospital, part) in zip(axes[0], parts, strict=True):
         if np.isfinite(half_width):
-            plot.axhspan(
-                -half_width, half_width, color=ORANGE, alpha=0.15, linewidth=0, label="no change from 0 (95 %)"
-            )
+            plot.axhspan(-half_width, half_width, color=ORANGE, alpha=0.15, linewidth=0, label="not told from 0 (95 %)")
         plot.axhline(0, color=GREY, linewidth=1)
         style = {
             "color": HOSPITALS.get(str(hospital), GREY),
@@ -109,12 +107,12 @@ def figure_4(
 
 
 def _numbers(plot: Axes, course: pd.DataFrame, noise: float) -> None:
-    """Draw s over the days with the band that it can move in without a cause, and the true burden on an axis of its own."""
+    """Draw s over the days, the band that it can leave its first value by without a cause, and the true burden beside it."""
     days, s = course["day"].astype(float), course["logit"].astype(float)
     plot.plot(days, s, "s-", color=BLUE, label="s")
     if np.isfinite(noise):
-        middle = float(s.mean())
-        plot.axhspan(middle - noise, middle + noise, color=BLUE, alpha=0.12, linewidth=0, label="no-change band of s")
+        first, words = float(s.iloc[0]), "not told from the first scan (95 %)"
+        plot.axhspan(first - noise, first + noise, color=BLUE, alpha=0.12, linewidth=0, label=words)
     tidy(plot, "day, counted as the paper does", "s, logit")
     lines, names = plot.get_legend_handles_labels()
     if course["burden_fraction"].notna().any():

@@ -98,7 +98,7 @@ def printed_aucs() -> pd.DataFrame:
     """Return finding F2: each printed AUC with its printed bound and the sampling interval that its counts imply.
 
     Hanley & McNeil's standard error (1982), interval on the logit scale. Columns row, auc, positives, negatives,
-    printed_bound, standard_error, low, high, pairs (the printed bound in case pairs).
+    printed_bound, standard_error, low, high, bound_in_pairs (the printed bound in case pairs).
     """
     places = {"B": (20, 20), "C": (12, 9)}
     table_1 = {"2D": ("C060", "C062"), "3D": ("C064", "C066"), "3D*": ("C068", "C070")}
@@ -125,5 +125,5 @@ def _printed_auc(name: str, auc: float, sizes: tuple[int, int], bound: str) -> d
         "standard_error": error,
         "low": found.low,
         "high": found.high,
-        "pairs": printed * sizes[0] * sizes[1],
+        "bound_in_pairs": printed * sizes[0] * sizes[1],
     }

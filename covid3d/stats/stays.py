@@ -32,20 +32,30 @@ def by_rule(table: pd.DataFrame, limit: float) -> pd.DataFrame:
 
 
 def as_defined(pairs: pd.DataFrame, limit: float) -> dict[str, Any]:
-    """Return the remaining stay over all pairs and over index scans, and whether it and its label are as defined."""
-    days, left = pairs["remaining_days"], pairs[pairs["event"] == 1]
+    """Return the remaining stay over all pairs and over index scans, and whether it and its label are as defined.
+
+    Medians are those of stays that were seen to end in a discharge, and so are the scans at exactly the limit.
+    """
+    left = pairs[pairs["event"] == 1]
     agrees = (left["label"] == (left["remaining_days"] >= limit).astype("Int64")).fillna(False).all()
     steps_taken = pairs.groupby("patient_id")[["scan_index", "remaining_days"]].diff().dropna()
     change = steps_taken.loc[steps_taken["scan_index"] == 1, "remaining_days"]
     change = (change + pairs.loc[change.index, "interval_days"]).dropna()
     nobody, nothing = Estimate.missing("nobody was discharged"), Estimate.missing("nobody has three scans with a day")
     return {
-        "scans at exactly the limit": int((days == limit).sum()),
-        "median over scans": Estimate(float(days.median()), unit="days"),
-        "median over patients": Estimate(float(days[pairs["scan_index"] == 1].median()), unit="days"),
+        "scans at exactly the limit": int((left["remaining_days"] == limit).sum()),
+        "median over scans": _median_days(left),
+        "median over patients": _median_days(left[left["scan_index"] == 1]),
         "high risk is the limit or longer": bool(agrees) if len(left) else nobody,
         "falls by the days between scans": bool((change.abs() < 1e-6).all()) if len(change) else nothing,
     }
+
+
+def _median_days(left: pd.DataFrame) -> Estimate:
+    """Return the median of the remaining stays, in days."""
+    return (
+        Estimate(float(left["remaining_days"].median()), unit="days") if len(left) else Estimate.missing("nobody left")
+    )
 
 
 def who(table: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:

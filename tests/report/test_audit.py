@@ -42,7 +42,7 @@ def test_printed_aucs_have_the_stored_errors_intervals_and_pairs() -> None:
         row = table.loc[name]
         assert row["standard_error"] == pytest.approx(wanted["se"], abs=1e-9)
         assert (row["low"], row["high"]) == pytest.approx(tuple(wanted["logit"]), abs=1e-6)
-        assert row["pairs"] == pytest.approx(wanted["pairs"])
+        assert row["bound_in_pairs"] == pytest.approx(wanted["pairs"])
 
 
 def test_a_users_table_is_audited_with_its_own_decimals(tmp_path: Path) -> None:
