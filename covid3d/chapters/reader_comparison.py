@@ -70,13 +70,13 @@ class ReaderComparison:
 
     def readings(self) -> dict[str, Any]:
         """Return whose readings these are, and whether each reader called every scan of B and C."""
-        counts = self.coverage()
+        counts, of_covid = self.coverage(), self.study["task"] == "covid"
         return {
             "whose readings": whose(self.study, simulated_scans=self.run.is_phantom),
             "readers": int(self.study["reader_id"].nunique()),
             "every scan of B and C called": not counts["not called"].any() if len(counts) else Estimate.missing(NOBODY),
-            "levels of confidence": int(self.study["confidence"].nunique()),
-            "ratings of the stay": int((self.study["task"] != "covid").sum()),
+            "levels of confidence for COVID-19": int(self.study.loc[of_covid, "confidence"].nunique()),
+            "ratings of the stay": int((~of_covid).sum()),
             "readers in the printed Table 2": len(set(published_table_2()["reader"]) - {MODEL}),
         }
 
@@ -410,11 +410,11 @@ def _compared(model: pd.Series, human: pd.Series, margin_points: float, reader: 
 
 
 def _smallest_p(comparisons: list[dict[Any, Any]]) -> str:
-    """Return the smallest of McNemar's p with its direction; blank without a comparison."""
+    """Return the smallest of McNemar's p with its reader and direction; blank without a comparison."""
     if not comparisons:
         return ""
     row = min(comparisons, key=lambda row: row["McNemar p"])
-    where = f"{row['measure']} at {row['hospital']}, {row['direction']}"
+    where = f"against {row['rater']}, {row['measure']} at {row['hospital']}, {row['direction']}"
     return f"{value_text(row['McNemar p'], 'p')} ({where}; the smallest of {len(comparisons)}, not corrected)"
 
 
@@ -431,8 +431,8 @@ def equivalence_statement(table: pd.DataFrame, margin_points: float) -> str:
     if len(hopeless):
         sizes = ", ".join(str(n) for n in sorted(set(hopeless["cases"]), reverse=True))
         text += (
-            f" With {sizes} cases it cannot be shown: even calls that agree on every case give p = "
-            f"{hopeless['best p'].min():.2f} or more. Not finding a difference is not finding equivalence."
+            f" With {sizes} cases it cannot be shown: even calls that agree on every case give "
+            f"{value_text(hopeless['best p'].min(), 'p')} at best. Not finding a difference is not finding equivalence."
         )
     low, high = table["cases needed"].min(), table["cases needed"].max()
     return text + (
