@@ -85,7 +85,7 @@ class Model:
         }
 
     def plot_costs(self) -> Figure:
-        """Return where the parameters are and where the time goes."""
+        """Return where the parameters are and where the operations are."""
         return draw.costs(self.stages)
 
     def stage_table(self) -> pd.DataFrame:
