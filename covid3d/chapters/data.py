@@ -134,8 +134,14 @@ class Data:
         return draw.cohort(self.first.groupby(["hospital", "label"]).size().rename("patients").reset_index())
 
     def demography(self) -> pd.DataFrame:
-        """Return who the patients of each hospital are, at their first scan: age, sex, stay and how it ended."""
-        return _by_hospital(self.first, _demography_of)
+        """Return who the patients of each hospital and class are, at their first scan: age, sex, stay and how it ended."""
+        rows = [
+            {"hospital": f"hospital {hospital}", "class": name, **_demography_of(part[part["label"] == label])}
+            for hospital, part in self.first.groupby("hospital")
+            for label, name in ((1, "COVID+"), (0, "COVID-"))
+            if (part["label"] == label).any()
+        ]
+        return pd.DataFrame(rows).set_index(["hospital", "class"])
 
     def inclusion(self) -> dict[str, Any]:
         """Return whether the paper's conditions hold: labels, tests, hospitals without a common patient, quality."""

@@ -72,11 +72,12 @@ def planes(scans: Mapping[str, Scan], level: float, width: float) -> Figure:
 
 
 def closely(fine: Picture, coarse: Picture, window: tuple[float, float]) -> Figure:
-    """Draw a scan in three planes as a reader sees it, and beneath as the network does; window: (level, width) in HU."""
+    """Draw a scan in three planes in finer voxels, and beneath as the network sees it; window: (level, width) in HU."""
     if not fine.hu.size:
         return empty("no lung was found")
     figure, axes = canvas(2, 3, width=7.0, height=4.2, dpi=SHARPNESS, gridspec_kw={"width_ratios": widths_of(fine)})
-    for row, (one, name) in enumerate(((fine, "to a reader"), (coarse, "to the network"))):
+    above = "as stored" if fine.step == coarse.step else "finer voxels"
+    for row, (one, name) in enumerate(((fine, above), (coarse, "to the network"))):
         for column, which in enumerate(AXES):
             draw_plane(axes[row, column], one, window, which)
             axes[0, column].set_title(which, fontsize=12, loc="left")

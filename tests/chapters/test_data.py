@@ -70,13 +70,20 @@ def test_a_kept_scan_comes_with_what_its_code_says(chapter):
 def test_a_blank_column_is_said_to_be_missing(chapter):
     assert "number of tests" in str(chapter.inclusion()["two tests or more"])
     blank = with_column(chapter, age=pd.NA, sex="U", days_to_discharge=pd.NA, outcome="")
-    people, stays = blank.demography().loc["hospital A"], blank.stays()
+    people, stays = blank.demography().loc[("hospital A", "COVID+")], blank.stays()
     words = ["no age is known", "no sex is known", "no stay is known", "no outcome is known"]
     for name, why in zip(["median age", "women, %", "median days to the end of stay", "died"], words, strict=True):
         assert people[name] == Estimate.missing(why)
     assert stays["median days left"].tolist() == [Estimate.missing("no stay is known")] * 3
     assert not blank.flow().loc["delivered", "slices"].known
     assert chapter.acquisition().loc["hospital A", "lung volume, ml"] == Estimate.missing("not in the headers")
+
+
+def test_who_the_patients_are_is_told_of_each_class(chapter):
+    """Ages that differ between the classes are seen; over both together they would not be."""
+    table = with_column(chapter, age=chapter.scans["label"].map({1: 70, 0: 30})).demography()
+    assert table["patients"].groupby("hospital").sum().tolist() == [16, 8, 6]
+    assert {(name, float(age)) for (_, name), age in table["median age"].items()} == {("COVID+", 70), ("COVID-", 30)}
 
 
 def test_slices_of_some_scans_only_are_a_sum_with_a_remark(chapter):
@@ -138,6 +145,15 @@ def test_a_look_closely_at_a_scan_says_which_picture_is_which(chapter):
     assert "Above what is stored" in words, "there is no twin, and no file to read again"
     nobody, _ = pictured.look_closely(chapter.run, replace(chapter, intake=chapter.intake.head(0)).example(label=1))
     assert "no scan of this kind" in nobody.axes[0].texts[0].get_text()
+
+
+def test_a_picture_above_is_called_finer_only_where_it_is(chapter):
+    facts = chapter.example(label=1)
+    stored = pictured.picture(chapter.run, facts["scan_id"], facts)
+    coarse = pictured.on_grid(chapter.run, facts["scan_id"], facts, stored)
+    finer = data.draw.closely(stored._replace(step=(0.5, 0.5, 0.5)), coarse, (-600, 1500))
+    same = data.draw.closely(stored, coarse, (-600, 1500))
+    assert [figure.axes[0].get_ylabel() for figure in (finer, same)] == ["finer voxels", "as stored"]
 
 
 def test_no_slice_is_without_a_weight_and_one_that_is_would_be_counted(chapter, monkeypatch):
