@@ -17,7 +17,7 @@ from covid3d.run.profile import DATA, Run
 from covid3d.show import table_html
 
 VALUE_HEADS = ("address", "value", "how its interval was made", "shown in")
-SAME, TRAINED = "nothing", "a trained network's: as another seed would change it"
+SAME, TRAINED = "nothing", "a trained network's number: by how much has not been measured"
 EXPECTED = {
     "flow.delivered.scans": SAME,
     "skill_by_hospital.a.perfect_reader": SAME,
