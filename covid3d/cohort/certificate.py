@@ -45,7 +45,12 @@ def leakage_certificate(
         _check("patient", "Is a patient in train and validation of one fold?", splits, _split_patients(splits, owners)),
         _check("roles", "Is a patient in development and external?", manifest, _two_roles(people, "patient_id")),
         _check("hospitals", "Is a hospital in development and external?", manifest, _two_roles(manifest, "hospital")),
-        _check("followup", "Is a scan of Task 1 no first scan of development?", splits, _foreign(splits, manifest)),
+        _check(
+            "followup",
+            "Does Task 1 hold a scan that is not a first scan of development?",
+            splits,
+            _foreign(splits, manifest),
+        ),
         _check("validation", "Is a scan validated in more than one fold?", splits, _validated_twice(splits)),
         *(
             _hash_check(accepted, column, name, question)
