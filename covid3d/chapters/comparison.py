@@ -190,7 +190,7 @@ def fold_scores(run: Run, name: str) -> pd.DataFrame:
     if name == REFERENCE:
         return results.out_of_fold(run)
     files = [folder_of(run, name, fold) / "predictions.csv" for fold in results.folds(run)]
-    table = pd.concat(map(scored.read_predictions, files), ignore_index=True)
+    table = scored.of_folds(files)
     return table[table["epoch"] == table["epoch"].max()]
 
 

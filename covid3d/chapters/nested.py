@@ -107,7 +107,7 @@ def shown(run: Run) -> pd.DataFrame | None:
         folders = [ensure_nested(presented, fold) for fold in results.folds(run)]
     except MissingResult:
         return None
-    return pd.concat([scored.read_predictions(folder / "predictions.csv") for folder in folders], ignore_index=True)
+    return scored.of_folds(folder / "predictions.csv" for folder in folders)
 
 
 def beside(run: Run, scores: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covid3d.chapters.scored import read_predictions
+from covid3d.chapters.scored import of_folds, read_predictions
 from covid3d.cohort.folds import read_splits
 from covid3d.network.scoring import PREDICTIONS
 from covid3d.run.errors import MissingResult
@@ -60,8 +60,7 @@ def fold_that_scores(run: Run, patients: pd.Series) -> pd.Series:
 
 def fold_scores(run: Run) -> pd.DataFrame:
     """Return the validation predictions of every fold of COVID3D at every epoch, one row a scan and epoch."""
-    parts = [read_predictions(run.model(TASK, THREE_D, fold) / "predictions.csv") for fold in folds(run)]
-    return pd.concat(parts, ignore_index=True)
+    return of_folds(run.model(TASK, THREE_D, fold) / "predictions.csv" for fold in folds(run))
 
 
 def out_of_fold(run: Run) -> pd.DataFrame:

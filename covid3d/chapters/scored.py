@@ -1,6 +1,6 @@
 """Scores are looked at before anything is asked of them: who has two or none, and which of them are alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,27 @@ SCORED_ONCE = ("task", "model", "fold", "epoch", "scan_id", "window")
 def read_predictions(path: Path) -> pd.DataFrame:
     """Return a table of scores, ids as text; MissingResult where there is none.
 
-    Raises Covid3DError, with file and scan, for a scan that the table has twice (`SCORED_ONCE`, or what of it the table
-    has): counted twice it would make intervals too narrow.
+    Raises Covid3DError, as `once`, with file and scan: a scan counted twice would make intervals too narrow.
     """
     if not path.is_file():
         what, cure = f"'{path.parent.name}/{path.name}' is not there", "Run `make run` for this run first"
         raise MissingResult(what, cure=cure)
-    table = pd.read_csv(path, dtype=IDS)
+    return once(pd.read_csv(path, dtype=IDS), "/".join(path.parts[-3:]))
+
+
+def once(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return a table of scores; Covid3DError for a scan that it has twice, by `SCORED_ONCE` or what of it the table has."""
     keys = [name for name in (*SCORED_ONCE, "method") if name in table]
     twice = table.loc[table.duplicated(keys), "scan_id"]
     if len(twice):
-        what, cure = f"scan {twice.iloc[0]} has two scores of one model", "Remove the file, and run the step again"
-        raise Covid3DError(what, where="/".join(path.parts[-3:]), cure=cure)
+        what, cure = f"scan {twice.iloc[0]} has two scores of one model", "Remove the file: the same command makes it again"
+        raise Covid3DError(what, where=where, cure=cure)
     return table
+
+
+def of_folds(paths: Iterable[Path]) -> pd.DataFrame:
+    """Return the scores of several folds in one table, read as `read_predictions`; a copy of another fold's is refused."""
+    return once(pd.concat(map(read_predictions, paths), ignore_index=True), "predictions.csv of the folds")
 
 
 def usable(table: pd.DataFrame) -> pd.DataFrame:

@@ -45,6 +45,11 @@ class Simulator:
     stored: dict[str, pd.DataFrame | None]
     picture: Path
 
+    @property
+    def phase_visible(self) -> float:
+        """How much of the phase of the disease a scan of this run shows, 0 to 1."""
+        return self.run.profile.phantom.phase_visible
+
     def campaigns(self) -> pd.DataFrame:
         """Return which campaigns were run: rows, and the commit that made them."""
         rows = []

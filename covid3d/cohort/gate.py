@@ -14,7 +14,7 @@ import pandas as pd
 
 from covid3d.cohort.certificate import THUMBNAIL, leakage_certificate, thumbnail
 from covid3d.cohort.clinical import CODES, acquisition_table, findings
-from covid3d.cohort.intake import FACTS, IDS, as_table, check_slices, checked_files, flow, refused
+from covid3d.cohort.intake import FACTS, IDS, as_table, check_slices, checked_files, flow, of_the_machine, refused
 from covid3d.cohort.manifest import lines_of, locate, nowhere, read_manifest
 from covid3d.cohort.scan import read_scan, safe_message
 from covid3d.dicom.refusals import CURES
@@ -163,6 +163,7 @@ def _check(manifest: Path, row: Mapping[str, Any]) -> tuple[dict[str, Any], np.n
         why = f"{error.what}. {error.cure or CURES[error.code]}"
         return found, None, printable(f"row {row['line']}, source '{source}'{_file(error.where, place.path)}: {why}")
     except Exception as error:  # one scan's fault, whatever kind, must not stop the others
+        of_the_machine(error, str(row["scan_id"]))
         why = f"reading failed ({type(error).__name__}). {CURES['unreadable']}"
         return refused(ids, "unreadable", why), None, f"row {row['line']}, source '{source}': {why}"
 

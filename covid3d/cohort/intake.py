@@ -1,5 +1,6 @@
 """Intake: every scan is decoded once, checked, hashed, resampled and stored; a bad scan is a row, not a crash."""
 
+import errno
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from covid3d.cohort.manifest import Source, read_controls, read_manifest
 from covid3d.cohort.scan import read_scan, safe_message
 from covid3d.cohort.store import Store
 from covid3d.dicom.refusals import CURES
-from covid3d.run.errors import MissingResult, SeriesError, StorageError
+from covid3d.run.errors import Covid3DError, MissingResult, SeriesError, StorageError
 from covid3d.run.files import cpu_count, parallel_map, remembered, sha256_tree, write_csv, write_json
 from covid3d.run.fingerprint import code_fingerprint
 from covid3d.run.profile import Run
@@ -26,6 +27,8 @@ FACTS = (
     "exposure_mas", "manufacturer", "transfer_syntax", "hu_mean", "hu_sd", "lung_volume_ml", "kept_with", "pixel_sha256",
     "series_uid_sha256", "patient_sha256", "volume",
 )  # fmt: skip
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+"""Errors of a machine that has no more files or memory to give, or whose disk was away, for a moment."""
 COLUMNS = (*IDS, "ok", "code", "message", *FACTS)
 WHOLE = ("label", "scan_index", "ok", "n_slices", "rows", "columns")
 
@@ -110,8 +113,17 @@ def take_in(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     except StorageError:
         raise
     except Exception as error:  # one scan's fault, whatever kind, must not stop the others
+        of_the_machine(error, ids["scan_id"])
         return refused(ids, "unreadable", f"reading failed ({type(error).__name__}). {CURES['unreadable']}")
     return _row(ids, noted)
+
+
+def of_the_machine(error: Exception, scan_id: str) -> None:
+    """Raise Covid3DError for an error that is none of the scan's, so that the scan is read again and not refused for good."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORT_OF):
+        what = f"the machine ran short while a scan was read ({getattr(error, 'strerror', None) or 'memory'})"
+        cure = "Repeat the command, with fewer jobs at once: CORES=1; what was read is kept"
+        raise Covid3DError(what, where=f"scan {scan_id}", cure=cure, code="machine") from error
 
 
 def checked_files(row: Mapping[str, Any], path: Path) -> str:

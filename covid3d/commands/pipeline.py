@@ -85,6 +85,7 @@ def compute(run: Run, cores: int, targets: Sequence[str] = (), cluster: str = ""
     """
     check_cluster(cluster)
     clear_dead_lock(run)
+    forget_what_is_gone(run)
     status, said = 1, list[str]()
     log = run.path("logs", "snakemake.log")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +194,25 @@ def leftovers(run: Run) -> list[Path]:
         for path in sorted(run.path(name).rglob(".*"))
     ] + sorted(run.folder.glob(".*"))
     return [path for path in hidden if re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name)]
+
+
+def forget_what_is_gone(run: Run) -> None:
+    """Remove the markers of steps whose results are gone, whole or in part, so that the same command makes these again."""
+    for name, step in STEPS.items():
+        names = [f"{job_name(name, values)}.done" for values in values_over(run, name)]
+        markers = [path for path in (run.path("done", "jobs", one) for one in names) if path.is_file()]
+        if markers and step.makes and not _whole(run.path(step.makes[0]), len(markers)):
+            for path in markers:
+                path.unlink()
+
+
+def _whole(place: Path, count: int) -> bool:
+    """True for a file, and for a folder that has the results of so many jobs with all of their files."""
+    if not place.is_dir():
+        return place.is_file()
+    records = list(place.rglob("done.json"))
+    lost = [one for record in records for one in read_json(record)["outputs"] if not (record.parent / one).is_file()]
+    return len(records) >= count and not lost
 
 
 def hold(run: Run, pid: int) -> None:

@@ -82,7 +82,7 @@ def _predictions(run: Run) -> pd.DataFrame:
     """Return all predictions of a run in one table, each scored scan once."""
     paths = [
         path
-        for name in ("models", "external", "windows", "trajectories")
+        for name in ("models", "external", "windows")
         for path in sorted(run.path(name).rglob("predictions.csv"))
     ]
     tables = [read_predictions(path).astype({"fold": str}) for path in paths]

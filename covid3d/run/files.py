@@ -47,14 +47,23 @@ STORAGE_CURES = {
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a refused write into one clear StorageError that names the file."""
+    """Turn a full disk or a refused write of `path` into one clear StorageError that names it; other files' errors pass."""
     try:
         yield
     except OSError as error:
-        if error.errno not in STORAGE_CURES:
+        if error.errno not in STORAGE_CURES or not _concerns(error, Path(path)):
             raise
         cure = STORAGE_CURES[error.errno]
         raise StorageError(os.strerror(error.errno).lower(), where=Path(path).name, cure=cure) from error
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """True for an error of a path, of what lies above or below it, or of its temporary name; and where it names no file."""
+    if not isinstance(error.filename, str | bytes):
+        return True
+    named = Path(os.fsdecode(error.filename))
+    below = (named, *named.parents)
+    return path in below or named in path.parents or any(other.name.startswith(f".{path.name}.") for other in below)
 
 
 def storage_error(error: OSError) -> StorageError:

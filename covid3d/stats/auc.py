@@ -229,7 +229,7 @@ def external_internal_difference(inside: pd.DataFrame, labels: ArrayLike, scores
         return Tested.missing(f"fewer than {FEWEST_FOLDS} folds, or one class")
     outside, sizes = auc_value(labels, scores), _sizes(labels)
     difference = outside - float(np.mean(values))
-    if np.ptp(values) == 0:
+    if not mean_interval(values).has_limits:
         return Tested(Estimate(difference, method=f"MOVER, {NO_INTERVAL}the folds do not vary"), math.nan)
 
     def interval(alpha: float) -> Estimate:

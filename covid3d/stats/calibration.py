@@ -116,7 +116,7 @@ def curve(labels: ArrayLike, logits: ArrayLike) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     chances = expit(values)
     observed, predicted = calibration_curve(truth, chances, n_bins=bins, strategy="quantile", pos_label=1)
-    edges = np.percentile(chances, np.linspace(0, 100, bins + 1))
+    edges = np.percentile(chances, 100 * np.linspace(0, 1, bins + 1))  # those of calibration_curve, to the last bit
     sizes = np.bincount(np.searchsorted(edges[1:-1], chances), minlength=bins)
     sizes = sizes[sizes > 0]
     shares = [wilson(round(share * size), size) for share, size in zip(observed, sizes, strict=True)]

@@ -92,7 +92,8 @@ def chances(table: pd.DataFrame, days: Sequence[int]) -> tuple[Floats, Floats]:
     for held in (fold == number for number in np.unique(fold)):
         if event[~held].sum() < 2:
             continue
-        alone[held] = cox[held] = KaplanMeierFitter().fit(time[~held], event[~held]).predict(list(days)).to_numpy()
+        others = KaplanMeierFitter().fit(time[~held], event[~held])
+        alone[held] = cox[held] = others.survival_function_at_times(list(days)).to_numpy()
         if np.ptp(score[~held]) > 0:
             centre, scale = score[~held].mean(), score[~held].std()
             rows = pd.DataFrame({"score": (score - centre) / scale, "time": time, "event": event})

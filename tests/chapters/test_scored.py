@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covid3d.chapters.scored import read_predictions
+from covid3d.chapters.scored import of_folds, read_predictions
 from covid3d.run.errors import Covid3DError, MissingResult
 
 ROW = {"scan_id": "007", "model": "covid3d", "fold": 0, "epoch": 3, "window": "nominal", "logit": 0.5}
@@ -36,6 +36,14 @@ def test_a_scan_may_be_judged_by_several_methods_but_by_each_once(tmp_path):
     pd.DataFrame([judged, judged]).to_csv(path, index=False)
     with pytest.raises(Covid3DError, match="scan A1 has two"):
         read_predictions(path)
+
+
+def test_a_copy_of_another_folds_scores_is_refused(tmp_path):
+    paths = [stored(tmp_path / str(fold), ROW | {"fold": 0}) for fold in range(2)]
+    with pytest.raises(Covid3DError, match=r"^predictions\.csv of the folds: scan 007 has two scores"):
+        of_folds(paths)
+    paths[1].write_text(paths[1].read_text().replace("covid3d,0", "covid3d,1").replace("007", "008"))
+    assert of_folds(paths)["scan_id"].tolist() == ["007", "008"]
 
 
 def test_a_scan_without_a_score_stays_and_a_table_that_is_not_there_is_named(tmp_path):

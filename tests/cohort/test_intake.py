@@ -1,6 +1,7 @@
 """Intake: every scan a row, each read once, and nothing that identifies a patient in the run."""
 
 import csv
+import errno
 import gzip
 import json
 import os
@@ -27,7 +28,7 @@ from covid3d.ct.grid import resample
 from covid3d.dicom.series import read_ct
 from covid3d.report import book, collect
 from covid3d.run import steps
-from covid3d.run.errors import ManifestError, MissingResult, SeriesError, StorageError
+from covid3d.run.errors import Covid3DError, ManifestError, MissingResult, SeriesError, StorageError
 
 CANARY = "CANARY"
 
@@ -254,6 +255,17 @@ def test_an_unexpected_error_in_one_scan_is_a_row_without_details(site, monkeypa
     table = take_in(site)
     assert set(table["code"]) == {"unreadable"}
     assert not table["message"].str.contains(CANARY).any()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=["memory", "files"])
+def test_a_machine_that_runs_short_stops_the_step_and_refuses_no_scan(site, monkeypatch, error):
+    def short(*_, **__):
+        raise error
+
+    monkeypatch.setattr(intake, "read_scan", short)
+    with pytest.raises(Covid3DError, match=r"^scan \S+: the machine ran short .* CORES=1"):
+        take_in(site)
+    assert not site.intake.is_file(), "nothing that the next call would take for finished"
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,15 @@ def test_a_file_in_the_way_of_a_folder_is_one_message_with_a_cure(tmp_path):
         io.write_text(tmp_path / "taken" / "more" / "x.txt", "x")
 
 
+def test_an_error_of_a_file_that_is_read_is_none_of_the_file_that_is_written(tmp_path):
+    (tmp_path / "scan").touch()
+    with pytest.raises(NotADirectoryError), io.atomic_folder(tmp_path / "external"):
+        (tmp_path / "scan" / "volume.npy").read_bytes()
+    with pytest.raises(StorageError, match="external"), io.atomic_folder(tmp_path / "external") as folder:
+        (folder / "taken").touch()
+        (folder / "taken" / "more.csv").write_text("x")
+
+
 def test_a_run_that_cannot_be_made_leaves_no_note_of_its_manifest(root, make_run, tmp_path_factory):
     away = tmp_path_factory.mktemp("away") / "manifest.csv"
     away.write_text("scan_id\n")

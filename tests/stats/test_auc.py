@@ -285,6 +285,16 @@ def test_a_hospital_parted_without_a_mistake_is_not_taken_for_certain() -> None:
     assert found.low < 0 < found.high and p == pytest.approx(0.099, abs=5e-4)
 
 
+def test_folds_that_differ_by_rounding_alone_give_no_interval() -> None:
+    fold = pd.DataFrame({"label": [1, 0] * 7, "logit": np.r_[np.arange(13.0), 0.5]})
+    inside = pd.concat([fold.assign(fold=number) for number in range(5)])
+    values = np.array([0.7244897959183672, *[0.7244897959183673] * 4])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auc, "fold_aucs", lambda _: values)
+        found, p = auc.external_internal_difference(inside, [1, 1, 1, 0, 0, 0], [3.0, 2.0, 1.0, 2.5, 0.5, 0.0])
+    assert not found.has_limits and "the folds do not vary" in found.method and np.isnan(p)
+
+
 @pytest.mark.parametrize(("positives", "negatives"), [(20, 20), (12, 9)])
 def test_null_world_external_minus_internal_keeps_its_level(positives, negatives) -> None:
     """400 replicates of ten folds and an external hospital with one and the same true AUC of .89: at most 32 rejections."""

@@ -62,6 +62,17 @@ def test_the_curve_keeps_every_patient_in_bins_of_equal_size():
     assert tied["patients"].sum() == 40, "bins that ties leave empty have no row"
 
 
+@pytest.mark.parametrize("size", [16, 24, 25, 28, 31, 40])
+def test_each_bin_counts_the_patients_whose_share_it_shows(size):
+    for seed in range(20):
+        rng = np.random.default_rng([size, seed])
+        labels, logits = rng.integers(0, 2, size), rng.normal(size=size).round(seed % 2 + 1)
+        table = cal.curve(labels, logits)
+        counts = table["observed"] * table["patients"]
+        assert counts.to_numpy() == pytest.approx(counts.round()), "a share of so many patients"
+        assert table["patients"].sum() == size
+
+
 def test_net_benefit_is_the_formula_of_dcurves():
     """R's dcurves: true positive rate of all patients less false positive rate times the odds of the threshold."""
     table, p = cal.net_benefit(LABELS, LOGITS, [0.2, 0.5, 0.8]).set_index("threshold"), expit(LOGITS)

@@ -89,6 +89,12 @@ def test_what_cannot_be_judged_says_why(change):
     over_time.curves(table)
 
 
+def test_a_cohort_of_which_one_day_can_be_judged_has_that_day():
+    table = followed(0.5, 10, 6).assign(remaining_days=[2.0, 3.0] * 5, cause=1, event=1)
+    assert over_time.curves(table)["day"].tolist() == [2]
+    assert over_time.judged(table, [2], 49, np.random.default_rng(5))["integrated Brier score"].known
+
+
 def test_a_separated_score_has_no_limits_that_mean_nothing():
     table = followed(0.5, 40, 6)
     found = over_time.judged(table.assign(logit=table["remaining_days"]), [6], 99, np.random.default_rng(6))
