@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import campaigns
-from covid3d.chapters.explanation import cell_map, mass, read_summary, spread
+from covid3d.chapters.explanation import cell_map, first_scans, mass, read_summary, spread
 from covid3d.chapters.task1 import split_of
 from covid3d.chapters.truth import lesion_mask, lung_mask
 from covid3d.cohort.store import Store
@@ -66,8 +66,8 @@ def maps_of(model: nn.Module, grid: np.ndarray, window: Window, means: Mapping[s
 
 def shares_of(run: Run) -> pd.DataFrame:
     """Return, by layer, method and part of the map, its mean shares over scans and the ratios of `explain.mass`."""
-    summary = read_summary(run)
-    scans = summary[(summary["label"] == 1) & (summary["role"] != "followup")]
+    summary = first_scans(read_summary(run))
+    scans = summary[summary["label"] == 1]
     store, window, rows = Store.of(run), nominal_window(run.profile.windows), []
     for fold, group in scans.groupby("fold"):
         model = load_fold(run, "task1", "covid3d", int(str(fold)))

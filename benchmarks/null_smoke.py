@@ -15,7 +15,7 @@ from scipy import stats
 
 from benchmarks import campaigns
 from covid3d.chapters import prognosis, trajectories
-from covid3d.chapters.explanation import read_map, read_summary
+from covid3d.chapters.explanation import first_scans, read_map, read_summary
 from covid3d.chapters.fine_tuning import VARIANTS
 from covid3d.chapters.results import external_scores, out_of_fold
 from covid3d.chapters.truth import lesion_mask, read_truth
@@ -98,8 +98,7 @@ def _of_s(run: Run) -> dict[str, float]:
 
 def _of_maps(run: Run) -> dict[str, float]:
     """Return the mean signed effect of lesions in the maps of first scans."""
-    summary = read_summary(run)
-    scans = summary.loc[summary["role"] != "followup", "scan_id"]
+    scans = first_scans(read_summary(run))["scan_id"]
     pairs = ((read_map(run, scan), lesion_mask(run, scan)) for scan in scans)
     found = [signed_effect(values, lesion) for values, lesion in pairs if lesion is not None and lesion.sum() > 0]
     return {"signed effect of lesions in the map": float(np.mean(found)) if found else NAN}

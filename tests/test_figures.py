@@ -196,12 +196,13 @@ def test_the_planes_of_figure_1_go_through_the_lesion_and_show_the_value_that_th
         assert _pixels(below, 1)[point] == 0.25
         assert all(any(len(drawn.get_paths()) for drawn in axes.collections) for axes in (above, below)), "the outline"
         (cross,) = [line for line in below.lines if line.get_marker() == "+"]
+        assert not cross.get_clip_on(), "whole at an edge"
         assert [*cross.get_xdata(), *cross.get_ydata()] == [
             (7, 11, 11)[axis] for axis in ((2, 1), (2, 0), (1, 0))[column]
         ]
     words = PICTURE.says(heat)
     assert f"{GRID[PICTURE.at]} HU, map +0.25" in words and "peak (+4)" in words
-    assert f"{np.hypot(4 * 5.0, np.hypot(6 * 2.0, 5 * 2.0)):.0f} mm away" in words
+    assert f"{np.hypot(4 * 5.0, np.hypot(6 * 2.0, 5 * 2.0)):.0f} mm from where they meet and in" in words
 
 
 def _box(z, y, x):

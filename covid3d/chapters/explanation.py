@@ -28,12 +28,13 @@ from covid3d.run import campaigns, steps
 from covid3d.run.errors import ConfigError, nearest
 from covid3d.run.files import progress, random_seed, write_csv
 from covid3d.run.profile import Run
-from covid3d.stats.estimate import Estimate, number
+from covid3d.stats.estimate import Estimate
 from covid3d.stats.independent import welch
 
 Method = Literal["gradcam", "hirescam"]
 KNOWN = ("scan_id", "patient_id", "hospital", "role", "label", "why")
 SHARES = ["lesion_share", "lesion_of_lung"]
+FIRST = ("development", "external")  # the roles of first scans
 SAMPLE_OF_A = 12
 CASE_AGE, CASE_SCANS = 24, 5
 CALLS = {"TP": (1, True), "FN": (1, False), "FP": (0, True), "TN": (0, False)}
@@ -42,6 +43,12 @@ LEAST_RATIO = 2.0  # the bar of the protocol, with a lower limit above 1
 FORMS = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "integrated": "integrated gradients"}
 BEST_LAYER = pd.Index(["best layer"], name="layer")
 NO_TRUTH = "real scans have no masks of lesions or lungs"
+MASS_SAYS = {
+    -1: "the maps of COVID- scans have less, as the paper's words ask",
+    0: "a difference is not shown",
+    1: "the maps of COVID- scans have more, against the paper's words",
+}
+"""What follows from the interval of the difference of the mass, COVID- minus COVID+, by the side of 0 on which it lies."""
 
 
 class CellMap(NamedTuple):
@@ -288,8 +295,8 @@ class Maps:
     def drawn(self, seed: int) -> pd.DataFrame:
         """Return the external scans that are drawn by seed to be shown, rows of `summary` by case.
 
-        Figure 1 takes a COVID+ scan that the network calls COVID+ (any, if there is none); then come one right and one wrong
-        call of each class, where there are any.
+        Figure 1 takes a COVID+ scan that the network calls COVID+, by a logit above 0 (any, if there is none); then come one
+        right and one wrong call of each class, where there are any.
         """
         outside, positive = self.external, self.positive()
         called = positive[positive["logit"] > 0]
@@ -303,7 +310,7 @@ class Maps:
     def made(self, scans: pd.Series) -> dict[str, Any]:
         """Return how many external scans have a map, whether each of `scans` has one, and into how many parts maps fall.
 
-        The parts are connected, above half of the map's maximum, and counted over COVID+ scans.
+        The parts are connected and above half of the map's maximum; their number is a mean over the COVID+ scans.
         """
         parts = [
             ndimage.label(values > values.max() / 2)[1]
@@ -312,7 +319,7 @@ class Maps:
         return {
             "maps": len(self.external),
             "every external scan has a map": set(scans) <= set(self.external["scan_id"]),
-            "connected parts of a map": Estimate(float(np.mean(parts)))
+            "connected parts of a map, mean of COVID+ scans": Estimate(float(np.mean(parts)))
             if parts
             else Estimate.missing("no COVID+ scan"),
         }
@@ -329,46 +336,46 @@ class Maps:
     def ratios(self) -> dict[str, Any]:
         """Return whether maps find the lesions of COVID+ scans: the ratio, its bar, and what it is to be compared with.
 
-        A ratio is the lesions' share of the map over their share of the lung. Of the last three, over external scans, the
-        first is that of a map that is the same everywhere; the others are medians.
+        A ratio is the lesions' share of the map over their share of the lung, each averaged over the same first scans, of which
+        there are so many of each hospital. The last three are of a map that is the same everywhere, of the lesions themselves
+        as a map of this layer, and of the map cut to the lung.
         """
-        found = lesion_share_ratio(self.summary, 1, self.run.profile.statistics.bootstrap, self.run.seed)
-        scans = self.positive()
-        lungs = [mask.mean() for mask in (lung_mask(self.run, scan) for scan in scans["scan_id"]) if mask is not None]
+        known = _with_lesions(self.summary, 1)
+        lungs = [np.nan if mask is None else mask.mean() for mask in (lung_mask(self.run, i) for i in known["scan_id"])]
+        shares = {
+            "ratio": known["lesion_share"],
+            "same everywhere": np.array(lungs) * known["lesion_of_lung"],
+            "the lesions themselves": known["lesion_map_ratio"] * known["lesion_of_lung"],
+            "inside the lung": known["ratio_in_lung"] * known["lesion_of_lung"],
+        }
+        how = 1, self.run.profile.statistics.bootstrap, self.run.seed
+        found = {name: _over_lung(known.assign(lesion_share=share), *how) for name, share in shares.items()}
+        ratio, counts = found.pop("ratio"), known.groupby("hospital").size()
+        scans = ", ".join(f"{count} of {hospital}" for hospital, count in counts.items())
         return {
-            "ratio": found,
-            "bar": judged(found, found.value >= LEAST_RATIO and found.low > 1),
-            "same everywhere": Estimate(float(np.mean(lungs))) if lungs else Estimate.missing(NO_TRUTH),
-            "the lesions themselves": _median(scans["lesion_map_ratio"]),
-            "inside the lung": _median(scans["ratio_in_lung"]),
+            "ratio": ratio,
+            "bar": judged(ratio, ratio.value >= LEAST_RATIO and ratio.low > 1),
+            "scans": scans or Estimate.missing(NO_TRUTH),
+            **found,
         }
 
     def mass_by_label(self) -> pd.DataFrame:
         """Return, by class of external scans: scans, positive mass of the map (mean, SD), mean map sum, mean logit."""
         groups = self.external.groupby(self.external["label"].map(CLASSES).rename("class"))
-        return groups.agg(
-            **{
-                "scans": ("scan_id", "size"),
-                "positive mass": ("positive_mass", "mean"),
-                "SD": ("positive_mass", "std"),
-                "sum of the map": ("map_sum", "mean"),
-                "logit": ("logit", "mean"),
-            }
-        )
+        columns = {"scans": ("scan_id", "size"), "positive mass": ("positive_mass", "mean")}
+        columns |= {"SD": ("positive_mass", "std"), "sum of the map": ("map_sum", "mean"), "logit": ("logit", "mean")}
+        return groups.agg(**columns)
 
     def mass_difference(self) -> Estimate:
         """Return the mean positive mass of external COVID- scans minus that of COVID+ scans (Welch, Biometrika 1947)."""
         mass = [self.external.loc[self.external["label"] == label, "positive_mass"] for label in (0, 1)]
         return replace(welch(*mass), unit="logit")
 
-
-def _median(values: pd.Series) -> Estimate:
-    """Return the median of what is known, with the quartiles as its remark."""
-    known = values.dropna()
-    if known.empty:
-        return Estimate.missing(NO_TRUTH)
-    low, middle, high = known.quantile([0.25, 0.5, 0.75]).tolist()
-    return Estimate(middle, method="median", remark=f"quartiles {number(low)} to {number(high)}")
+    def mass_compared(self) -> dict[str, Any]:
+        """Return `mass_difference` and what it says of the paper's "insignificant activation" in COVID- scans."""
+        found = self.mass_difference()
+        said = MASS_SAYS[int(found.low > 0) - int(found.high < 0)] if found.known else Estimate.missing(found.method)
+        return {"COVID- minus COVID+": found, "what it says": said}
 
 
 def ratios_by_layer() -> tuple[pd.DataFrame, str]:
@@ -409,18 +416,27 @@ def lesion_share_table(summary: pd.DataFrame, replicates: int, seed: int) -> pd.
 
 
 def lesion_share_ratio(summary: pd.DataFrame, label: int, replicates: int, seed: int) -> Estimate:
-    """Return the ratio of `lesion_share_table` for one label over the first scans of all hospitals; missing without truth."""
-    known = _with_lesions(summary)
-    known = known[known["label"] == label]
-    if known.empty:
+    """Return the ratio of `lesion_share_table` for one label over first scans, hospitals pooled; missing without truth."""
+    return _over_lung(_with_lesions(summary, label), label, replicates, seed)
+
+
+def _over_lung(scans: pd.DataFrame, label: int, replicates: int, seed: int) -> Estimate:
+    """Return the mean lesion_share over the mean lesion_of_lung of the scans where both are known."""
+    pairs = scans[SHARES].dropna().to_numpy(float)
+    if not len(pairs):
         return Estimate.missing(NO_TRUTH)
-    rng = np.random.default_rng(random_seed(seed, "lesion_share", label))
-    return ratio_of_means(known[SHARES].to_numpy(float), replicates, rng)
+    return ratio_of_means(pairs, replicates, np.random.default_rng(random_seed(seed, "lesion_share", label)))
 
 
-def _with_lesions(summary: pd.DataFrame) -> pd.DataFrame:
-    """Return the first scans that have lesions and a positive part of the map."""
-    return summary[(summary["lesion_of_lung"] > 0) & summary["lesion_share"].notna() & (summary["role"] != "followup")]
+def first_scans(scans: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of first scans by their role, so that no patient counts twice."""
+    return scans[scans["role"].isin(FIRST)]
+
+
+def _with_lesions(summary: pd.DataFrame, *labels: int) -> pd.DataFrame:
+    """Return the first scans, of these labels or of all, that have lesions and a positive part of the map."""
+    known = summary[(summary["lesion_of_lung"] > 0) & summary["lesion_share"].notna()]
+    return first_scans(known[known["label"].isin(labels)] if labels else known)
 
 
 def ratio_of_means(pairs: np.ndarray, replicates: int, rng: np.random.Generator) -> Estimate:

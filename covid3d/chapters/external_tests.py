@@ -37,7 +37,7 @@ from covid3d.network import training
 from covid3d.run import campaigns, steps
 from covid3d.run.profile import Run
 from covid3d.stats.auc import auc, external_internal_difference, paired_delong, pooled_delong
-from covid3d.stats.estimate import Estimate, Tested, p_value
+from covid3d.stats.estimate import Estimate, Tested, number, p_value
 from covid3d.stats.proportions import wilson
 
 PAIRS = {
@@ -115,7 +115,7 @@ class ExternalTests:
         rows["mean of the folds"] = {"what it is": "every fold's network alone"}
         folds = self.fold_models()[["mean", "lowest", "highest"]]
         for site, (mean, lowest, highest) in zip(folds.index, folds.to_numpy(float).tolist(), strict=True):
-            spread = f"{lowest:.3f} to {highest:.3f} over folds"
+            spread = f"lowest {lowest:.3f}, highest {highest:.3f} of the folds"
             rows["mean of the folds"] |= {
                 f"printed at {site}": "-",
                 f"AUC at {site}": Estimate(mean, method=NO_FOLD, remark=spread),
@@ -288,7 +288,7 @@ class ExternalTests:
         return {
             "external COVID+ scans": sum(whole),
             "one forward and one backward pass": ways == {(1, 1)},
-            "from the map's peak to the nearest lesion": self._way_to_lesion(cases),
+            "where the map's peak lies": self._peak(cases),
             **self._hottest(cases),
         }
 
@@ -306,13 +306,13 @@ class ExternalTests:
             return dict(zip(names, (volume, lung, lesions), strict=True))
         return dict.fromkeys(names, Estimate.missing("no map is above 0"))
 
-    def _way_to_lesion(self, cases: pd.DataFrame) -> Estimate:
-        """Return the distance of the peak of Figure 1's map from the nearest true lesion, mm."""
+    def _peak(self, cases: pd.DataFrame) -> str | Estimate:
+        """Return where the peak of Figure 1's map lies: in a true lesion, or how many mm from the nearest."""
         for scan in self._figure_1(cases):
             shown, peak = self.picture(scan), peak_of(self.heat(scan))
             if shown.lesions is not None and shown.ill.any():
                 way = np.linalg.norm((np.argwhere(shown.ill) - peak) * shown.spacing, axis=1).min()
-                return Estimate(float(way), unit="mm")
+                return f"{number(way)} mm from the nearest true lesion" if way > 0 else "in a true lesion"
         return Estimate.missing(explanation.NO_TRUTH)
 
     def figure_1_words(self, cases: pd.DataFrame) -> str:

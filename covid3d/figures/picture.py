@@ -48,7 +48,7 @@ class Picture(NamedTuple):
         side = "in" if self.lung[peak] else "outside"
         return (
             f"The planes meet in {self.where} ({self.hu[self.at]:.0f} HU, map {heat[self.at]:+.2g} logit a voxel); "
-            f"the cross is the map's peak ({heat[peak]:+.2g}), {way:.0f} mm away and {side} the lungs"
+            f"the cross is the map's peak ({heat[peak]:+.2g}), {way:.0f} mm from where they meet and {side} the lungs"
         )
 
 
@@ -110,7 +110,8 @@ def draw_plane(
     """Draw one plane with the outline of the lesions, and over it a laid map with a cross at its peak; return the image.
 
     window: (level, width) in HU; index: the slice, by default that of `picture.at`. The cross stands where the peak lies in
-    the plane's two directions; it is thin when the peak is of another slice, and a map that is nowhere above 0 has none.
+    the plane's two directions, whole at an edge as well; it is thin when the peak is of another slice, and a map that is nowhere
+    above 0 has none.
     """
     axis = AXES.index(which)
     index = picture.at[axis] if index is None else index
@@ -123,7 +124,7 @@ def draw_plane(
         down, right = (at for other, at in enumerate(peak) if other != axis)
         if heat[peak] > 0:
             thick = 2.0 if peak[axis] == index else 0.8
-            axes.plot(right, down, "+", color=CROSS, markersize=10, markeredgewidth=thick)
+            axes.plot(right, down, "+", color=CROSS, markersize=10, markeredgewidth=thick, clip_on=False)
     if picture.lesions is not None:
         lesions = np.take(picture.lesions, index, axis=axis)
         if lesions.min() < 0.5 < lesions.max():

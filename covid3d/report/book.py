@@ -18,7 +18,7 @@ import nbformat
 import yaml
 
 from covid3d.chapters.measured import NOT_MEASURED
-from covid3d.report import findings, pdf
+from covid3d.report import findings, landing, pdf
 from covid3d.report.banner import banner
 from covid3d.report.chapter import is_current, scrub
 from covid3d.report.claims import names_shown, published_texts, read_values, shown_in
@@ -152,9 +152,13 @@ def with_repository(config: str, environment: Mapping[str, str]) -> str:
 
 
 def prose_texts(run: Run) -> dict[str, str]:
-    """Return what prose can name: a run's numbers by address, those of the audit, and the printed ones as `paper.C095`."""
-    own = {address: entry["text"] for address, entry in read_values(run).items()}
-    return own | findings.texts() | published_texts()
+    """Return what prose can name: a run's numbers by address, those of the audit, and the printed ones as `paper.C095`.
+
+    And what the first page says of numbers, as `first_page.other_seeds`.
+    """
+    values = read_values(run)
+    own = {address: entry["text"] for address, entry in values.items()}
+    return own | landing.texts(run, values) | findings.texts() | published_texts()
 
 
 def links(places: Mapping[str, tuple[str, str]], up: str) -> dict[str, str]:

@@ -15,8 +15,10 @@ from covid3d.report.banner import initialisation
 from covid3d.report.claims import load_claims
 from covid3d.report.outputs import RESULTS
 from covid3d.report.verdict import published_number
+from covid3d.run import campaigns
 from covid3d.run.profile import Run
 from covid3d.show import render
+from covid3d.stats.estimate import number
 
 Values = Mapping[str, Mapping[str, Any]]
 ROWS = {
@@ -41,6 +43,8 @@ TOGETHER = "all_of_them"
 """The row of a table of bars that judges the others together; it is no bar of its own."""
 COUNTED = "trust"
 """The table of chapter 9 that counts the bars of stored campaigns, so that those that are reached are not listed one by one."""
+STAYS_PERMUTED = "side_by_side.two_scans.permutation_p"
+OUTSIDE = ("table_1.covid3d.auc_at_b", "table_1.covid3d.auc_at_c")
 ASKED = ("asks", "asked", "wanted")
 """What a table of bars calls the column that says what was asked."""
 
@@ -97,7 +101,8 @@ def picture(values: Values, kind: str, *, narrow: bool = False) -> Figure:
             panel.plot([value], [place + shift], mark, color=colour, ms=6)
         if row["best"] is not None:
             panel.plot([row["best"]] * 2, [place - 0.36, place + 0.36], color=RED, lw=2.4)
-    panel.axvline(0.5, color=GREY, ls=":", lw=0.8)
+    aucs = [place for place, row in enumerate(rows) if row["label"].startswith("AUC")]
+    panel.vlines(0.5, min(aucs) - 0.5, max(aucs) + 0.5, color=GREY, ls=":", lw=0.8)
     panel.set(yticks=range(len(rows)), yticklabels=[row["label"] for row in rows], xlim=(0, 1.05))
     panel.invert_yaxis()
     panel.plot([], [], "D-", color="black", lw=1.2, label="published (95 % interval that its n allows)")
@@ -126,8 +131,8 @@ def picture_html(run: Run, values: Values, folder: Path) -> str:
     (folder / "published_and_rerun_narrow.svg").write_bytes(render(picture(values, kind, narrow=True), "svg"))
     caption = (
         f"What the paper prints (diamonds) and what this run found (dots) on {kind}, with 95 % intervals. The upright bar is the "
-        "perfect reader of the same scans, who knows where the lesions are. Dotted: chance. The picture says whether the "
-        "method works on these scans, not whether the paper is right."
+        "perfect reader of the same scans, who knows where the lesions are. Dotted: chance, for an AUC. The picture says whether "
+        "the method works on these scans, not whether the paper is right."
     )
     return (
         f"<figure id='figure-published_and_rerun'><picture><source media='(max-width: 600px)' "
@@ -136,6 +141,26 @@ def picture_html(run: Run, values: Values, folder: Path) -> str:
         f"<a href='{RESULTS}/published_and_rerun.svg' download>SVG</a> "
         f"<a href='{RESULTS}/published_and_rerun.png' download>PNG</a></figcaption></figure>"
     )
+
+
+def texts(run: Run, values: Values) -> dict[str, str]:
+    """Return what the first page says of numbers, by address; a sentence that has nothing to say is empty."""
+    p = values.get(STAYS_PERMUTED, {}).get("value")
+    shown = "not known" if p is None else "shown at 5 %" if p < 0.05 else "not shown at 5 %"
+    return {"first_page.different_times": shown, "first_page.other_seeds": _other_seeds(run)}
+
+
+def _other_seeds(run: Run) -> str:
+    """Return the AUCs at B and C with the other seeds, as stored: for runs of `standard` on the embedded cohort alone."""
+    stored, config = campaigns.read("seeds"), run.config
+    like = (run.profile.name, config.world, config.manifest, config.weights) == ("standard", "effect", None, None)
+    if stored is None or not like:
+        return ""
+    others = stored[(stored["profile"] == run.profile.name) & (stored["seed"] != run.seed)]
+    found = others.pivot(index="seed", columns="address", values="value").reindex(columns=OUTSIDE).dropna()
+    each = [f"{number(b)} and {number(c)} (seed {seed})" for seed, b, c in found.itertuples()]
+    said = f" With other seeds the last two are {', '.join(each)}, [as stored](notebooks/09_simulator)."
+    return said if each else ""
 
 
 def judged(values: Values) -> dict[str, Mapping[str, Any]]:

@@ -143,6 +143,15 @@ def test_the_bars_of_occlusion_ask_for_more_in_covid_and_for_less_without_it(mak
     assert judged(run, 0.3, 0.05, GOOD, GOOD).bars()["verdict"].tolist()[3] == "not reached"
 
 
+def test_a_ratio_inside_the_lung_is_one_of_means_like_its_neighbours(make_run):
+    found = judged(make_run(), 0.3, 0.05, GOOD, CHANCE)
+    for table in (found.maps.summary, found.summary):
+        table["lesion_of_lung"], table["ratio_in_lung"] = [0.2, *[0.1] * 11], [2.0, *[9.0] * 11]
+    row = found.methods().loc[MAP]
+    assert row["inside the lung, COVID+"].value == pytest.approx((0.4 + 5 * 0.9) / 0.7)
+    assert row["ratio, COVID+"].value == pytest.approx(0.6 / 0.7) and row["inside the lung, COVID+"].has_limits
+
+
 def test_one_scan_with_all_of_the_evidence_does_not_reach_a_bar_that_asks_for_a_limit(make_run):
     found = judged(make_run(), 0.05, 0.05, GOOD, CHANCE)
     found.summary.loc[0, "lesion_share"] = 1.0

@@ -188,6 +188,15 @@ def test_lesion_share_table_leaves_out_scans_without_truth():
     assert not explain.lesion_share_ratio(SHARES.assign(lesion_of_lung=np.nan), 1, 200, seed=1).known
 
 
+@pytest.mark.parametrize("role", ["followup", "rescan", "control"])
+def test_a_patient_counts_once_by_the_first_scan(role):
+    again = pd.concat([SHARES, SHARES.head(1).assign(role=role, lesion_share=0.9)])
+    assert explain.lesion_share_ratio(again, 1, 200, seed=1) == explain.lesion_share_ratio(SHARES, 1, 200, seed=1)
+    assert explain.lesion_share_table(again, 200, seed=1).equals(explain.lesion_share_table(SHARES, 200, seed=1))
+    inside = SHARES.assign(role="development", hospital="A")
+    assert explain.lesion_share_table(inside, 200, seed=1)["scans"].tolist() == [1, 2]
+
+
 def maps_of(run, **columns) -> explain.Maps:
     """Six external scans, three a class, with the given columns."""
     rows = {"scan_id": [f"B{n}" for n in range(6)], "hospital": "B", "role": "external", "label": [1, 1, 1, 0, 0, 0]}
@@ -197,15 +206,27 @@ def maps_of(run, **columns) -> explain.Maps:
 
 def test_the_bar_asks_for_the_ratio_and_for_its_lower_limit(make_run):
     run = make_run()
-    share = {"lesion_of_lung": 0.1, "lesion_map_ratio": [1.0, 2.0, 4.0, 9.0, 9.0, 9.0]}
-    good = maps_of(run, lesion_share=[0.25, 0.3, 0.35, 0, 0, 0], **share).ratios()
-    assert good["bar"] == "reached"
-    assert (good["the lesions themselves"].value, good["the lesions themselves"].remark) == (
-        2,
-        "quartiles 1.50 to 3.00",
-    )
+    share = {"lesion_of_lung": 0.1}
+    assert maps_of(run, lesion_share=[0.25, 0.3, 0.35, 0, 0, 0], **share).ratios()["bar"] == "reached"
     assert maps_of(run, lesion_share=[0.19, 0.19, 0.19, 0, 0, 0], **share).ratios()["bar"] == "not reached"
     assert maps_of(run, lesion_share=[0.01, 0.01, 0.9, 0, 0, 0], **share).ratios()["bar"] == "not reached"
+
+
+def test_what_a_ratio_is_compared_with_is_a_ratio_of_means_over_the_same_scans(make_run, monkeypatch):
+    """Lesions are three tenths, a tenth and a tenth of the lungs of COVID+ scans; the second of B has no positive map."""
+    monkeypatch.setattr(explain, "lung_mask", lambda run, scan: np.full((2, 2, 2), 0.25 if scan == "B0" else 0.05))
+    of_lung, role = [0.3, 0.1, 0.1, 0.1, 0.1, 0.1], ["external", "external", "development", *["external"] * 3]
+    columns = {"lesion_of_lung": of_lung, "lesion_share": [0.3, np.nan, 0.5, 9, 9, 9], "role": role}
+    columns |= {
+        "lesion_map_ratio": [1.0, 9, 4, 9, 9, 9],
+        "ratio_in_lung": [2.0, 9, 6, 9, 9, 9],
+        "hospital": list("BBABBB"),
+    }
+    found = maps_of(make_run(), **columns).ratios()
+    assert found["scans"] == "1 of A, 1 of B"
+    wanted = {"ratio": 2.0, "same everywhere": 0.2, "the lesions themselves": 1.75, "inside the lung": 3.0}
+    assert {name: found[name].value for name in wanted} == pytest.approx(wanted)
+    assert all(found[name].low < found[name].value < found[name].high for name in wanted)
 
 
 def test_real_scans_have_no_lesions_to_be_found_and_every_number_says_so(make_run):
@@ -222,7 +243,17 @@ def test_the_mass_of_the_map_is_compared_by_welchs_test(make_run):
     expected = stats.ttest_ind(mass[3:], mass[:3], equal_var=False).confidence_interval()
     assert (found.value, found.low, found.high) == pytest.approx((4.0, *expected))
     few = explain.Maps(maps.run, maps.summary.head(4))
-    assert "fewer than two" in str(few.mass_difference())
+    assert "fewer than two" in str(few.mass_difference()) and "fewer than two" in str(
+        few.mass_compared()["what it says"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("less", "said"), [(-9.0, "have more, against"), (0.0, "is not shown"), (9.0, "have less, as")]
+)
+def test_what_the_mass_says_of_the_papers_words_follows_its_interval(make_run, less, said):
+    mass = np.array([11.0, 12, 13, 11, 12, 13]) - [0, 0, 0, less, less, less]
+    assert said in maps_of(make_run(), positive_mass=mass).mass_compared()["what it says"]
 
 
 def test_a_map_that_is_missing_and_the_parts_of_a_map_are_counted(make_run, monkeypatch):
@@ -232,7 +263,7 @@ def test_a_map_that_is_missing_and_the_parts_of_a_map_are_counted(make_run, monk
     maps = maps_of(make_run())
     found = maps.made(maps.summary["scan_id"])
     assert (found["maps"], found["every external scan has a map"]) == (6, True)
-    assert found["connected parts of a map"].value == 2
+    assert found["connected parts of a map, mean of COVID+ scans"].value == 2
     assert not maps.made(pd.Series(["B0", "B9"]))["every external scan has a map"]
 
 

@@ -106,7 +106,8 @@ def test_table_1_gives_each_model_its_auc_its_spread_over_windows_and_its_patien
     assert table.at["2D baseline", "what it is"].startswith("ResNet-10t from scratch, 2 slices of 32 px")
     folds = ext.fold_models().loc["C"]
     mean = table.at["mean of the folds", "AUC at C"]
-    assert mean.value == folds["mean"] and mean.remark.startswith(f"{folds['lowest']:.3f} to {folds['highest']:.3f}")
+    ends = f"lowest {folds['lowest']:.3f}, highest {folds['highest']:.3f} of the folds"
+    assert (mean.value, mean.remark, mean.has_limits) == (folds["mean"], ends, False), "no interval"
     scores = ext.windows.scores.query("model == 'covid3d' and hospital == 'B'")
     aucs = {name: roc_auc_score(one["label"], one["logit"]) for name, one in scores.groupby("window")}
     spread = table.at["COVID3D", "SD over windows at B"]
@@ -332,11 +333,21 @@ def test_the_hottest_part_of_figure_1_is_measured_on_what_is_shown(ext, monkeypa
         np.testing.assert_allclose(found, wanted)
 
 
+@pytest.mark.parametrize(("column", "said"), [(10, "in a true lesion"), (4, "3.00 mm from the nearest true lesion")])
+def test_where_the_peak_of_figure_1_lies_is_said_from_the_lesions(ext, monkeypatch, column, said):
+    mask, ill = np.zeros((2, 3, 10, 20), bool)
+    ill[1, :, 10:], mask[1, 5, column] = True, True
+    shown = Picture(mask * 0, (2.0, 1.0, 0.5), mask, ill, ill * 1.0, (1, 0, 0), "", (0.0,) * 3, (1.0,) * 3)
+    monkeypatch.setattr(type(ext), "picture", lambda self, scan: shown)
+    monkeypatch.setattr(type(ext), "heat", lambda self, scan: mask * 1.0)
+    assert ext._peak(ext.cases(1)) == said
+
+
 def test_figure_1_is_one_external_covid_scan_whose_map_costs_one_pass_each_way(run, ext):
     cases = ext.cases(1)
     facts = ext.figure_1_facts(cases)
     assert (facts["external COVID+ scans"], facts["one forward and one backward pass"]) == (1, True)
-    assert not facts["from the map's peak to the nearest lesion"].known, "no true lesions here"
+    assert not facts["where the map's peak lies"].known, "no true lesions here"
     assert "Scan and map on the network's grid of 16 x 32 x 32" in ext.figure_1_words(cases)
     assert ext.figure_1_ground(cases) == "Scan and map on the network's grid of 16 x 32 x 32."
     assert len(ext.plot_figure_1_in_space(cases).axes) == 3

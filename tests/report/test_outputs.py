@@ -136,6 +136,49 @@ def test_the_first_picture_follows_the_run():
     assert first == render(landing.picture(values_of(0.81), "simulated scans"), "svg")
 
 
+def test_chance_is_drawn_over_the_rows_of_aucs_alone():
+    (axes,) = landing.picture(values_of(0.81), "simulated scans").axes
+    (low, high) = next(
+        ends[:, 1] for line in axes.collections for ends in line.get_segments() if set(ends[:, 0]) == {0.5}
+    )
+    over = [
+        label.get_text() for at, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True) if low < at < high
+    ]
+    assert over == [name for name in landing.ROWS.values() if name.startswith("AUC")] and 0 < len(over) < len(
+        landing.ROWS
+    )
+
+
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [(0.049, "shown at 5 %"), (0.05, "not shown at 5 %"), (0.074, "not shown at 5 %"), (None, "not known")],
+)
+def test_the_first_page_says_whether_the_stays_are_shown_to_differ(run, p, said):
+    values = {landing.STAYS_PERMUTED: entry(p, unit="p")}
+    assert landing.texts(run, values)["first_page.different_times"] == said
+    assert landing.texts(run, {})["first_page.different_times"] == "not known"
+
+
+def test_the_first_page_shows_the_other_seeds_of_its_own_run_alone(root, run, monkeypatch):
+    rows = [(seed, place, seed / 10 + at / 100) for seed in (1, 2, 3) for at, place in enumerate(landing.OUTSIDE)]
+    stored = pd.DataFrame(rows, columns=["seed", "address", "value"]).assign(profile="standard")
+    monkeypatch.setattr(landing.campaigns, "read", {"seeds": stored}.get)
+    own = open_run("standard-seed2", profile="standard", seed=2)
+    said = landing.texts(own, {})["first_page.other_seeds"]
+    assert "are 0.100 and 0.110 (seed 1), 0.300 and 0.310 (seed 3)" in said and "seed 2" not in said
+    null = open_run("null", profile="standard", world="null")
+    assert {landing.texts(one, {})["first_page.other_seeds"] for one in (run, null)} == {""}
+    stored.drop(stored.index[stored["seed"] != 2], inplace=True)
+    assert landing.texts(own, {})["first_page.other_seeds"] == ""
+    monkeypatch.setattr(landing.campaigns, "read", lambda name: None)
+    assert landing.texts(own, {})["first_page.other_seeds"] == ""
+
+
+def test_the_first_page_names_only_words_that_are_made(run):
+    named = set(re.findall(r"first_page\.\w+", (CHECKOUT / "book" / "index.md").read_text(encoding="utf-8")))
+    assert named == landing.texts(run, {}).keys() and named <= book.prose_texts(run).keys()
+
+
 def test_one_changed_value_of_a_run_changes_its_first_page_its_picture_and_its_ledger(run, shown):
     address = load_claims().set_index("claim_id").loc["C064", "address"]
     sentence = (CHECKOUT / "book" / "index.md").read_text(encoding="utf-8")
