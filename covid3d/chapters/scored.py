@@ -29,7 +29,10 @@ def once(table: pd.DataFrame, where: str) -> pd.DataFrame:
     keys = [name for name in (*SCORED_ONCE, "method") if name in table]
     twice = table.loc[table.duplicated(keys), "scan_id"]
     if len(twice):
-        what, cure = f"scan {twice.iloc[0]} has two scores of one model", "Remove the file: the same command makes it again"
+        what, cure = (
+            f"scan {twice.iloc[0]} has two scores of one model",
+            "Remove the file: the same command makes it again",
+        )
         raise Covid3DError(what, where=where, cure=cure)
     return table
 

@@ -81,9 +81,7 @@ def _merge_files(run: Run, group: str) -> None:
 def _predictions(run: Run) -> pd.DataFrame:
     """Return all predictions of a run in one table, each scored scan once."""
     paths = [
-        path
-        for name in ("models", "external", "windows")
-        for path in sorted(run.path(name).rglob("predictions.csv"))
+        path for name in ("models", "external", "windows") for path in sorted(run.path(name).rglob("predictions.csv"))
     ]
     tables = [read_predictions(path).astype({"fold": str}) for path in paths]
     known = [table for table in tables if len(table)]

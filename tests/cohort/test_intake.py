@@ -257,7 +257,9 @@ def test_an_unexpected_error_in_one_scan_is_a_row_without_details(site, monkeypa
     assert not table["message"].str.contains(CANARY).any()
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=["memory", "files"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=["memory", "files"]
+)
 def test_a_machine_that_runs_short_stops_the_step_and_refuses_no_scan(site, monkeypatch, error):
     def short(*_, **__):
         raise error
