@@ -99,12 +99,12 @@ def _cut(whole: Picture, box: tuple[slice, ...]) -> Picture:
 
 
 def look_closely(run: Run, facts: Mapping[Any, Any]) -> tuple[Figure, str]:
-    """Return one scan as a reader sees it and as the network does, and a caption that says which is which.
+    """Return one scan in fine voxels and as the network sees it, and a caption that says which is which.
 
     facts: the scan's row of intake.csv with the manifest's source; empty where there is no scan.
     """
     if not facts:
-        return draw.empty("no scan of this kind was accepted"), "A scan as a reader sees it, and as the network does."
+        return draw.empty("no scan of this kind was accepted"), "A scan in fine voxels, and as the network sees it."
     fine = picture(run, facts["scan_id"], facts, facts["source"], EXAMPLES)
     coarse = on_grid(run, facts["scan_id"], facts, fine)
     what = "the same simulated patient" if run.is_phantom else "the scan as it was read"
