@@ -283,7 +283,7 @@ def create(name: str, **options: Any) -> Run:
     if weights.is_file() and profile:
         from covid3d.network.given import load_classifier
 
-        load_classifier(weights, load_profile(profile))
+        load_classifier(weights, load_profile(profile, repository_root()))
     if options.get("manifest") and manifest.is_file():
         from covid3d.cohort.manifest import read_manifest
 
