@@ -1,5 +1,6 @@
 """A run as `make` starts it: one call of Snakemake, and batches of such runs over sets of parameters."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -10,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import psutil
-import yaml
 from pydantic import Field
 
 from covid3d.comparators.catalogue import COMPARATORS
@@ -35,7 +35,7 @@ from covid3d.run.steps import (
     static_fingerprint,
     values_over,
 )
-from covid3d.run.strict import Strict, validate
+from covid3d.run.strict import Strict, read_keys, validate
 
 CLUSTERS = {"slurm": "sbatch"}
 """Snakemake's executor of each kind of cluster, and the command that submits to it."""
@@ -303,7 +303,7 @@ def create(name: str, **options: Any) -> Run:
     if weights.is_file() and profile:
         from covid3d.network.given import load_classifier
 
-        load_classifier(weights, load_profile(profile))
+        load_classifier(weights, load_profile(profile, repository_root()))
     if options.get("manifest") and manifest.is_file():
         from covid3d.cohort.manifest import read_manifest
 
@@ -334,25 +334,30 @@ class Sweep(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$", description="first part of each run's name")
     profile: list[str] = Field(default=["smoke"], min_length=1)
     manifest: list[str] = Field(default=[""], min_length=1)
-    world: list[str] = Field(default=["effect"], min_length=1)
-    seed: list[int] = Field(default=[1], min_length=1)
+    world: list[Literal["effect", "null"]] = Field(default=["effect"], min_length=1)
+    seed: list[Annotated[int, Field(ge=0)]] = Field(default=[1], min_length=1)
     weights: list[str] = Field(default=[""], min_length=1)
 
 
 def read_sweep(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a sweep file; return the options of each run by the run's name, in the order of the file."""
+    """Read a sweep file; return the options of each run by the run's name, in the order of the file.
+
+    Raises ConfigError, with the file, the key and a cure, for a file that is no sweep.
+    """
     if not path.is_file():
         raise ConfigError("the sweep file does not exist", where=str(path), cure="Copy sweep.example.yaml")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError("not valid YAML", where=path.name, cure=str(error).splitlines()[0]) from None
-    if not isinstance(content, Mapping):
-        raise ConfigError("a sweep is a table of keys", where=path.name, cure="Copy sweep.example.yaml")
-    if None in (content.get("world") or ()):
+    content = read_keys(path, where=path.name, cure="Start from sweep.example.yaml")
+    worlds = content.get("world", [])
+    if worlds is None or (isinstance(worlds, list) and None in worlds):
         raise ConfigError(
-            "a bare null means 'nothing' in YAML", where=f"{path.name}, key 'world'", cure='Write "null" in quotes'
+            "a bare null means 'nothing' in YAML",
+            where=f"{path.name}, key 'world'",
+            cure='Write "null" in quotes, within brackets: ["null"]',
         )
+    for key, value in content.items():
+        if key in Sweep.model_fields and key != "name" and not isinstance(value, list):
+            cure = f"Write its values in brackets, as sweep.example.yaml does: {key}: [...]"
+            raise ConfigError(f"key '{key}' is {value!r}, no list", where=path.name, cure=cure)
     sweep = validate(Sweep, content, where=path.name)
     varied: dict[str, list[Any]] = sweep.model_dump(exclude={"name"})
     runs: dict[str, dict[str, Any]] = {}
@@ -374,10 +379,20 @@ def _short(value: object) -> str:
 def batch(path: Path, cores: int) -> list[Run]:
     """Compute every run of a sweep file, one after the other; return the runs.
 
-    All names and options are checked before the first run starts; an error in a run stops the batch.
+    All names and options are checked before the first run starts, and where one is refused no new run is left behind.
+    An error in a run stops the batch.
     """
-    wanted = read_sweep(path)
-    runs = [create(name, **options) for name, options in wanted.items()]
+    runs, new = list[Run](), list[Run]()
+    try:
+        for name, options in read_sweep(path).items():
+            known = (repository_root() / "runs" / name / "config.yaml").is_file()
+            runs.append(create(name, **options))
+            if not known:
+                new.append(runs[-1])
+    except BaseException:
+        for run in new:
+            _take_back(run)
+        raise
     for number, run in enumerate(runs, start=1):
         print(f"run {number} of {len(runs)}: {run.name}", flush=True)
         status = compute(run, cores)
@@ -386,6 +401,14 @@ def batch(path: Path, cores: int) -> list[Run]:
                 "the batch stopped here", where=f"run '{run.name}'", cure=f"See runs/{run.name}/logs/, mend, repeat"
             )
     return runs
+
+
+def _take_back(run: Run) -> None:
+    """Remove what `create` wrote for a new run."""
+    for written in (run.path("config.yaml"), run.note("manifest"), run.note("weights")):
+        written.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # other files lie in the folder
+        run.folder.rmdir()
 
 
 def announce(run: Run, cores: int) -> str:

@@ -31,6 +31,9 @@ SIMULATED_WEIGHTS = "trained on simulated scans: this number says nothing about 
 RESEARCH = "research use only: not a medical device, not for diagnosis"
 PICTURE = (128, 256, 256)
 PICTURES = {"map": "planes.png", "evidence": "evidence.png"}
+NUMBER = "prediction.json"
+WRITTEN = (*(f"{name}.nii.gz" for name in PICTURES), *PICTURES.values(), NUMBER)
+"""Every file that a call can write into its folder."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,16 @@ def predict(
     With `out`, writes map.nii.gz (signed map in the scan's own voxels), planes.png and prediction.json there, with `evidence`
     also evidence.nii.gz and evidence.png: what the logit loses when opaque pieces of the lung are made healthy; with
     `features`, an .npz file (see `write_features`); none holds an identifier. A real scan scored by weights made on
-    simulated ones is withheld, without files, unless `simulated_weights_ok`. Raises SeriesError for the scan,
-    WeightsError for the weights, ConfigError for the device, for the name of `features`, or for `evidence` without `out`.
+    simulated ones is withheld, without files, unless `simulated_weights_ok`. What an earlier call left under these names
+    goes first, whatever comes of this one: the files do not tell whose they are. Raises SeriesError for the scan,
+    WeightsError for the weights, ConfigError for the device, for the name of `features`, for `evidence` without `out`, or
+    where a file would take the scan's place.
     """
     if evidence and out is None:
         raise ConfigError("evidence needs a folder to be written to", where="--evidence", cure="Give --out FOLDER")
     if features is not None and (features.suffix.lower() != ".npz" or features.is_dir()):
         raise ConfigError("features are written to an .npz file", where=str(features), cure="Give --features NAME.npz")
+    _clear(Path(path), [*(Path(out) / name for name in WRITTEN if out), *([features] if features else [])])
     metadata = describe_classifier(weights)
     profile = weights_profile(metadata)
     model = build("covid3d", profile)
@@ -126,6 +132,20 @@ def predict(
         write_features(features, pooled(model, grid[None], window, device=chosen)[0], prediction, profile.model.grid)
         files = (*files, features)
     return replace(prediction, files=files)
+
+
+def _clear(scan: Path, places: Sequence[Path]) -> None:
+    """Remove the files that a call can write, so that none of another scan is taken for this one's.
+
+    Raises ConfigError, before any is removed, where the scan is one of them, and StorageError where one cannot be removed.
+    """
+    if scan.resolve() in [place.resolve() for place in places]:
+        raise ConfigError(
+            "a file of the result would take the scan's place", where=scan.name, cure="Give another --out"
+        )
+    for place in places:
+        with storage_errors(place):
+            place.unlink(missing_ok=True)
 
 
 def weights_profile(metadata: dict[str, str]) -> Profile:
@@ -168,7 +188,7 @@ def _write(
             made += [folder / f"{name}.nii.gz", folder / PICTURES[name]]
             write_map(made[-2], to_volume_space(heat, volume), volume)
             _draw(made[-1], prediction, volume, heat, window)
-        made.append(folder / "prediction.json")
+        made.append(folder / NUMBER)
         write_json(made[-1], _content(prediction))
         return tuple(path.replace(out / path.name) for path in made)
 

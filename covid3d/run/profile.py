@@ -24,6 +24,8 @@ KINETICS = Path("data", "weights", "kinetics600.safetensors")
 TRUNK, TRUNK_WIDTH = DATA / "trunk.safetensors", 0.25
 """The trunk that comes with the package, pretrained on simulated scans (`benchmarks.pretrain`), and its width."""
 OPEN_LICENCE = r"(CC|PDDL|MIT|TCIA)[A-Za-z0-9 .-]{0,30}"
+YAML = (".yaml", ".yml")
+"""What the path of a profile that does not come with the package ends with."""
 OUTSIDE = "outside:"
 """What config.yaml has, before a hash of its path, for a manifest outside the repository."""
 SLICES_TRUNK = DATA / "slices_trunk.safetensors"
@@ -195,11 +197,19 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
-def load_profile(name: str) -> Profile:
-    """Read a profile by name, or from a YAML file; unknown keys and wrong types are refused by name."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"there is no profile '{name}'", cure=nearest(name, profile_names()))
+def load_profile(name: str, root: Path | None = None) -> Profile:
+    """Read a profile by name, or from a YAML file; unknown keys and wrong types are refused by name.
+
+    root: where a file's relative path starts; None: the working directory.
+    """
+    if name.endswith(YAML):
+        path, start = (root or Path()) / name, "working directory" if root is None else "root of the repository"
+        cure = f"A file's path starts at the {start}; known by name: {', '.join(profile_names())}"
+        known = path.is_file()
+    else:
+        path, cure, known = PROFILES / f"{name}.yaml", nearest(name, profile_names()), name in profile_names()
+    if not known:
+        raise ConfigError(f"there is no profile '{name}'", cure=cure)
     content = read_keys(path, where=path.name, cure="Start from a profile in covid3d/profiles")
     return validate(Profile, content, where=path.name)
 
@@ -358,7 +368,8 @@ def open_run(name: str, **options: Any) -> Run:
     """Open a run by name, creating it when it is new.
 
     A new run takes `profile`, `manifest`, `world`, `seed` and `weights` from the options; without a profile the
-    run's name must be a profile's name. An existing run refuses options that differ from its own.
+    run's name must be a profile's name. An existing run refuses options that differ from its own. Relative paths start at
+    the root of the repository; a profile's file must lie below it.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise ConfigError(f"'{name}' is no name for a run", cure="Use letters, digits, '.', '_' and '-', at most 64")
@@ -375,6 +386,8 @@ def open_run(name: str, **options: Any) -> Run:
             cure = "Give WEIGHTS=path of a safetensors file"
             raise ConfigError("there is no such weights file", where=str(options["weights"]), cure=cure)
         given["weights_sha256"] = sha256_file(sources["weights"])
+    if "profile" in given:
+        given["profile"] = _named_profile(root, str(given["profile"]))
     for key in given.keys() - RunConfig.model_fields.keys():
         raise ConfigError(f"unknown option '{key}' of a run", cure=nearest(key, RunConfig.model_fields))
     if path.is_file():
@@ -395,7 +408,7 @@ def open_run(name: str, **options: Any) -> Run:
                 cure=f"Create it with `make run PROFILE=smoke RUN={name}`, or use a profile's name: {', '.join(profile_names())}",
             )
         config = validate(RunConfig, {"profile": name, **given}, where=f"options of run '{name}'")
-    run = Run(name=name, root=root, config=config, profile=load_profile(config.profile))
+    run = Run(name=name, root=root, config=config, profile=load_profile(config.profile, root))
     if not (sources.get("manifest") or run.order_form).is_file():
         where = str(options.get("manifest") or config.manifest)
         raise ConfigError("the manifest does not exist", where=where, cure="Give MANIFEST=path of a CSV file")
@@ -409,6 +422,18 @@ def open_run(name: str, **options: Any) -> Run:
                 run.note(kind).unlink(missing_ok=True)
             raise
     return run
+
+
+def _named_profile(root: Path, text: str) -> str:
+    """Return a profile as config.yaml names it: its name, or its file's path from the repository's root."""
+    if not text.endswith(YAML):
+        return text
+    source = Path(os.path.abspath(root / text))
+    for path in (source, source.resolve()):
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    cure = "Copy it into the repository: a run is repeated from there"
+    raise ConfigError("the profile's file lies outside the repository", where=source.name, cure=cure)
 
 
 def chapter_title(chapter: str) -> str:

@@ -26,6 +26,8 @@ def read_keys(path: Path, *, where: str, cure: str) -> dict[str, Any]:
         raise ConfigError(f"not valid YAML ({str(error).splitlines()[0]})", where=where, cure=cure) from None
     except UnicodeDecodeError:
         raise ConfigError("the text is not UTF-8", where=where, cure=cure) from None
+    except ValueError as error:  # a day or a number that YAML takes for one and cannot be
+        raise ConfigError(f"not valid YAML ({error})", where=where, cure=cure) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError("it is no table of keys", where=where, cure=cure)
     return content

@@ -19,7 +19,7 @@ from conftest import CHECKOUT, furnish
 from covid3d.commands import cli, pipeline
 from covid3d.run.errors import ConfigError, Covid3DError
 from covid3d.run.files import read_json, sha256_file, write_json
-from covid3d.run.profile import open_run
+from covid3d.run.profile import DATA, open_run
 from covid3d.run.steps import CHAPTERS
 
 OWN = CHAPTERS[:9]  # of a simulated run; 10 is a hospital's
@@ -325,6 +325,17 @@ def test_the_example_of_a_sweep_is_valid():
         ({"name": "../s"}, "name"),
         ({"seed": [1]}, "'name' is missing"),
         ({"name": "s", "world": [None]}, "in quotes"),
+        ({"name": "s", "world": None}, "key 'world': a bare null means 'nothing' in YAML. Write \"null\" in quotes"),
+        (
+            {"name": "s", "world": "effect"},
+            "sweep.yaml: key 'world' is 'effect', no list. Write its values in brackets",
+        ),
+        ({"name": "s", "world": 3}, "sweep.yaml: key 'world' is 3, no list"),
+        ({"name": "s", "world": True}, "sweep.yaml: key 'world' is True, no list"),
+        ({"name": "s", "world": [3]}, "sweep.yaml: key 'world.0' is 3. It should be 'effect' or 'null'"),
+        ({"name": "s", "seed": 1}, "sweep.yaml: key 'seed' is 1, no list"),
+        ({"name": "s", "seed": [-1]}, "sweep.yaml: key 'seed.0' is -1"),
+        ({"name": "s", "weights": {"a": "b"}}, "sweep.yaml: key 'weights' is {'a': 'b'}, no list"),
         ({"name": "s", "seed": [1, 1]}, "two runs would be called 's-1'"),
     ],
 )
@@ -333,11 +344,34 @@ def test_a_bad_sweep_is_refused_before_anything_runs(tmp_path, content, message)
         pipeline.read_sweep(sweep(tmp_path, **content))
 
 
-def test_a_sweep_with_one_bad_run_starts_none(root, tmp_path):
-    path = sweep(tmp_path, name="s", profile=["smoke", "standart"])
-    with pytest.raises(ConfigError, match="standart"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: caf\xe9\n".encode("latin-1"), "sweep.yaml: the text is not UTF-8. Start from sweep.example.yaml"),
+        (b"name: [s\n", "sweep.yaml: not valid YAML"),
+        (b"- s\n", "sweep.yaml: it is no table of keys"),
+        (b"", "sweep.yaml: it is no table of keys"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_one_message_with_a_cure(tmp_path, content, message):
+    (tmp_path / "sweep.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        pipeline.read_sweep(tmp_path / "sweep.yaml")
+
+
+def test_a_refused_sweep_leaves_no_run_behind_and_an_older_one_as_it_was(root, tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(pipeline, "compute", lambda *_: pytest.fail("a run of a refused sweep was started"))
+    form = tmp_path_factory.mktemp("away") / "form.csv"
+    shutil.copyfile(DATA / "data_manifest.csv", form)
+    old = open_run("s-smoke", profile="smoke", manifest=str(form))
+    kept = old.path("config.yaml").read_bytes()
+    path = sweep(tmp_path, name="s", profile=["smoke", "standard", "papr"], manifest=[str(form)])
+    with pytest.raises(ConfigError, match="no profile 'papr'. Did you mean 'paper'"):
         pipeline.batch(path, 1)
-    assert not (root / "runs").exists() or not list((root / "runs").glob("*/logs"))
+    assert [path.name for path in (root / "runs").iterdir()] == ["s-smoke"]
+    assert old.path("config.yaml").read_bytes() == kept
+    assert old.order_form == form, "the older run has lost the note of its manifest"
+    assert [note.name for note in old.note("manifest").parent.iterdir()] == ["s-smoke.json"]
 
 
 @pytest.mark.parametrize(

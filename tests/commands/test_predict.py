@@ -228,6 +228,61 @@ def test_a_full_disk_leaves_all_three_files_or_none(weights, scan, tmp_path, mon
     assert not list((tmp_path / "out").iterdir())
 
 
+EARLIER = ("evidence.nii.gz", "evidence.png", "map.nii.gz", "planes.png", "prediction.json")
+
+
+@pytest.fixture
+def used(tmp_path):
+    """A folder and a file of features with what an earlier call left there, beside a file of the user's."""
+    out = tmp_path / "used"
+    out.mkdir()
+    for name in (*EARLIER, "features.npz", "notes.txt"):
+        (out / name).write_text("of the scan before", encoding="utf-8")
+    return out
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_of_another_scan_do_not_stay_beside_a_result(weights, scan, used):
+    """No file tells whose it is, so one that stays would be taken for this patient's."""
+    predict(scan, weights("site"), out=used)
+    assert names(used) == ["features.npz", "map.nii.gz", "notes.txt", "planes.png", "prediction.json"]
+    assert b"of the scan before" not in (used / "map.nii.gz").read_bytes() + (used / "prediction.json").read_bytes()
+
+
+def test_a_withheld_number_leaves_no_earlier_one_in_its_place(weights, scan, used):
+    assert predict(scan, weights("phantom"), out=used, features=used / "features.npz").withheld
+    assert names(used) == ["notes.txt"]
+
+
+def test_a_refused_scan_leaves_no_earlier_result_in_its_place(weights, used, tmp_path):
+    with pytest.raises(SeriesError):
+        predict(tmp_path / "nothing", weights("site"), out=used, features=used / "features.npz")
+    assert names(used) == ["notes.txt"]
+
+
+def test_wrong_use_removes_nothing(weights, scan, used):
+    before = names(used)
+    with pytest.raises(ConfigError, match=r"--features NAME\.npz"):
+        predict(scan, weights("site"), out=used, features=used / "features.csv")
+    for name in EARLIER:
+        with pytest.raises(ConfigError, match=f"^{name}: .*Give another --out"):
+            predict(used / name, weights("site"), out=used)
+    assert names(used) == before
+
+
+def test_a_file_of_another_scan_that_cannot_be_removed_stops_the_call(weights, used, tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "denied")
+
+    own = weights("site")
+    monkeypatch.setattr(Path, "unlink", denied)
+    with pytest.raises(StorageError, match=r"^map\.nii\.gz: .*may write to"):
+        predict(tmp_path / "nothing", own, out=used)
+
+
 def test_weights_whose_window_is_none_are_refused():
     with pytest.raises(WeightsError, match="'lung' is no window"):
         weights_window({"window": "lung"})

@@ -95,8 +95,8 @@ def new_run(tmp_path, monkeypatch, **cohort):
     monkeypatch.setenv("COVID3D_ROOT", str(root))
     monkeypatch.setenv("COVID3D_CALLER", "1")
     content = load_profile("smoke").model_dump(mode="json")
-    (tmp_path / "few.yaml").write_text(yaml.safe_dump(content | {"cohort": content["cohort"] | cohort}))
-    return open_run("far", profile=str(tmp_path / "few.yaml") if cohort else "smoke")
+    (root / "few.yaml").write_text(yaml.safe_dump(content | {"cohort": content["cohort"] | cohort}))
+    return open_run("far", profile=str(root / "few.yaml") if cohort else "smoke")
 
 
 def test_jobs_are_handed_to_slurm(slurm, tmp_path, monkeypatch, capfd):

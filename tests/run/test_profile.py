@@ -1,5 +1,6 @@
 """Profiles, runs and notebook parameters: what is accepted, and how a refusal reads."""
 
+import os
 import shutil
 
 import pytest
@@ -45,6 +46,11 @@ def test_an_unknown_profile_names_the_nearest():
         load_profile("standart")
 
 
+def test_the_path_of_a_file_without_its_ending_is_no_name(tmp_path):
+    with pytest.raises(ConfigError, match="there is no profile"):
+        load_profile(edited(tmp_path, lambda content: None).removesuffix(".yaml"))
+
+
 def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(tmp_path):
     path = edited(tmp_path, lambda content: content["training"].update(epoch=3))
     with pytest.raises(ConfigError, match=r"mine\.yaml: unknown key 'training\.epoch'.*'epochs'"):
@@ -84,7 +90,7 @@ def test_a_broken_file_is_named(tmp_path):
         load_profile(str(tmp_path / "bad.yaml"))
 
 
-@pytest.mark.parametrize("content", [b"name: \xff\xfe", b"- one\n- two\n", b"", b"1: one\n"])
+@pytest.mark.parametrize("content", [b"name: \xff\xfe", b"- one\n- two\n", b"", b"1: one\n", b"name: 2020-13-45"])
 def test_a_file_that_is_no_table_of_keys_is_named(tmp_path, content):
     (tmp_path / "bad.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=r"^bad\.yaml: "):
@@ -200,6 +206,37 @@ def test_given_weights_are_known_by_name_and_hash_and_found_again(root, make_run
     with pytest.raises(ConfigError, match="no such weights file"):
         make_run("none", weights="none.safetensors")
     assert not (root / "runs" / "none").exists()
+
+
+def test_a_profile_of_ones_own_is_read_from_the_repository_wherever_a_command_starts(
+    root, tmp_path_factory, monkeypatch
+):
+    """Snakemake starts in the run's folder: what config.yaml names must be found from there."""
+    (root / "sizes").mkdir()
+    own = edited(root / "sizes", lambda content: content.update(name="mine", minutes=2.5))
+    run = open_run("mine", profile="sizes/mine.yaml")
+    assert run.config.profile == "sizes/mine.yaml"
+    assert str(root) not in run.path("config.yaml").read_text()
+    monkeypatch.chdir(run.folder)
+    assert open_run("mine").profile == run.profile == load_profile("sizes/mine.yaml", root)
+    assert open_run("mine", profile=own).config == run.config
+    link = tmp_path_factory.mktemp("home") / "checkout"
+    link.symlink_to(root)
+    assert open_run("mine", profile=str(link / "sizes" / "mine.yaml")).config == run.config
+    (root / "sizes" / "mine.yaml").unlink()
+    with pytest.raises(
+        ConfigError, match=r"no profile 'sizes/mine\.yaml'. A file's path starts at the root of the repo"
+    ):
+        open_run("mine")
+
+
+def test_a_profile_outside_the_repository_is_refused_and_its_path_not_told(root, tmp_path_factory):
+    own = edited(tmp_path_factory.mktemp("CANARY"), lambda content: None)
+    for text in (own, os.path.relpath(own, root)):
+        with pytest.raises(ConfigError, match=r"^mine\.yaml: .* outside the repository\. Copy it") as error:
+            open_run("mine", profile=text)
+        assert "CANARY" not in str(error.value)
+    assert not (root / "runs" / "mine").exists()
 
 
 def test_a_manifest_inside_the_repository_is_named_relative_to_it(root, make_run):
