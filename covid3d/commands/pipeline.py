@@ -207,12 +207,18 @@ def forget_what_is_gone(run: Run) -> None:
 
 
 def _whole(place: Path, count: int) -> bool:
-    """True for a file, and for a folder that has the results of so many jobs with all of their files."""
+    """True for a file, and for a folder that has the results of so many jobs with all of their files.
+
+    A damaged done.json is none, as in `steps.is_done`: the step is made again.
+    """
     if not place.is_dir():
         return place.is_file()
     records = list(place.rglob("done.json"))
-    lost = [one for record in records for one in read_json(record)["outputs"] if not (record.parent / one).is_file()]
-    return len(records) >= count and not lost
+    try:
+        files = [record.parent / name for record in records for name in read_json(record)["outputs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return len(records) >= count and all(file.is_file() for file in files)
 
 
 def hold(run: Run, pid: int) -> None:

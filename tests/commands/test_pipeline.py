@@ -224,6 +224,18 @@ def test_the_same_seed_gives_identical_values(smoke_run, tmp_path_factory):
         assert hashes_of(run.folder, pattern) == hashes_of(smoke_run.folder, pattern)
 
 
+@pytest.mark.parametrize("damage", [lambda folder: (folder / "done.json").write_text("{"), shutil.rmtree, None])
+def test_a_marker_stays_only_where_its_result_is_whole(make_run, damage):
+    run = make_run()
+    folder, marker = run.path("external"), run.path("done", "jobs", "external.done")
+    write_json(folder / "done.json", {"outputs": {}})
+    write_json(marker, {})
+    if damage:
+        damage(folder)
+    pipeline.forget_what_is_gone(run)
+    assert marker.is_file() == (damage is None)
+
+
 def test_a_kill_in_a_fold_costs_nothing_and_changes_no_byte(smoke_run, tmp_path_factory, monkeypatch):
     root = furnish(tmp_path_factory.mktemp("killed"))
     monkeypatch.setenv("COVID3D_ROOT", str(root))
