@@ -60,6 +60,30 @@ def test_each_of_these_files_is_read_in_one_place(name):
 
 
 TABLES_OF_SCORES = ("predictions.csv", "scores.csv", "summary.csv", "causal.csv")
+OPEN_TABLES = {
+    "benchmarks": {"contact_sheet", "realism", "scaling"},
+    "covid3d.chapters": {
+        "comparison",
+        "nested",
+        "predictors",
+        "reader_comparison",
+        "results",
+        "robustness",
+        "scored",
+        "truth",
+    },
+    "covid3d.cohort": {"folds", "intake"},
+    "covid3d.cohort.public": {"selection", "stay"},
+    "covid3d.report": {"checklists", "claims", "pages", "printed"},
+    "covid3d.run": {"campaigns"},
+}
+"""Who opens a table with pandas itself; all but `scored` such as hold no scores."""
+
+
+def test_no_other_module_opens_a_table_that_may_hold_scores():
+    files = [*FILES, *(CHECKOUT / "benchmarks").glob("*.py")]
+    found = {module_of(path) for path in files if "pd.read_csv(" in path.read_text()}
+    assert found == {f"{room}.{name}" for room, names in OPEN_TABLES.items() for name in names}
 
 
 @pytest.mark.parametrize("path", [*FILES, *sorted((CHECKOUT / "benchmarks").glob("*.py"))], ids=lambda path: path.stem)
